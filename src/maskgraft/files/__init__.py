@@ -1,0 +1,4 @@
+"""Bytes on disk → `Tensors`: one module a format, chosen by content and never by extension."""
+
+from maskgraft.files.tensors import LazyArray as LazyArray
+from maskgraft.files.tensors import Tensors as Tensors
