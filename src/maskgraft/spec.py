@@ -1,0 +1,295 @@
+"""`Arch`, `Numerics`, `Spec`: everything that decides what a Mask R-CNN computes, one line a field.
+
+`Arch` is what shapes depend on, `Numerics` what numbers depend on and shapes do not. Together with the class names they
+make a `Spec`, in which each field remembers how it was learned. Two models with equal `Spec`s and equal weights give
+equal results, whatever framework trained them.
+
+Canonical form: NCHW, PyTorch weight layouts, boxes xyxy, deltas (dx, dy, dw, dh) class-major, foreground classes
+0..K-1 in the order of `Spec.classes`, the background row last where there is one.
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from maskgraft.errors import Finding, UsageError
+
+BackboneKind = Literal["resnet", "efficientnet_lite0", "mobilenet_v3_large", "inception_v2", "inception_resnet_v2"]
+NormKind = Literal["none", "frozen", "batch", "affine", "group"]
+ClassRows = Literal["foreground", "with-background", "agnostic"]
+How = Literal["read", "implied", "assumed"]
+
+COMPONENTS = ("backbone", "fpn", "rpn", "box_head", "box_predictor", "mask_head", "mask_predictor")
+
+
+def component(name: str) -> str:
+    """The component that a canonical tensor name belongs to: its first part.
+
+    component("box_predictor.cls.weight")   # "box_predictor"
+    """
+    return name.split(".", 1)[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arch:
+    """What shapes depend on. The defaults are the paper's ResNet-50 with an FPN."""
+
+    classes: int  # foreground classes K, without background
+    # backbone
+    backbone: BackboneKind = "resnet"
+    blocks: tuple[int, ...] = (3, 4, 6, 3)  # residual blocks of C2..C5
+    stem_width: int = 64  # channels after the stem
+    groups: int = 1  # groups of the 3×3 convolutions (ResNeXt)
+    width_per_group: int = 64  # channels per group in C2; doubles with each stage
+    stem_bias: bool = False  # the stem convolution has a bias beside its norm
+    conv_bias: bool = False  # all other backbone convolutions have one too (Keras)
+    norm: NormKind = "frozen"  # frozen: fixed statistics; affine: only scale and shift; batch: trainable BatchNorm
+    # neck: "fpn" gives P2..P6; "c4" gives C4 and keeps C5 in the box head; "dc5" gives C5 dilated to stride 16
+    neck: Literal["fpn", "c4", "dc5"] = "fpn"
+    neck_channels: int = 256
+    neck_norm: NormKind = "none"
+    coarsest: Literal["max-pool", "conv"] = "max-pool"  # how P6 comes from P5
+    # region proposal network
+    rpn_convs: int = 1
+    rpn_channels: int = 256
+    anchors_per_cell: int = 3
+    objectness: Literal["sigmoid", "softmax"] = "sigmoid"  # one logit per anchor, or (background, foreground) pairs
+    # box head and predictor
+    box_head: Literal["fc", "res5"] = "fc"  # "res5": the C5 stage of the backbone, then global mean (C4 models)
+    box_convs: int = 0
+    box_conv_channels: int = 256
+    box_fcs: int = 2
+    box_fc_width: int = 1024
+    box_norm: NormKind = "none"
+    box_rows: ClassRows = "foreground"
+    # mask head and predictor
+    mask_convs: int = 4
+    mask_channels: int = 256
+    mask_norm: NormKind = "none"
+    mask_rows: ClassRows = "foreground"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numerics:
+    """What numbers depend on and shapes do not: the conventions in which home frameworks differ.
+
+    Lengths are pixels of the network input unless a field says otherwise. A field without a default is one that
+    families truly disagree about; each family states it.
+    """
+
+    # input image to network input
+    channel_order: Literal["rgb", "bgr"]
+    pixel_scale: float  # a grey level 0..255 is multiplied by this before the mean is taken off
+    pixel_mean: tuple[float, float, float]  # in channel_order
+    pixel_std: tuple[float, float, float]  # in channel_order
+    resize: Literal["torch", "pil", "cv2"]  # whose bilinear interpolation
+    normalise_first: bool  # normalise, then resize in float; else resize the uint8 image, then normalise
+    size_rounding: Literal["floor", "round", "truncate"]  # of height × scale and width × scale
+    min_size: int = 800  # the short side after resizing …
+    max_size: int = 1333  # … unless the long side would pass this
+    pad_multiple: int = 32  # height and width are padded with zeros at bottom and right to a multiple of this
+    # backbone and neck
+    norm_eps: float  # added to the variance by every normalisation layer
+    stride_in: Literal["1x1", "3x3"]  # which convolution of a down-sampling bottleneck has stride 2
+    # anchors
+    anchor_sizes: tuple[tuple[float, ...], ...] = (
+        (32,),
+        (64,),
+        (128,),
+        (256,),
+        (512,),
+    )  # square root of area, per level
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
+    anchor_rounding: bool  # base anchors are rounded to integers
+    anchor_stride: Literal["nominal", "grid"]  # 4, 8 … 64, or padded size // grid size
+    # proposals
+    rpn_rank: Literal["logit", "probability"]  # what suppression ranks by (equal but where the sigmoid saturates)
+    rpn_pre_nms: int = 1000  # candidates per level (of one level in all, for one-level necks)
+    rpn_post_nms: int = 1000
+    rpn_nms_threshold: float = 0.7
+    rpn_min_size: float  # proposals with a side below this are dropped (0: those of no area)
+    rpn_delta_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+    delta_clip: float = 4.135166556742356  # dw, dh are clamped to at most this; log(1000 / 16)
+    # region features
+    level_epsilon: Literal["outside", "inside"]  # floor(4 + log2(s/224) + 1e-6) or floor(4 + log2(s/224 + 1e-8))
+    roi_aligned: bool  # RoIAlign shifts by half a pixel
+    roi_sampling: int  # samples per bin and axis; 0: as many as the bin has pixels
+    box_pool_size: int = 7
+    mask_pool_size: int = 14
+    res5_stride: int = 2  # of the C5 stage when it is the box head
+    # detections
+    box_delta_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
+    score_threshold: float = 0.05
+    box_min_size: float  # detections with a side below this are dropped before suppression; negative: none is
+    nms_threshold: float = 0.5
+    max_detections: int = 100
+    mask_paste: Literal["grid-sample", "integer-box"]  # sample at pixel centres, or resize to the box cut to integers
+    mask_threshold: float = 0.5
+    # training: what a step of the home framework computes
+    rpn_pre_nms_train: int = 2000
+    rpn_post_nms_train: int = 2000
+    rpn_positive_iou: float = 0.7
+    rpn_negative_iou: float = 0.3
+    rpn_samples: int = 256  # anchors per image
+    rpn_positive_fraction: float = 0.5
+    rpn_normaliser: Literal["sampled", "samples"]  # losses divide by what was sampled, or by rpn_samples × images
+    rpn_beta: float  # where the smooth L1 loss turns from square to linear; 0: plain L1
+    roi_positive_iou: float = 0.5
+    roi_samples: int = 512  # proposals per image
+    roi_positive_fraction: float = 0.25
+    box_beta: float
+    mask_targets: Literal["bitmap", "polygon"]  # truth is pooled from bitmaps, or drawn from polygons at mask size
+
+
+NUMERICS_FIELDS: tuple[str, ...] = tuple(f.name for f in dataclasses.fields(Numerics))
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """How a field of a `Spec` came by its value.
+
+    `read`: the file or its config says so. `implied`: it follows from the tensor table, the family and its era.
+    `assumed`: a default, undecidable from the file. `source` says which file, entry or rule.
+    """
+
+    how: How
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """A model, but for its weights.
+
+    `learned` is keyed by "arch.blocks", "numerics.norm_eps", "classes" …; a field that is absent was set by the caller.
+    """
+
+    family: str
+    arch: Arch
+    numerics: Numerics
+    classes: tuple[str, ...]
+    learned: Mapping[str, Learned] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.classes) != self.arch.classes:
+            raise UsageError(
+                Finding(
+                    "shape.classes",
+                    "error",
+                    f"{len(self.classes)} class names for an architecture of {self.arch.classes} classes",
+                    fix="give as many class names as there are foreground classes",
+                )
+            )
+
+    def with_numerics(self, changes: Mapping[str, Any], source: str = "set by the caller") -> "Spec":
+        """The same model with some conventions changed.
+
+            spec.with_numerics({"score_threshold": 0.5, "min_size": 480})
+
+        Raises `UsageError` for a name that `Numerics` does not have or a value it cannot take, all of them at once.
+        """
+        values = checked_fields(Numerics, changes, where="numerics")
+        learned = dict(self.learned)
+        learned.update({f"numerics.{name}": Learned("read", source) for name in values})
+        return dataclasses.replace(self, numerics=dataclasses.replace(self.numerics, **values), learned=learned)
+
+    def as_json(self) -> dict[str, Any]:
+        """The spec as plain JSON types; `from_json` is its inverse."""
+        return {
+            "family": self.family,
+            "arch": dataclasses.asdict(self.arch),
+            "numerics": dataclasses.asdict(self.numerics),
+            "classes": list(self.classes),
+            "learned": {name: [one.how, one.source] for name, one in self.learned.items()},
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> "Spec":
+        """Read back what `as_json` wrote. Raises `UsageError` naming every field that is unknown or wrong."""
+        missing = [name for name in ("family", "arch", "numerics", "classes") if name not in data]
+        if missing:
+            raise UsageError(_field_finding("spec", f"lacks {', '.join(missing)}", missing))
+        try:
+            return Spec(
+                family=str(data["family"]),
+                arch=Arch(**checked_fields(Arch, data["arch"], where="arch")),
+                numerics=Numerics(**checked_fields(Numerics, data["numerics"], where="numerics")),
+                classes=tuple(str(name) for name in data["classes"]),
+                learned={name: Learned(how, source) for name, (how, source) in data.get("learned", {}).items()},
+            )
+        except TypeError as error:  # a required field is absent
+            raise UsageError(_field_finding("spec", str(error), [])) from None
+
+
+def differences(one: Spec, other: Spec) -> dict[str, tuple[Any, Any]]:
+    """Every field in which two specs differ: "numerics.norm_eps" → (0.0, 1e-05)."""
+    result: dict[str, tuple[Any, Any]] = {}
+    for part in ("arch", "numerics"):
+        for f in dataclasses.fields(getattr(one, part)):
+            values = getattr(getattr(one, part), f.name), getattr(getattr(other, part), f.name)
+            if values[0] != values[1]:
+                result[f"{part}.{f.name}"] = values
+    if one.classes != other.classes:
+        result["classes"] = (one.classes, other.classes)
+    return result
+
+
+def checked_fields(kind: type, values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    """`values` as arguments of the dataclass `kind`: names known, types right, lists made tuples.
+
+    Raises `UsageError` with one finding per wrong entry.
+    """
+    hints = typing.get_type_hints(kind)
+    findings, result = [], {}
+    for name, value in values.items():
+        if name not in hints:
+            near = get_close_matches(name, hints, 1)
+            hint = f"did you mean {near[0]}?" if near else f"one of: {', '.join(hints)}"
+            findings.append(_field_finding(where, f"has no field {name!r}", [name], fix=hint))
+            continue
+        converted = _frozen(value)
+        if _accepts(hints[name], converted):
+            result[name] = float(converted) if hints[name] is float else converted
+        else:
+            wanted = _readable(hints[name])
+            findings.append(_field_finding(where, f"{name} is {json.dumps(value, default=str)}, not {wanted}", [name]))
+    if findings:
+        raise UsageError(findings)
+    return result
+
+
+def _field_finding(where: str, fault: str, names: Sequence[str], fix: str = "") -> Finding:
+    return Finding("spec.field", "error", f"{where}: {fault}", names=tuple(names), fix=fix)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _accepts(hint: Any, value: Any) -> bool:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return all(_accepts(arguments[0], item) for item in value)
+        return len(value) == len(arguments) and all(map(_accepts, arguments, value))
+    if origin in (typing.Union, types.UnionType):
+        return any(_accepts(one, value) for one in arguments)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _readable(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+    return getattr(hint, "__name__", str(hint)) if typing.get_origin(hint) is None else str(hint)
