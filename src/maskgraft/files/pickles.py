@@ -1,0 +1,580 @@
+"""A pickle interpreter that runs nothing: opcodes in, plain data and inert `Stub`s out.
+
+Protocols 0 to 5 as `pickletools` in the standard library documents them. What the file names (GLOBAL, REDUCE,
+BUILD …) is never imported and never called: a name that stands in the given table is answered by a plain function of
+this package, every other one becomes a `Stub`.
+"""
+
+import codecs
+import pickle as op
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from maskgraft.errors import CheckpointError, Finding
+from maskgraft.files.faults import damaged
+from maskgraft.files.pickled_arrays import NUMPY, LatinText, PickledArray, expects_bytes
+from maskgraft.files.stubs import Odict, Stub, suspicious
+
+Known = Mapping[tuple[str, str], Callable[..., object]]
+
+MAX_STEPS = 20_000_000
+MAX_DEPTH = 250
+MAX_NODES = 50_000_000
+MAX_TEXT = 1 << 28
+
+
+@dataclass(frozen=True, slots=True)
+class Pickle:
+    """What one pickle holds.
+
+    `value` is made of None, bool, int, float, complex, str, bytes, bytearray, list, tuple, set, frozenset, dict,
+    `Stub`, `PickledArray`, `LatinText` and whatever the functions of the table return. `names` are the (module, name)
+    of classes and functions that became stubs, each with whether it was to be called. `end` is the byte after the
+    pickle.
+    """
+
+    value: Any
+    names: Mapping[tuple[str, str], bool]
+    end: int
+
+
+def unsafe_pickle(names: Mapping[tuple[str, str], bool]) -> tuple[Finding, ...]:
+    """`file.unsafe-pickle` for the names that became stubs: a warning when one has no place in a checkpoint.
+
+    Nothing for no names.
+    """
+    if not names:
+        return ()
+    bad = [".".join(name)[:100] for name, called in names.items() if suspicious(*name, called)]
+    everything = [".".join(name)[:100] for name in names]
+    shown = bad or everything
+    listed = ", ".join(shown[:6]) + (f" and {len(shown) - 6} more" if len(shown) > 6 else "")
+    if bad:
+        message = f"the pickle asks for {listed}, which has no place in a checkpoint; nothing was imported or called"
+        fix = "do not open this file with torch.load(weights_only=False) or pickle.load"
+    else:
+        message = f"the pickle names classes that were read as plain data, not imported: {listed}"
+        fix = ""
+    evidence = {"names": sorted(everything), "suspicious": sorted(bad)}
+    return (Finding("file.unsafe-pickle", "warning" if bad else "info", message, evidence=evidence, fix=fix),)
+
+
+def load(
+    buffer: memoryview, *, at: int = 0, known: Known | None = None, persistent: Callable[[Any], Any] | None = None
+) -> Pickle:
+    """Reads the pickle that begins at a byte.
+
+        load(memoryview(b"\\x80\\x04]\\x94(K\\x01K\\x02e.")).value        # [1, 2]
+
+    `known` maps (module, name) to a function that is called, with what the file gives, in place of the thing of that
+    name (default `KNOWN`); `persistent` turns a persistent id into an object.
+
+    Raises `CheckpointError` (`file.damaged`) for everything that is not a pickle, goes past its end, nests deeper than
+    250, or unfolds to more than 50 million values.
+    """
+    machine = _Machine(buffer, at, KNOWN if known is None else known, persistent or _no_persistent)
+    machine.run()
+    _check_size(machine.result)
+    return Pickle(machine.result, machine.names, machine.at)
+
+
+@runtime_checkable
+class _Buildable(Protocol):
+    def build(self, state: Any) -> None: ...
+
+
+def _no_persistent(_identity: Any) -> Any:
+    raise damaged("the pickle refers to data outside itself, and this kind of file has none")
+
+
+class _Machine:
+    """The stack machine that a pickle is a program for."""
+
+    __slots__ = ("at", "buffer", "end", "known", "memo", "metastack", "names", "persistent", "result", "stack")
+
+    def __init__(self, buffer: memoryview, at: int, known: Known, persistent: Callable[[Any], Any]) -> None:
+        self.buffer, self.at, self.end = buffer, at, len(buffer)
+        self.known, self.persistent = known, persistent
+        self.stack: list[Any] = []
+        self.metastack: list[list[Any]] = []
+        self.memo: dict[int, Any] = {}
+        self.names: dict[tuple[str, str], bool] = {}
+        self.result: Any = None
+
+    def run(self) -> None:
+        steps = 0
+        start = self.at
+        try:
+            while True:
+                if self.at >= self.end:
+                    raise damaged(f"the pickle is cut at byte {self.end:,}, before its end", bytes=self.end)
+                code = self.buffer[self.at]
+                self.at += 1
+                if code == _STOP:
+                    self.result = self.stack.pop()
+                    return
+                step = _STEPS.get(code)
+                if step is None:
+                    raise damaged(f"byte {self.at - 1:,} is {code:#04x}, which is no pickle instruction")
+                step(self)
+                steps += 1
+                if steps > MAX_STEPS:
+                    raise damaged(f"the pickle has more than {MAX_STEPS:,} instructions")
+        except (IndexError, KeyError):
+            raise damaged(
+                f"the pickle that begins at byte {start:,} takes, at byte {self.at:,}, what it never stored"
+            ) from None
+        except CheckpointError:
+            raise
+        except (TypeError, ValueError, OverflowError, AttributeError, SyntaxError, MemoryError) as error:
+            raise damaged(f"the pickle instruction at byte {self.at:,} makes no sense ({error})") from None
+
+    # Bytes
+
+    def take(self, size: int) -> memoryview:
+        if size > self.end - self.at:
+            raise damaged(
+                f"the pickle claims {size:,} bytes at byte {self.at:,}, {self.end - self.at:,} are left",
+                claimed=size,
+                left=self.end - self.at,
+            )
+        start = self.at
+        self.at += size
+        return self.buffer[start : self.at]
+
+    def number(self, size: int) -> int:
+        return int.from_bytes(self.take(size), "little")
+
+    def line(self) -> bytes:
+        start, step = self.at, 256
+        while start < self.end:
+            found = bytes(self.buffer[start : start + step]).find(b"\n")
+            if found >= 0:
+                line = bytes(self.buffer[self.at : start + found])
+                self.at = start + found + 1
+                return line
+            start += step
+            step *= 2
+        raise damaged(f"a line of the pickle at byte {self.at:,} does not end")
+
+    # Strings
+
+    def callee(self) -> Any:
+        if self.stack:
+            return self.stack[-1]
+        return self.metastack[-1][-1] if self.metastack and self.metastack[-1] else None
+
+    def push_bytes(self, size: int) -> None:
+        raw = self.take(size)
+        self.stack.append(raw if expects_bytes(self.stack, self.callee()) else _copied(raw))
+
+    def push_bytearray(self, size: int) -> None:
+        raw = self.take(size)
+        self.stack.append(raw if expects_bytes(self.stack, self.callee()) else bytearray(_copied(raw)))
+
+    def push_old_string(self, size: int) -> None:
+        raw = self.take(size)
+        self.stack.append(raw if expects_bytes(self.stack, self.callee()) else _old_text(_copied(raw)))
+
+    def push_text(self, size: int) -> None:
+        raw = self.take(size)
+        callee = self.callee()
+        if isinstance(callee, Stub) and (callee.module, callee.name) == ("_codecs", "encode"):
+            self.stack.append(LatinText(raw))
+        else:
+            self.stack.append(str(_copied(raw), "utf-8", "surrogatepass"))
+
+    # Objects
+
+    def popmark(self) -> list[Any]:
+        items = self.stack
+        self.stack = self.metastack.pop()
+        return items
+
+    def push_marked(self, kind: Callable[[list[Any]], Any]) -> None:
+        items = self.popmark()
+        self.stack.append(kind(items))
+
+    def named(self, module: Any, name: Any) -> Stub:
+        if not isinstance(module, str) or not isinstance(name, str) or len(module) + len(name) > 1000:
+            raise damaged("the pickle names a class by something that is not a name")
+        module = _PYTHON3_MODULES.get(module, module)
+        stub = Stub(module, name)
+        if (module, name) not in self.known and (module, name) not in _REFERENCES:
+            self.names.setdefault((module, name), False)
+        return stub
+
+    def called(self, target: Any, args: Any, kwargs: Any = None) -> Any:
+        if not isinstance(target, Stub):
+            raise damaged(f"the pickle calls a {type(target).__name__}")
+        if not isinstance(args, tuple):
+            raise damaged(f"the pickle calls {target.qualified} without arguments")
+        model = None if target.called else self.known.get((target.module, target.name))
+        if model is not None and not kwargs:
+            try:
+                return model(*args)
+            except (TypeError, ValueError, KeyError, IndexError, OverflowError, AttributeError) as error:
+                raise damaged(f"the pickle gives {target.qualified} what it does not take ({error})") from None
+        name = f"{target.name}()" if target.called else target.name
+        self.names[target.module, target.name.removesuffix("()")] = True
+        return Stub(target.module, name, args, dict(kwargs or {}), called=True)
+
+    def build(self) -> None:
+        state = self.stack.pop()
+        instance = self.stack[-1]
+        if isinstance(instance, _Buildable):
+            instance.build(state)
+        elif not isinstance(instance, dict | list | set):
+            raise damaged(f"the pickle attaches attributes to a {type(instance).__name__}")
+
+    def append(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        if isinstance(target, Stub):
+            target.items.extend(items)
+        elif isinstance(target, list):
+            target.extend(items)
+        else:
+            raise damaged(f"the pickle appends to a {type(target).__name__}")
+
+    def set_items(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        entries = target.entries if isinstance(target, Stub) else target
+        if not isinstance(entries, dict) or len(items) % 2:
+            raise damaged(f"the pickle sets entries of a {type(target).__name__}")
+        for place in range(0, len(items), 2):
+            entries[key(items[place])] = items[place + 1]
+
+    def add_items(self) -> None:
+        items = self.popmark()
+        target = self.stack[-1]
+        if isinstance(target, Stub):
+            target.items.extend(items)
+        elif isinstance(target, set):
+            target.update(map(key, items))
+        else:
+            raise damaged(f"the pickle adds members to a {type(target).__name__}")
+
+    def memoize(self, index: int) -> None:
+        self.memo[index] = self.stack[-1]
+
+    def mark(self) -> None:
+        self.metastack.append(self.stack)
+        self.stack = []
+
+    def pop(self) -> None:
+        if self.stack:
+            self.stack.pop()
+        else:
+            self.popmark()
+
+    def tuple_of(self, size: int) -> None:
+        if len(self.stack) < size:
+            raise IndexError
+        items = tuple(self.stack[len(self.stack) - size :])
+        del self.stack[len(self.stack) - size :]
+        self.stack.append(items)
+
+    def instance(self, target: Any, items: list[Any]) -> None:
+        self.stack.append(self.called(target, tuple(items)))
+
+    def reduce(self) -> None:
+        args = self.stack.pop()
+        self.stack.append(self.called(self.stack.pop(), args))
+
+    def new_with_keywords(self) -> None:
+        kwargs = self.stack.pop()
+        args = self.stack.pop()
+        if not isinstance(kwargs, dict) or not all(isinstance(name, str) for name in kwargs):
+            raise damaged("the pickle gives keyword arguments that are not a dict of names")
+        self.stack.append(self.called(self.stack.pop(), args, kwargs))
+
+    def stack_named(self) -> None:
+        name = self.stack.pop()
+        self.stack.append(self.named(self.stack.pop(), name))
+
+    def long(self, size: int) -> None:
+        self.stack.append(int.from_bytes(self.take(size), "little", signed=True))
+
+    def text_number(self) -> None:
+        line = self.line().strip()
+        self.stack.append({b"00": False, b"01": True}[line] if line in (b"00", b"01") else int(line.rstrip(b"L")))
+
+    def dict_from_mark(self) -> None:
+        items = self.popmark()
+        self.stack.append({})
+        self.set_items(items)
+
+    def refused(self) -> None:
+        raise damaged("the pickle wants buffers from outside the file")
+
+
+def _copied(raw: memoryview) -> bytes:
+    if len(raw) > MAX_TEXT:
+        raise damaged(f"the pickle holds {len(raw):,} bytes in one string that belongs to no array")
+    return bytes(raw)
+
+
+def _old_text(raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeError:
+        return raw.decode("latin-1")
+
+
+def _quoted(machine: _Machine) -> None:
+    line = machine.line().strip()
+    if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b'"', b"'"):
+        raise damaged("a string of the pickle is not in quotes")
+    raw = codecs.escape_decode(line[1:-1])[0]
+    wanted = expects_bytes(machine.stack, machine.callee())
+    machine.stack.append(raw if wanted else _old_text(raw))
+
+
+def _escaped_text(machine: _Machine) -> None:
+    machine.stack.append(machine.line().decode("raw-unicode-escape"))
+
+
+def key(value: Any, depth: int = 0) -> Any:
+    """The value, if it can be a key of a dict or a member of a set: a plain value, a stub, a shallow tuple of them."""
+    if isinstance(value, tuple | frozenset):
+        # Hashing recurses in C without a limit, so deep tuples would end the process.
+        if depth == 8:
+            raise damaged("the pickle has a key that is nested deeper than 8")
+        for item in value:
+            key(item, depth + 1)
+    elif isinstance(value, LatinText | memoryview):
+        raise damaged("the pickle has a key that is raw data")
+    elif value is not None and not isinstance(value, str | int | float | complex | bytes | Stub):
+        raise damaged(f"the pickle has a {type(value).__name__} for a key")
+    return value
+
+
+def children(value: Any) -> list[Any]:
+    """What a value of a pickle directly holds."""
+    if isinstance(value, dict):
+        own = [value.state] if isinstance(value, Odict) and value.state is not None else []
+        return [*value.keys(), *value.values(), *own]
+    if isinstance(value, list | tuple | set | frozenset):
+        return list(value)
+    if isinstance(value, Stub):
+        parts = (value.args, value.kwargs, value.state, value.items, value.entries)
+        return [part for part in parts if part]
+    if isinstance(value, PickledArray) and isinstance(value.values, list):
+        return value.values
+    return []
+
+
+def _check_size(root: Any) -> None:
+    """Refuses what is small in the file and endless when walked: deep nesting, lists of one list of one list …"""
+    sizes: dict[int, tuple[int, int]] = {}
+    open_: set[int] = set()
+    walk: list[tuple[Any, list[Any] | None]] = [(root, None)]
+    while walk:
+        value, parts = walk.pop()
+        if parts is None:
+            if id(value) in sizes or id(value) in open_:
+                continue
+            parts = [part for part in children(value) if isinstance(part, _CONTAINERS)]
+            open_.add(id(value))
+            walk.append((value, parts))
+            walk.extend((part, None) for part in parts)
+        else:
+            open_.discard(id(value))
+            inner = [sizes.get(id(part), (1, 0)) for part in parts]
+            nodes = 1 + len(children(value)) + sum(size for size, _ in inner)
+            depth = 1 + max((depth for _, depth in inner), default=0)
+            if depth > MAX_DEPTH or nodes > MAX_NODES:
+                raise damaged("the pickle unfolds without end: it nests too deep or repeats itself too often")
+            sizes[id(value)] = (nodes, depth)
+
+
+_CONTAINERS = (dict, list, tuple, set, frozenset, Stub, PickledArray)
+
+
+def _ordered(*args: Any) -> Odict:
+    entries = Odict()
+    if args and isinstance(args[0], dict):
+        entries.update(args[0])
+    elif args and isinstance(args[0], list | tuple):
+        for name, value in args[0]:
+            entries[key(name)] = value
+    return entries
+
+
+def _defaulting(*_factory: Any) -> Odict:
+    return _ordered(*_factory[1:])
+
+
+def _set(*items: Any) -> set[Any]:
+    return set(map(key, *items))
+
+
+def _frozenset(*items: Any) -> frozenset[Any]:
+    return frozenset(map(key, *items))
+
+
+def _list(*items: Any) -> list[Any]:
+    return list(*(_sequence(item) for item in items[:1]))
+
+
+def _tuple(*items: Any) -> tuple[Any, ...]:
+    return tuple(*(_sequence(item) for item in items[:1]))
+
+
+def _sequence(value: Any) -> list[Any] | tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"a {type(value).__name__} where a list belongs")
+    return value
+
+
+def _bytes(value: Any = b"", encoding: Any = None) -> bytes:
+    if isinstance(value, str) and encoding is not None:
+        return value.encode("latin-1")
+    if isinstance(value, list):
+        return bytes(item for item in value if isinstance(item, int))
+    if not isinstance(value, bytes | bytearray | memoryview):
+        raise TypeError(f"a {type(value).__name__} where bytes belong")
+    return bytes(value)
+
+
+def _bytearray(value: Any = b"", encoding: Any = None) -> bytearray:
+    return bytearray(_bytes(value, encoding))
+
+
+def _complex(real: Any = 0.0, imaginary: Any = 0.0) -> complex:
+    return complex(float(real), float(imaginary))
+
+
+def _path(*parts: Any) -> str:
+    return "/".join(str(part) for part in parts if isinstance(part, str)).replace("//", "/", 1)
+
+
+def _reconstructor(cls: Any, _base: Any = None, state: Any = None) -> Stub:
+    if not isinstance(cls, Stub):
+        raise TypeError("a class that has no name")
+    built = Stub(cls.module, cls.name, called=True)
+    if isinstance(state, dict):
+        built.entries.update(state)
+    elif isinstance(state, list | tuple):
+        built.items.extend(state)
+    return built
+
+
+KNOWN: Known = {
+    **NUMPY,
+    ("collections", "OrderedDict"): _ordered,
+    ("collections", "Counter"): _ordered,
+    ("collections", "defaultdict"): _defaulting,
+    ("collections", "deque"): lambda *items: _list(*items[:1]),
+    ("builtins", "set"): _set,
+    ("builtins", "frozenset"): _frozenset,
+    ("builtins", "list"): _list,
+    ("builtins", "tuple"): _tuple,
+    ("builtins", "dict"): _ordered,
+    ("builtins", "bytes"): _bytes,
+    ("builtins", "bytearray"): _bytearray,
+    ("builtins", "complex"): _complex,
+    ("copyreg", "_reconstructor"): _reconstructor,
+    **{
+        (module, name): _path
+        for module in ("pathlib", "pathlib._local")
+        for name in ("PosixPath", "WindowsPath", "Path", "PurePosixPath", "PureWindowsPath")
+    },
+}
+
+_REFERENCES = frozenset({("builtins", name) for name in ("object", "int", "float", "str", "bool", "dict", "list")})
+_PYTHON3_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg", "UserDict": "collections", "Queue": "queue"}
+
+_STOP = op.STOP[0]
+_STEPS: Mapping[int, Callable[[_Machine], None]] = {
+    code[0]: step
+    for code, step in (
+        (op.PROTO, lambda m: _protocol(m.number(1))),
+        (op.FRAME, lambda m: _frame(m.number(8), m.end - m.at)),
+        (op.MARK, _Machine.mark),
+        (op.POP, _Machine.pop),
+        (op.POP_MARK, lambda m: _drop(m.popmark())),
+        (op.DUP, lambda m: m.stack.append(m.stack[-1])),
+        (op.NONE, lambda m: m.stack.append(None)),
+        (op.NEWTRUE, lambda m: m.stack.append(True)),
+        (op.NEWFALSE, lambda m: m.stack.append(False)),
+        (op.INT, _Machine.text_number),
+        (op.LONG, _Machine.text_number),
+        (op.FLOAT, lambda m: m.stack.append(float(m.line()))),
+        (op.BININT, lambda m: m.long(4)),
+        (op.BININT1, lambda m: m.stack.append(m.number(1))),
+        (op.BININT2, lambda m: m.stack.append(m.number(2))),
+        (op.LONG1, lambda m: m.long(m.number(1))),
+        (op.LONG4, lambda m: m.long(m.number(4))),
+        (op.BINFLOAT, lambda m: m.stack.append(struct.unpack(">d", m.take(8))[0])),
+        (op.STRING, _quoted),
+        (op.BINSTRING, lambda m: m.push_old_string(m.number(4))),
+        (op.SHORT_BINSTRING, lambda m: m.push_old_string(m.number(1))),
+        (op.UNICODE, _escaped_text),
+        (op.BINUNICODE, lambda m: m.push_text(m.number(4))),
+        (op.SHORT_BINUNICODE, lambda m: m.push_text(m.number(1))),
+        (op.BINUNICODE8, lambda m: m.push_text(m.number(8))),
+        (op.BINBYTES, lambda m: m.push_bytes(m.number(4))),
+        (op.SHORT_BINBYTES, lambda m: m.push_bytes(m.number(1))),
+        (op.BINBYTES8, lambda m: m.push_bytes(m.number(8))),
+        (op.BYTEARRAY8, lambda m: m.push_bytearray(m.number(8))),
+        (op.EMPTY_LIST, lambda m: m.stack.append([])),
+        (op.EMPTY_TUPLE, lambda m: m.stack.append(())),
+        (op.EMPTY_DICT, lambda m: m.stack.append({})),
+        (op.EMPTY_SET, lambda m: m.stack.append(set())),
+        (op.LIST, lambda m: m.push_marked(list)),
+        (op.TUPLE, lambda m: m.push_marked(tuple)),
+        (op.DICT, _Machine.dict_from_mark),
+        (op.FROZENSET, lambda m: m.push_marked(_frozenset)),
+        (op.TUPLE1, lambda m: m.tuple_of(1)),
+        (op.TUPLE2, lambda m: m.tuple_of(2)),
+        (op.TUPLE3, lambda m: m.tuple_of(3)),
+        (op.APPEND, lambda m: m.append([m.stack.pop()])),
+        (op.APPENDS, lambda m: m.append(m.popmark())),
+        (op.SETITEM, lambda m: m.set_items([m.stack.pop(-2), m.stack.pop()])),
+        (op.SETITEMS, lambda m: m.set_items(m.popmark())),
+        (op.ADDITEMS, _Machine.add_items),
+        (op.GET, lambda m: m.stack.append(m.memo[int(m.line())])),
+        (op.BINGET, lambda m: m.stack.append(m.memo[m.number(1)])),
+        (op.LONG_BINGET, lambda m: m.stack.append(m.memo[m.number(4)])),
+        (op.PUT, lambda m: m.memoize(int(m.line()))),
+        (op.BINPUT, lambda m: m.memoize(m.number(1))),
+        (op.LONG_BINPUT, lambda m: m.memoize(m.number(4))),
+        (op.MEMOIZE, lambda m: m.memoize(len(m.memo))),
+        (op.GLOBAL, lambda m: m.stack.append(m.named(_old_text(m.line()), _old_text(m.line())))),
+        (op.STACK_GLOBAL, _Machine.stack_named),
+        (op.EXT1, lambda m: m.stack.append(m.named("copyreg", f"extension {m.number(1)}"))),
+        (op.EXT2, lambda m: m.stack.append(m.named("copyreg", f"extension {m.number(2)}"))),
+        (op.EXT4, lambda m: m.stack.append(m.named("copyreg", f"extension {m.number(4)}"))),
+        (op.INST, lambda m: m.instance(m.named(_old_text(m.line()), _old_text(m.line())), m.popmark())),
+        (op.OBJ, lambda m: _object(m, m.popmark())),
+        (op.REDUCE, _Machine.reduce),
+        (op.NEWOBJ, _Machine.reduce),
+        (op.NEWOBJ_EX, _Machine.new_with_keywords),
+        (op.BUILD, _Machine.build),
+        (op.PERSID, lambda m: m.stack.append(m.persistent(_old_text(m.line())))),
+        (op.BINPERSID, lambda m: m.stack.append(m.persistent(m.stack.pop()))),
+        (op.NEXT_BUFFER, _Machine.refused),
+        (op.READONLY_BUFFER, _Machine.refused),
+    )
+}
+
+
+def _protocol(version: int) -> None:
+    if version > op.HIGHEST_PROTOCOL:
+        raise damaged(f"the pickle is of protocol {version}; Python has 0 to {op.HIGHEST_PROTOCOL}")
+
+
+def _frame(size: int, left: int) -> None:
+    if size > left:
+        raise damaged(f"the pickle claims a frame of {size:,} bytes, {left:,} are left", claimed=size, left=left)
+
+
+def _drop(_items: list[Any]) -> None:
+    pass
+
+
+def _object(machine: _Machine, items: list[Any]) -> None:
+    machine.instance(items[0], items[1:])
