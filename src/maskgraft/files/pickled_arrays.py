@@ -92,8 +92,8 @@ class PickledArray:
         self.column_major, self.values = bool(column_major), values
         have = len(values) if not isinstance(values, LatinText) else len(values.utf8)
         element: int = 1 if isinstance(values, list) else self.dtype.itemsize
-        need = self.lazy().size * element
-        if self.dtype.itemsize == 0 and prod(self.shape):
+        need = prod(self.shape) * element
+        if self.dtype.itemsize == 0 and prod(self.shape) > 0:
             raise damaged("an array in the pickle has elements of no size")
         if self.dtype.hasobject != isinstance(values, list):
             raise damaged("an array of Python objects in the pickle holds plain bytes, or the other way round")

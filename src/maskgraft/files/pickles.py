@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 from maskgraft.errors import CheckpointError, Finding
 from maskgraft.files.faults import damaged
 from maskgraft.files.pickled_arrays import NUMPY, LatinText, PickledArray, expects_bytes
+from maskgraft.files.pickled_builtins import BUILTINS, frozen, key
 from maskgraft.files.stubs import Odict, Stub, suspicious
 
 Known = Mapping[tuple[str, str], Callable[..., object]]
@@ -336,21 +337,6 @@ def _escaped_text(machine: _Machine) -> None:
     machine.stack.append(machine.line().decode("raw-unicode-escape"))
 
 
-def key(value: Any, depth: int = 0) -> Any:
-    """The value, if it can be a key of a dict or a member of a set: a plain value, a stub, a shallow tuple of them."""
-    if isinstance(value, tuple | frozenset):
-        # Hashing recurses in C without a limit, so deep tuples would end the process.
-        if depth == 8:
-            raise damaged("the pickle has a key that is nested deeper than 8")
-        for item in value:
-            key(item, depth + 1)
-    elif isinstance(value, LatinText | memoryview):
-        raise damaged("the pickle has a key that is raw data")
-    elif value is not None and not isinstance(value, str | int | float | complex | bytes | Stub):
-        raise damaged(f"the pickle has a {type(value).__name__} for a key")
-    return value
-
-
 def children(value: Any) -> list[Any]:
     """What a value of a pickle directly holds."""
     if isinstance(value, dict):
@@ -393,96 +379,7 @@ def _check_size(root: Any) -> None:
 _CONTAINERS = (dict, list, tuple, set, frozenset, Stub, PickledArray)
 
 
-def _ordered(*args: Any) -> Odict:
-    entries = Odict()
-    if args and isinstance(args[0], dict):
-        entries.update(args[0])
-    elif args and isinstance(args[0], list | tuple):
-        for name, value in args[0]:
-            entries[key(name)] = value
-    return entries
-
-
-def _defaulting(*_factory: Any) -> Odict:
-    return _ordered(*_factory[1:])
-
-
-def _set(*items: Any) -> set[Any]:
-    return set(map(key, *items))
-
-
-def _frozenset(*items: Any) -> frozenset[Any]:
-    return frozenset(map(key, *items))
-
-
-def _list(*items: Any) -> list[Any]:
-    return list(*(_sequence(item) for item in items[:1]))
-
-
-def _tuple(*items: Any) -> tuple[Any, ...]:
-    return tuple(*(_sequence(item) for item in items[:1]))
-
-
-def _sequence(value: Any) -> list[Any] | tuple[Any, ...]:
-    if not isinstance(value, list | tuple):
-        raise TypeError(f"a {type(value).__name__} where a list belongs")
-    return value
-
-
-def _bytes(value: Any = b"", encoding: Any = None) -> bytes:
-    if isinstance(value, str) and encoding is not None:
-        return value.encode("latin-1")
-    if isinstance(value, list):
-        return bytes(item for item in value if isinstance(item, int))
-    if not isinstance(value, bytes | bytearray | memoryview):
-        raise TypeError(f"a {type(value).__name__} where bytes belong")
-    return bytes(value)
-
-
-def _bytearray(value: Any = b"", encoding: Any = None) -> bytearray:
-    return bytearray(_bytes(value, encoding))
-
-
-def _complex(real: Any = 0.0, imaginary: Any = 0.0) -> complex:
-    return complex(float(real), float(imaginary))
-
-
-def _path(*parts: Any) -> str:
-    return "/".join(str(part) for part in parts if isinstance(part, str)).replace("//", "/", 1)
-
-
-def _reconstructor(cls: Any, _base: Any = None, state: Any = None) -> Stub:
-    if not isinstance(cls, Stub):
-        raise TypeError("a class that has no name")
-    built = Stub(cls.module, cls.name, called=True)
-    if isinstance(state, dict):
-        built.entries.update(state)
-    elif isinstance(state, list | tuple):
-        built.items.extend(state)
-    return built
-
-
-KNOWN: Known = {
-    **NUMPY,
-    ("collections", "OrderedDict"): _ordered,
-    ("collections", "Counter"): _ordered,
-    ("collections", "defaultdict"): _defaulting,
-    ("collections", "deque"): lambda *items: _list(*items[:1]),
-    ("builtins", "set"): _set,
-    ("builtins", "frozenset"): _frozenset,
-    ("builtins", "list"): _list,
-    ("builtins", "tuple"): _tuple,
-    ("builtins", "dict"): _ordered,
-    ("builtins", "bytes"): _bytes,
-    ("builtins", "bytearray"): _bytearray,
-    ("builtins", "complex"): _complex,
-    ("copyreg", "_reconstructor"): _reconstructor,
-    **{
-        (module, name): _path
-        for module in ("pathlib", "pathlib._local")
-        for name in ("PosixPath", "WindowsPath", "Path", "PurePosixPath", "PureWindowsPath")
-    },
-}
+KNOWN: Known = {**NUMPY, **BUILTINS}
 
 _REFERENCES = frozenset({("builtins", name) for name in ("object", "int", "float", "str", "bool", "dict", "list")})
 _PYTHON3_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg", "UserDict": "collections", "Queue": "queue"}
@@ -527,7 +424,7 @@ _STEPS: Mapping[int, Callable[[_Machine], None]] = {
         (op.LIST, lambda m: m.push_marked(list)),
         (op.TUPLE, lambda m: m.push_marked(tuple)),
         (op.DICT, _Machine.dict_from_mark),
-        (op.FROZENSET, lambda m: m.push_marked(_frozenset)),
+        (op.FROZENSET, lambda m: m.push_marked(frozen)),
         (op.TUPLE1, lambda m: m.tuple_of(1)),
         (op.TUPLE2, lambda m: m.tuple_of(2)),
         (op.TUPLE3, lambda m: m.tuple_of(3)),
