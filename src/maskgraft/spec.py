@@ -42,6 +42,7 @@ class Arch:
     classes: int  # foreground classes K, without background
     # backbone
     backbone: BackboneKind = "resnet"
+    block: Literal["bottleneck", "basic"] = "bottleneck"
     blocks: tuple[int, ...] = (3, 4, 6, 3)  # residual blocks of C2..C5
     stem_width: int = 64  # channels after the stem
     groups: int = 1  # groups of the 3×3 convolutions (ResNeXt)
@@ -87,9 +88,9 @@ class Numerics:
     pixel_scale: float  # a grey level 0..255 is multiplied by this before the mean is taken off
     pixel_mean: tuple[float, float, float]  # in channel_order
     pixel_std: tuple[float, float, float]  # in channel_order
-    resize: Literal["torch", "pil", "cv2"]  # whose bilinear interpolation
+    resize: Literal["torch", "pil"]  # whose bilinear interpolation
     normalise_first: bool  # normalise, then resize in float; else resize the uint8 image, then normalise
-    size_rounding: Literal["floor", "round", "truncate"]  # of height × scale and width × scale
+    size_rounding: Literal["floor", "round"]  # of height × scale and width × scale
     min_size: int = 800  # the short side after resizing …
     max_size: int = 1333  # … unless the long side would pass this
     pad_multiple: int = 32  # height and width are padded with zeros at bottom and right to a multiple of this
@@ -105,6 +106,7 @@ class Numerics:
         (512,),
     )  # square root of area, per level
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
+    anchor_order: Literal["size", "ratio"]  # what changes slowest over the anchors of a cell
     anchor_rounding: bool  # base anchors are rounded to integers
     anchor_stride: Literal["nominal", "grid"]  # 4, 8 … 64, or padded size // grid size
     # proposals
@@ -125,7 +127,7 @@ class Numerics:
     # detections
     box_delta_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
     score_threshold: float = 0.05
-    box_min_size: float  # detections with a side below this are dropped before suppression; negative: none is
+    box_min_size: float  # detections with a side below this are dropped before suppression (0: none is)
     nms_threshold: float = 0.5
     max_detections: int = 100
     mask_paste: Literal["grid-sample", "integer-box"]  # sample at pixel centres, or resize to the box cut to integers
@@ -143,7 +145,7 @@ class Numerics:
     roi_samples: int = 512  # proposals per image
     roi_positive_fraction: float = 0.25
     box_beta: float
-    mask_targets: Literal["bitmap", "polygon"]  # truth is pooled from bitmaps, or drawn from polygons at mask size
+    mask_targets: Literal["soft-bitmap", "bitmap", "polygon"]  # pooled, pooled and cut at 0.5, or drawn at mask size
 
 
 NUMERICS_FIELDS: tuple[str, ...] = tuple(f.name for f in dataclasses.fields(Numerics))

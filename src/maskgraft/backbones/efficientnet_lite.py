@@ -1,0 +1,136 @@
+"""EfficientNet-Lite0: EfficientNet-B0 without squeeze-and-excitation, with ReLU6 and a stem of fixed width.
+
+Tan & Le 2019 for the blocks; the Lite changes and the padding are those of the TensorFlow release
+(tensorflow/tpu, models/official/efficientnet/lite).
+"""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from maskgraft.backbones.norms import norm
+from maskgraft.spec import Arch, Numerics
+
+STEM_WIDTH = 32
+
+# repeats, kernel, stride of the first, widening, channels (Tan & Le 2019, table 1)
+STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+
+# the block after which each map is taken: the last one of its stride
+TAPS = {2: "c2", 4: "c3", 10: "c4", 15: "c5"}
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Zeros before and after an axis of `size`, as TensorFlow's "SAME" lays them: the odd one goes after.
+
+    same_padding(224, 3, 2)  # (0, 1)
+    same_padding(224, 5, 1)  # (2, 2)
+    """
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+class SameConvNorm(nn.Module):
+    """Convolution with TensorFlow's "SAME" padding, its norm, and ReLU6 where `relu` is set."""
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        kernel: int,
+        *,
+        arch: Arch,
+        numerics: Numerics,
+        stride: int = 1,
+        groups: int = 1,
+        relu: bool = True,
+    ) -> None:
+        super().__init__()
+        # at stride 1 "SAME" is symmetric, and the convolution lays the zeros itself
+        padding = kernel // 2 if stride == 1 else 0
+        self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride, padding, groups=groups, bias=False)
+        self.norm = norm(arch.norm, channels_out, numerics.norm_eps)
+        self.kernel, self.stride, self.relu = kernel, stride, relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, C', ⌈H / stride⌉, ⌈W / stride⌉]."""
+        if self.stride > 1:
+            rows = same_padding(x.shape[-2], self.kernel, self.stride)
+            columns = same_padding(x.shape[-1], self.kernel, self.stride)
+            x = F.pad(x, (*columns, *rows))
+        x = self.norm(self.conv(x))
+        return F.relu6(x, inplace=True) if self.relu else x
+
+
+class Block(nn.Module):
+    """Widen by a 1×1, filter each channel, narrow by a 1×1 without activation; a shortcut where shapes allow it."""
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        *,
+        kernel: int,
+        stride: int,
+        widening: int,
+        arch: Arch,
+        numerics: Numerics,
+    ) -> None:
+        super().__init__()
+        inner = channels_in * widening
+        self.expand = (
+            SameConvNorm(channels_in, inner, 1, arch=arch, numerics=numerics) if widening > 1 else nn.Identity()
+        )
+        self.depthwise = SameConvNorm(inner, inner, kernel, stride=stride, groups=inner, arch=arch, numerics=numerics)
+        self.project = SameConvNorm(inner, channels_out, 1, relu=False, arch=arch, numerics=numerics)
+        self.shortcut = stride == 1 and channels_in == channels_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, C', ⌈H / stride⌉, ⌈W / stride⌉]."""
+        y: Tensor = self.project(self.depthwise(self.expand(x)))
+        return x + y if self.shortcut else y
+
+
+class EfficientNetLite0(nn.Module):
+    """The trunk without its classifier: sixteen blocks, of which four give maps.
+
+    `forward` gives {"c2": [B, 24, H/4, W/4], "c3": 40, "c4": 112, "c5": [B, 320, H/32, W/32]}. `arch.norm` chooses the
+    normalisation, `numerics.norm_eps` is 1e-3 for the published weights.
+    """
+
+    def __init__(self, arch: Arch, numerics: Numerics) -> None:
+        super().__init__()
+        self.stem = SameConvNorm(3, STEM_WIDTH, 3, stride=2, arch=arch, numerics=numerics)
+        self.blocks = nn.ModuleList()
+        width = STEM_WIDTH
+        for repeats, kernel, stride, widening, channels in STAGES:
+            for repeat in range(repeats):
+                block = Block(
+                    width,
+                    channels,
+                    kernel=kernel,
+                    stride=1 if repeat else stride,
+                    widening=widening,
+                    arch=arch,
+                    numerics=numerics,
+                )
+                self.blocks.append(block)
+                width = channels
+        self.channels = {"c2": 24, "c3": 40, "c4": 112, "c5": 320}
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """[B, 3, H, W] to the maps of strides 4, 8, 16 and 32."""
+        x = self.stem(x)
+        maps: dict[str, Tensor] = {}
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in TAPS:
+                maps[TAPS[index]] = x
+        return maps

@@ -1,0 +1,107 @@
+"""Normalisation layers, and the convolution that carries one."""
+
+import torch
+from torch import Tensor, nn
+
+from maskgraft.spec import NormKind
+
+
+class FrozenNorm(nn.Module):
+    """Batch normalisation with fixed statistics: y = (x - mean) · weight / √(var + eps) + bias.
+
+    All four vectors are buffers, as in Detectron2 and torchvision: no gradient, no update, the same in training mode.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """The affine map that this layer is: y = x · scale + shift, each [C]."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale, self.bias - self.running_mean * scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to the same shape."""
+        scale, shift = self.scale_and_shift()
+        return x * scale[:, None, None].to(x.dtype) + shift[:, None, None].to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """Channels and eps, for printing the model."""
+        return f"{len(self.weight)}, eps={self.eps}"
+
+
+class Affine(nn.Module):
+    """Scale and shift only: what is left of a batch norm whose statistics were folded away (Detectron, Chainer)."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """The affine map that this layer is, each [C]."""
+        return self.weight, self.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to the same shape."""
+        return x * self.weight[:, None, None].to(x.dtype) + self.bias[:, None, None].to(x.dtype)
+
+
+def norm(kind: NormKind, channels: int, eps: float) -> nn.Module:
+    """The normalisation layer `kind` for `channels` channels; `nn.Identity` for "none".
+
+    Group norm has 32 groups, as everywhere in this field (Wu & He 2018, Detectron2, MMDetection).
+    """
+    match kind:
+        case "none":
+            return nn.Identity()
+        case "frozen":
+            return FrozenNorm(channels, eps)
+        case "affine":
+            return Affine(channels)
+        case "batch":
+            return nn.BatchNorm2d(channels, eps)
+        case "group":
+            return nn.GroupNorm(32, channels, eps)
+
+
+class ConvNorm(nn.Module):
+    """Convolution, then its norm, then ReLU where `relu` is set; padding keeps the size at stride 1."""
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        kernel: int,
+        *,
+        norm_kind: NormKind,
+        eps: float,
+        bias: bool,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        relu: bool = False,
+    ) -> None:
+        super().__init__()
+        padding = dilation * (kernel - 1) // 2
+        self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride, padding, dilation, groups, bias)
+        self.norm = norm(norm_kind, channels_out, eps)
+        self.relu = relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, C', H', W']."""
+        x = self.norm(self.conv(x))
+        return torch.relu_(x) if self.relu else x

@@ -1,0 +1,141 @@
+"""ResNet and ResNeXt trunks (He et al. 2015, Xie et al. 2016) under every convention that Mask R-CNN files use."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from maskgraft.backbones.norms import ConvNorm
+from maskgraft.spec import Arch, Numerics
+
+
+def stage_channels(arch: Arch, stage: int) -> tuple[int, int]:
+    """Inner and outer width of stage 2..5.
+
+    stage_channels(r50, 2)         # (64, 256)
+    stage_channels(x101_32x8d, 5)  # (2048, 2048)
+    """
+    inner = arch.groups * arch.width_per_group * 2 ** (stage - 2)
+    outer = 64 * 2 ** (stage - 2) if arch.block == "basic" else 256 * 2 ** (stage - 2)
+    return inner, outer
+
+
+class Bottleneck(nn.Module):
+    """1×1, 3×3, 1×1 with a shortcut; the stride sits where `numerics.stride_in` says."""
+
+    def __init__(
+        self, channels_in: int, inner: int, outer: int, *, stride: int, dilation: int, arch: Arch, numerics: Numerics
+    ) -> None:
+        super().__init__()
+
+        def conv(channels_in: int, channels_out: int, kernel: int, stride: int, **options: int) -> ConvNorm:
+            return ConvNorm(
+                channels_in,
+                channels_out,
+                kernel,
+                stride=stride,
+                norm_kind=arch.norm,
+                eps=numerics.norm_eps,
+                bias=arch.conv_bias,
+                **options,
+            )
+
+        first, second = (stride, 1) if numerics.stride_in == "1x1" else (1, stride)
+        self.conv1 = conv(channels_in, inner, 1, first)
+        self.conv2 = conv(inner, inner, 3, second, dilation=dilation, groups=arch.groups)
+        self.conv3 = conv(inner, outer, 1, 1)
+        project = channels_in != outer or stride != 1
+        self.shortcut = conv(channels_in, outer, 1, stride) if project else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, C', H / stride, W / stride]."""
+        y = torch.relu_(self.conv1(x))
+        y = torch.relu_(self.conv2(y))
+        y = self.conv3(y)
+        return torch.relu_(y + self.shortcut(x))
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions with a shortcut (ResNet-18 and -34); the stride sits on the first."""
+
+    def __init__(
+        self, channels_in: int, inner: int, outer: int, *, stride: int, dilation: int, arch: Arch, numerics: Numerics
+    ) -> None:
+        super().__init__()
+
+        def conv(channels_in: int, kernel: int, stride: int, dilation: int = 1) -> ConvNorm:
+            return ConvNorm(
+                channels_in,
+                outer,
+                kernel,
+                stride=stride,
+                dilation=dilation,
+                norm_kind=arch.norm,
+                eps=numerics.norm_eps,
+                bias=arch.conv_bias,
+            )
+
+        self.conv1 = conv(channels_in, 3, stride, dilation)
+        self.conv2 = conv(outer, 3, 1, dilation)
+        project = channels_in != outer or stride != 1
+        self.shortcut = conv(channels_in, 1, stride) if project else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, C', H / stride, W / stride]."""
+        y = self.conv2(torch.relu_(self.conv1(x)))
+        return torch.relu_(y + self.shortcut(x))
+
+
+def stage(number: int, *, stride: int, dilation: int, arch: Arch, numerics: Numerics) -> nn.Sequential:
+    """Stage C`number` (2..5): the first block changes width and stride, the others keep both."""
+    block = BasicBlock if arch.block == "basic" else Bottleneck
+    inner, outer = stage_channels(arch, number)
+    before = arch.stem_width if number == 2 else stage_channels(arch, number - 1)[1]
+    return nn.Sequential(
+        *(
+            block(
+                before if i == 0 else outer,
+                inner,
+                outer,
+                stride=stride if i == 0 else 1,
+                dilation=dilation,
+                arch=arch,
+                numerics=numerics,
+            )
+            for i in range(arch.blocks[number - 2])
+        )
+    )
+
+
+class ResNet(nn.Module):
+    """Stem and the stages C2.. that the neck needs: all four for FPN and DC5, three for C4.
+
+    `forward` gives {"c2": [B, 256, H/4, W/4], …}; DC5 dilates C5 by two and keeps its stride at 16.
+    """
+
+    def __init__(self, arch: Arch, numerics: Numerics) -> None:
+        super().__init__()
+        self.stem = ConvNorm(
+            3,
+            arch.stem_width,
+            7,
+            stride=2,
+            norm_kind=arch.norm,
+            eps=numerics.norm_eps,
+            bias=arch.stem_bias or arch.conv_bias,
+        )
+        self.stages = (2, 3, 4) if arch.neck == "c4" else (2, 3, 4, 5)
+        for number in self.stages:
+            dilated = number == 5 and arch.neck == "dc5"
+            stride = 1 if number == 2 or dilated else 2
+            module = stage(number, stride=stride, dilation=2 if dilated else 1, arch=arch, numerics=numerics)
+            self.add_module(f"res{number}", module)
+        self.channels = {f"c{number}": stage_channels(arch, number)[1] for number in self.stages}
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """[B, 3, H, W] to the map of each stage."""
+        x = F.max_pool2d(torch.relu_(self.stem(x)), 3, 2, 1)
+        maps: dict[str, Tensor] = {}
+        for number in self.stages:
+            x = self.get_submodule(f"res{number}")(x)
+            maps[f"c{number}"] = x
+        return maps

@@ -1,0 +1,125 @@
+"""Home frameworks: what a file is, told from its tensor names, and the exact links into the one model."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+
+from maskgraft.errors import CheckpointError, Finding
+from maskgraft.families import configs, detectron2, torchvision
+from maskgraft.families.family import Config, Family
+from maskgraft.files import LazyArray, Tensors
+from maskgraft.links import Link
+from maskgraft.spec import Spec
+
+FAMILIES: tuple[Family, ...] = (torchvision.FAMILY, detectron2.FAMILY)
+
+# What training wrappers put before every name: DataParallel and DDP, Lightning and plain attributes, torch.compile.
+WRAPPERS = ("module.", "_orig_mod.", "model.", "detector.", "net.", "student.", "ema.")
+
+
+@dataclass(frozen=True, slots=True)
+class Identified:
+    """A checkpoint whose family is known.
+
+    `tensors` are those of the file under the family's own names: wrapper prefixes are taken off (`prefix`), and what
+    is no part of the model is in `ignored`, name → reason.
+    """
+
+    family: Family
+    era: str
+    spec: Spec
+    tensors: Tensors
+    prefix: str
+    ignored: Mapping[str, str]
+    findings: tuple[Finding, ...]
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """One link a tensor."""
+        return tuple(self.family.links(self.spec, self.era))
+
+
+def family(name: str) -> Family:
+    """The family called `name`. Raises `CheckpointError` with the nearest name."""
+    for one in FAMILIES:
+        if one.name == name:
+            return one
+    known = [one.name for one in FAMILIES]
+    near = get_close_matches(name, known, 1)
+    message = f"there is no family {name!r}; known are {', '.join(known)}"
+    raise CheckpointError(Finding("family.unknown", "error", message, fix=f"did you mean {near[0]}?" if near else ""))
+
+
+def unwrapped(tensors: Tensors) -> Iterator[tuple[str, Tensors]]:
+    """The tensors as they are, then with each wrapper prefix that all names share taken off: (prefix, tensors)."""
+    prefix = ""
+    yield prefix, tensors
+    while len(tensors):
+        first = next((w for w in WRAPPERS if all(name.startswith(w) for name in tensors)), None)
+        if first is None:
+            return
+        prefix += first
+        shorter: dict[str, LazyArray] = {name.removeprefix(first): array for name, array in tensors.items()}
+        tensors = replace(tensors, arrays=shorter)
+        yield prefix, tensors
+
+
+def recognise(tensors: Tensors) -> list[tuple[float, Family, str, Tensors]]:
+    """Likeness of the file to each family, best first: (0..1, family, prefix, tensors without it)."""
+    candidates = [
+        (family.likeness(plain.arrays), family, prefix, plain)
+        for prefix, plain in unwrapped(tensors)
+        for family in FAMILIES
+    ]
+    return sorted(candidates, key=lambda candidate: -candidate[0])
+
+
+def identify(tensors: Tensors, *, config: str | Path | None = None, family_name: str | None = None) -> Identified:
+    """Say what a checkpoint is.
+
+    `config` is the file that states what the weights do not; without it the family's usual names are looked for beside
+    the checkpoint. `family_name` skips the guess. Raises `CheckpointError` (`family.unknown`) for a file of no family,
+    or one whose architecture maskgraft cannot build.
+    """
+    candidates = recognise(tensors)
+    if family_name is not None:
+        wanted = family(family_name)
+        candidates = [candidate for candidate in candidates if candidate[1] is wanted]
+    likeness, found, prefix, plain = candidates[0]
+    if likeness < 0.5 and family_name is None:
+        raise CheckpointError(_unknown(tensors, likeness, found))
+    path = Path(config) if config is not None else configs.find(tensors.path, found.configs)
+    if path is not None and not path.is_file():
+        raise CheckpointError(Finding("config.path", "error", f"there is no config file {path}", fix="check --config"))
+    settings: Config | None = configs.read_yaml(path) if path is not None and found.configs else None
+    reading = found.read(plain, settings)
+    findings = list(reading.findings)
+    if prefix:
+        message = f"every name begins with {prefix!r}, which a training wrapper put there; it is taken off"
+        findings.append(Finding("names.prefix", "info", message, evidence={"prefix": prefix}))
+    ignored = {name: reason for name in plain if (reason := found.ignored(name))}
+    kept = {name: array for name, array in plain.items() if name not in ignored}
+    return Identified(
+        family=found,
+        era=reading.era,
+        spec=reading.spec,
+        tensors=replace(plain, arrays=kept),
+        prefix=prefix,
+        ignored=ignored,
+        findings=tuple(findings),
+    )
+
+
+def _unknown(tensors: Tensors, likeness: float, nearest: Family) -> Finding:
+    names = list(tensors)
+    sample = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+    return Finding(
+        "family.unknown",
+        "error",
+        f"{tensors.path}: its {len(names)} tensors ({sample}) belong to no family that maskgraft knows; nearest is "
+        f"{nearest.title}, of which it has {likeness:.0%} of the landmarks",
+        names=tuple(names[:20]),
+        evidence={"nearest": nearest.name, "likeness": likeness},
+        fix=f"maskgraft inspect {tensors.path}",
+    )

@@ -1,0 +1,115 @@
+"""`Family`: what maskgraft knows of one home framework, and the pieces that its link generators share."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from maskgraft.errors import CheckpointError, Finding
+from maskgraft.files import Tensors
+from maskgraft.links import Link, Shape, Step
+from maskgraft.spec import Learned, NormKind, Spec
+
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a family makes of a file: the model it holds, in which era's names, and what was odd about it."""
+
+    spec: Spec
+    era: str = ""
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A home framework with its names, layouts and conventions.
+
+    `landmarks` are tensor names that every file of the family has and hardly any other. `read` makes a `Spec` of a file
+    and its config, and raises `CheckpointError` for an architecture that cannot be built. `links` yields one link a
+    tensor for a spec and an era. `ignored` gives the reason why a tensor of the file is no part of the model, or "".
+    `eras` names the ways in which the family has named its tensors, the newest first. `configs` are the file names
+    under which its configuration is found beside a checkpoint. `whole`: the file holds a detector and not only a
+    backbone.
+    """
+
+    name: str
+    title: str
+    landmarks: tuple[str, ...]
+    read: Callable[[Tensors, Config | None], Reading]
+    links: Callable[[Spec, str], Iterator[Link]]
+    ignored: Callable[[str], str]
+    eras: tuple[str, ...] = ("",)
+    configs: tuple[str, ...] = ()
+    whole: bool = True
+
+    def likeness(self, names: Mapping[str, Any]) -> float:
+        """Share of the landmarks that a file has, 0..1."""
+        return sum(name in names for name in self.landmarks) / len(self.landmarks)
+
+
+NORM_VECTORS = {"weight": "weight", "bias": "bias", "running_mean": "running_mean", "running_var": "running_var"}
+
+
+def conv_links(ours: str, theirs: str, *, bias: bool, steps: tuple[Step, ...] = ()) -> Iterator[Link]:
+    """A convolution or linear layer: the weight, moved by `steps`, and the bias where there is one."""
+    yield Link(f"{ours}.weight", f"{theirs}.weight", steps)
+    if bias:
+        yield Link(f"{ours}.bias", f"{theirs}.bias")
+
+
+def norm_links(ours: str, theirs: str, kind: NormKind, vectors: Mapping[str, str] = NORM_VECTORS) -> Iterator[Link]:
+    """The vectors of a normalisation layer; `vectors` maps ours to their names."""
+    if kind == "none":
+        return
+    has_statistics = kind in ("frozen", "batch")
+    for mine, name in vectors.items():
+        if has_statistics or not mine.startswith("running_"):
+            yield Link(f"{ours}.{mine}", f"{theirs}.{name}")
+    if kind == "batch":
+        # torch counts batches since 0.4.1; older files lack the counter, and nothing but momentum=None reads it
+        yield Link(f"{ours}.num_batches_tracked", f"{theirs}.num_batches_tracked", optional=True)
+
+
+def norm_kind(names: Mapping[str, Any], theirs: str) -> NormKind:
+    """What kind of norm a PyTorch file has at `theirs`: told from which vectors are there."""
+    if f"{theirs}.weight" not in names:
+        return "none"
+    if f"{theirs}.running_mean" not in names:
+        return "group"
+    return "batch" if f"{theirs}.num_batches_tracked" in names else "frozen"
+
+
+def count(names: Mapping[str, Any], template: str, start: int = 0) -> int:
+    """How many of `template` with {} = start, start + 1, … are there without a gap.
+
+    count(names, "backbone.body.layer1.{}.conv1.weight")     # 3
+    """
+    index = start
+    while template.format(index) in names:
+        index += 1
+    return index - start
+
+
+def shape(tensors: Tensors, name: str) -> Shape:
+    """The shape of a tensor that must be there. Raises `CheckpointError` naming it."""
+    if name not in tensors:
+        raise CheckpointError(Finding("names.missing", "error", f"{tensors.path}: has no tensor {name}", names=(name,)))
+    return tensors[name].shape
+
+
+def unsupported(tensors: Tensors, title: str, what: str) -> CheckpointError:
+    """The refusal of a variant that is recognised and cannot be built."""
+    return CheckpointError(
+        Finding(
+            "family.unknown",
+            "error",
+            f"{tensors.path}: recognised as {title}, architecture not supported: {what}",
+            fix=f"maskgraft inspect {tensors.path} shows what is in it",
+        )
+    )
+
+
+def learned(source: str, how: str, fields: Sequence[str]) -> dict[str, Learned]:
+    """One `Learned` for many fields."""
+    return {name: Learned(how, source) for name in fields}  # type: ignore[arg-type]

@@ -1,0 +1,214 @@
+"""File side meets model side: a checked plan puts checkpoint tensors into a model, all or nothing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maskgraft import links, store
+from maskgraft.errors import CheckpointError, Finding, UsageError, worst_first
+from maskgraft.families import Identified, identify
+from maskgraft.files import LazyArray, open_checkpoint
+from maskgraft.grafted import Grafted, Row
+from maskgraft.links import Link
+from maskgraft.model import MaskRCNN
+from maskgraft.spec import Learned, Spec, component
+
+# Tensors with one entry (or four) a class, and how a missing row starts (Mask R-CNN as in Detectron2's predictors).
+_CLASS_TENSORS = {
+    "box_predictor.cls.weight": 0.01,
+    "box_predictor.cls.bias": 0.0,
+    "box_predictor.deltas.weight": 0.001,
+    "box_predictor.deltas.bias": 0.0,
+    "mask_predictor.logits.weight": 0.001,
+    "mask_predictor.logits.bias": 0.0,
+}
+
+
+def load(
+    path: str | Path,
+    *,
+    config: str | Path | None = None,
+    numerics: Mapping[str, Any] | None = None,
+    classes: Sequence[str] | None = None,
+    family: str | None = None,
+    key: str | None = None,
+) -> MaskRCNN:
+    """Load any checkpoint into the one model, in evaluation mode, with the numbers of its home framework.
+
+        model = mg.load("model_final.pkl")
+        model = mg.load("model_final.pkl", config="config.yaml", numerics={"score_threshold": 0.5, "min_size": 480})
+        model = mg.load("model_final.pkl", classes=["person", "forklift"])   # rows kept by name, new ones initialised
+
+    `path` is a file of any family, or a folder that `mg.save` wrote. `numerics` overrides conventions by name. With
+    `classes`, the class, box and mask rows of the classes that the file has are kept and others are initialised;
+    everything else must fit. `model.graft` tells what came from where. Raises `CheckpointError` with everything that
+    stands in the way, and then changes nothing.
+    """
+    if store.is_saved(Path(path)):
+        model = store.load(Path(path))
+        if numerics:
+            model = rebuilt(model, model.spec.with_numerics(numerics))
+        return with_classes(model, classes) if classes is not None else model
+    known = identify(open_checkpoint(path, key=key), config=config, family_name=family)
+    model = assemble(known, known.spec.with_numerics(numerics) if numerics else known.spec)
+    return with_classes(model, classes) if classes is not None else model
+
+
+def assemble(known: Identified, spec: Spec) -> MaskRCNN:
+    """The model of `spec`, holding the tensors of an identified checkpoint.
+
+    Raises `CheckpointError` listing every tensor that is missing, left over, or of another shape.
+    """
+    with torch.device("meta"):
+        model = MaskRCNN(spec)
+    ours = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    theirs = {name: array.shape for name, array in known.tensors.items()}
+    findings = links.check(known.links, ours, theirs)
+    if any(finding.code != "names.unexpected" for finding in findings):
+        raise CheckpointError([_located(finding, known) for finding in findings])
+    if any(finding.code == "names.unexpected" for finding in findings):
+        raise CheckpointError([_located(replace(finding, severity="error"), known) for finding in findings])
+    state: dict[str, Tensor] = {}
+    for link in known.links:
+        if link.theirs in known.tensors:
+            state[link.ours] = as_tensor(link, known.tensors[link.theirs])
+        else:  # only optional links can lack their source here
+            state[link.ours] = torch.zeros(ours[link.ours], dtype=torch.int64)
+    model.load_state_dict(state, strict=True, assign=True)
+    for parameter in model.parameters():
+        parameter.requires_grad_()
+    model.graft = Grafted(
+        path=known.tensors.path,
+        family=known.family.name,
+        era=known.era,
+        prefix=known.prefix,
+        moved={link.ours: link.theirs for link in known.links if link.theirs in known.tensors},
+        rows=tuple(Row(name, index) for index, name in enumerate(spec.classes)),
+        dropped=(),
+        ignored=known.ignored,
+        findings=worst_first((*known.tensors.findings, *known.findings)),
+    )
+    return model.eval()
+
+
+def as_tensor(link: Link, array: LazyArray) -> Tensor:
+    """The canonical tensor of a link: float32 (int64 for counters), contiguous, and writable.
+
+    Halves and bfloat16 are widened, which is exact.
+    """
+    values = link.forward(array.read())
+    kind = np.int64 if values.dtype.kind in "iu" else np.float32
+    values = np.ascontiguousarray(values, dtype=kind).reshape(values.shape)
+    return torch.from_numpy(values if values.flags.writeable else values.copy())
+
+
+def _located(finding: Finding, known: Identified) -> Finding:
+    where = f"{known.tensors.path} ({known.family.title}): "
+    return replace(
+        finding, message=where + finding.message, fix=finding.fix or f"maskgraft diagnose {known.tensors.path}"
+    )
+
+
+def rebuilt(model: MaskRCNN, spec: Spec) -> MaskRCNN:
+    """The same weights under another spec of the same shapes."""
+    with torch.device("meta"):
+        fresh = MaskRCNN(spec)
+    fresh.load_state_dict(model.state_dict(), strict=True, assign=True)
+    for parameter in fresh.parameters():
+        parameter.requires_grad_()
+    fresh.graft = model.graft
+    return fresh.train(model.training)
+
+
+def with_classes(model: MaskRCNN, classes: Sequence[str]) -> MaskRCNN:
+    """The model for another list of classes: rows of shared names are kept, new ones initialised.
+
+    Class logits start from a normal of std 0.01, box and mask rows from 0.001, biases from 0 (Detectron2
+    `FastRCNNOutputLayers`, `MaskRCNNConvUpsampleHead`). Raises `UsageError` for repeated, empty or no names.
+    """
+    _check_names(classes)
+    arch = replace(model.spec.arch, classes=len(classes))
+    known = {name: index for index, name in enumerate(model.spec.classes)}
+    rows = tuple(Row(name, known.get(name)) for name in classes)
+    learned = {**model.spec.learned, "classes": Learned("read", "given by the caller")}
+    spec = replace(model.spec, arch=arch, classes=tuple(classes), learned=learned)
+    with torch.device("meta"):
+        fresh = MaskRCNN(spec)
+    state = dict(model.state_dict())
+    wanted = fresh.state_dict()
+    old = len(model.spec.classes)
+    for name, std in _CLASS_TENSORS.items():
+        source, shape = state[name], wanted[name].shape
+        per_row = 4 if ".deltas." in name else 1
+        if source.shape[0] // per_row == 1 and old > 1:
+            continue  # one row for all classes
+        background = [old] if source.shape[0] // per_row == old + 1 else []
+        order = [row.source for row in rows] + background
+        target = torch.zeros(shape) if std == 0 else torch.randn(shape) * std
+        target, source = target.to(source), source.unflatten(0, (-1, per_row))
+        blocks = target.unflatten(0, (-1, per_row))
+        for index, taken in enumerate(order):
+            if taken is not None:
+                blocks[index] = source[taken]
+        state[name] = target
+    fresh.load_state_dict(state, strict=True, assign=True)
+    for parameter in fresh.parameters():
+        parameter.requires_grad_()
+    kept = set(classes)
+    dropped = tuple(name for name in model.spec.classes if name not in kept)
+    findings = (*model.graft.findings, *_class_findings(rows, model.spec.classes)) if model.graft else ()
+    fresh.graft = (
+        replace(model.graft, rows=rows, dropped=dropped, findings=worst_first(findings)) if model.graft else None
+    )
+    return fresh.train(model.training)
+
+
+def _check_names(classes: Sequence[str]) -> None:
+    if isinstance(classes, str):
+        raise UsageError(
+            Finding("shape.classes", "error", f"classes is the string {classes!r}", fix=f"classes=[{classes!r}]")
+        )
+    repeated = sorted({name for name in classes if list(classes).count(name) > 1})
+    if not classes or repeated:
+        fault = f"class names are given twice: {', '.join(repeated)}" if repeated else "no class names are given"
+        raise UsageError(Finding("shape.classes", "error", fault, names=tuple(repeated)))
+
+
+def _class_findings(rows: Sequence[Row], known: Sequence[str]) -> list[Finding]:
+    new = [row.name for row in rows if row.source is None]
+    near = {name: match[0] for name in new if (match := get_close_matches(name, known, 1, 0.8))}
+    findings = []
+    if near:
+        pairs = ", ".join(f"{name} (file: {match})" for name, match in near.items())
+        findings.append(
+            Finding(
+                "names.renamed",
+                "warning",
+                f"new classes are nearly called like classes of the file, and start from nothing: {pairs}",
+                names=tuple(near),
+                evidence={"nearest": near},
+                fix="use the file's name to keep its rows",
+            )
+        )
+    return findings
+
+
+def moved_parameters(model: MaskRCNN) -> dict[str, tuple[int, int]]:
+    """Per component: how many of its numbers came from the file, and how many it has."""
+    counts: dict[str, tuple[int, int]] = {}
+    moved = model.graft.moved if model.graft else {}
+    for name, tensor in model.state_dict().items():
+        part = component(name)
+        have, of = counts.get(part, (0, 0))
+        size = tensor.numel()
+        if name in moved and model.graft and name in _CLASS_TENSORS:
+            rows = model.graft.rows
+            size = int(size * sum(row.source is not None for row in rows) / max(len(rows), 1))
+        counts[part] = (have + (size if name in moved else 0), of + tensor.numel())
+    return counts

@@ -1,0 +1,182 @@
+"""The parts after the backbone: pyramid, proposal head, box head, mask head, and the two predictors."""
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from maskgraft.backbones.norms import ConvNorm
+from maskgraft.backbones.resnet import stage, stage_channels
+from maskgraft.spec import Arch, ClassRows, Numerics
+
+
+def rows(kind: ClassRows, classes: int) -> int:
+    """How many class rows a predictor has."""
+    return {"foreground": classes, "with-background": classes + 1, "agnostic": 1}[kind]
+
+
+class FPN(nn.Module):
+    """Feature pyramid (Lin et al. 2017): C2..C5 to P2..P6, all `neck_channels` wide."""
+
+    def __init__(self, arch: Arch, numerics: Numerics, channels: dict[str, int]) -> None:
+        super().__init__()
+        self.levels = sorted(int(name[1]) for name in channels)
+
+        def conv(channels_in: int, kernel: int) -> ConvNorm:
+            return ConvNorm(
+                channels_in,
+                arch.neck_channels,
+                kernel,
+                norm_kind=arch.neck_norm,
+                eps=numerics.norm_eps,
+                bias=arch.neck_norm == "none",
+            )
+
+        for level in self.levels:
+            self.add_module(f"lateral{level}", conv(channels[f"c{level}"], 1))
+            self.add_module(f"output{level}", conv(arch.neck_channels, 3))
+
+    def forward(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+        """{"c2", …, "c5"} to {"p2", …, "p6"}; P6 is every second cell of P5."""
+        pyramid: dict[str, Tensor] = {}
+        above: Tensor | None = None
+        for level in reversed(self.levels):
+            inner = self.get_submodule(f"lateral{level}")(maps[f"c{level}"])
+            if above is not None:
+                inner = inner + F.interpolate(above, size=inner.shape[-2:], mode="nearest")
+            above = inner
+            pyramid[f"p{level}"] = self.get_submodule(f"output{level}")(inner)
+        ordered = {f"p{level}": pyramid[f"p{level}"] for level in self.levels}
+        ordered[f"p{self.levels[-1] + 1}"] = ordered[f"p{self.levels[-1]}"][:, :, ::2, ::2]
+        return ordered
+
+
+class RPN(nn.Module):
+    """Proposal head, shared by all levels: objectness and box deltas for each anchor of each cell."""
+
+    def __init__(self, arch: Arch, channels: int) -> None:
+        super().__init__()
+        self.softmax = arch.objectness == "softmax"
+        widths = [channels] + [arch.rpn_channels] * arch.rpn_convs
+        self.convs = nn.ModuleList(
+            nn.Conv2d(before, after, 3, padding=1) for before, after in itertools.pairwise(widths)
+        )
+        self.objectness = nn.Conv2d(widths[-1], arch.anchors_per_cell * (2 if self.softmax else 1), 1)
+        self.deltas = nn.Conv2d(widths[-1], arch.anchors_per_cell * 4, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """One level [B, C, H, W] to foreground logits [B, A, H, W] and deltas [B, 4A, H, W], four per anchor.
+
+        Of a softmax pair (background, foreground) the difference is the logit: its sigmoid is the softmax, exactly.
+        """
+        for conv in self.convs:
+            x = torch.relu_(conv(x))
+        logits = self.objectness(x)
+        if self.softmax:
+            logits = logits[:, 1::2] - logits[:, 0::2]
+        return logits, self.deltas(x)
+
+
+class ConvBoxHead(nn.Module):
+    """Pooled features to one vector a region: convolutions, then fully connected layers (2fc, 4conv1fc)."""
+
+    def __init__(self, arch: Arch, numerics: Numerics, channels: int) -> None:
+        super().__init__()
+        widths = [channels] + [arch.box_conv_channels] * arch.box_convs
+        self.convs = nn.ModuleList(
+            ConvNorm(
+                before,
+                after,
+                3,
+                norm_kind=arch.box_norm,
+                eps=numerics.norm_eps,
+                bias=arch.box_norm == "none",
+                relu=True,
+            )
+            for before, after in itertools.pairwise(widths)
+        )
+        flat = widths[-1] * numerics.box_pool_size**2
+        sizes = [flat] + [arch.box_fc_width] * arch.box_fcs
+        self.fcs = nn.ModuleList(nn.Linear(before, after) for before, after in itertools.pairwise(sizes))
+        self.channels = sizes[-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, s, s] to [N, D]."""
+        for conv in self.convs:
+            x = conv(x)
+        x = x.flatten(1)
+        for fc in self.fcs:
+            x = torch.relu_(fc(x))
+        return x
+
+
+class Res5BoxHead(nn.Module):
+    """The C5 stage of the backbone on each region (Faster R-CNN on C4); the mask head reads its maps too."""
+
+    def __init__(self, arch: Arch, numerics: Numerics) -> None:
+        super().__init__()
+        self.res5 = stage(5, stride=numerics.res5_stride, dilation=1, arch=arch, numerics=numerics)
+        self.channels = stage_channels(arch, 5)[1]
+
+    def maps(self, x: Tensor) -> Tensor:
+        """[N, C4, s, s] to [N, C5, s / stride, s / stride]."""
+        maps: Tensor = self.res5(x)
+        return maps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C4, s, s] to the mean over space, [N, C5]."""
+        return self.maps(x).mean((2, 3))
+
+
+class BoxPredictor(nn.Module):
+    """Class logits (background last) and box deltas, from one vector a region."""
+
+    def __init__(self, arch: Arch, channels: int) -> None:
+        super().__init__()
+        self.cls = nn.Linear(channels, arch.classes + 1)
+        self.deltas = nn.Linear(channels, 4 * rows(arch.box_rows, arch.classes))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[N, D] to logits [N, K + 1] and deltas [N, 4·R]."""
+        return self.cls(x), self.deltas(x)
+
+
+class MaskHead(nn.Module):
+    """Convolutions, then one transposed convolution that doubles the size."""
+
+    def __init__(self, arch: Arch, numerics: Numerics, channels: int) -> None:
+        super().__init__()
+        widths = [channels] + [arch.mask_channels] * arch.mask_convs
+        self.convs = nn.ModuleList(
+            ConvNorm(
+                before,
+                after,
+                3,
+                norm_kind=arch.mask_norm,
+                eps=numerics.norm_eps,
+                bias=arch.mask_norm == "none",
+                relu=True,
+            )
+            for before, after in itertools.pairwise(widths)
+        )
+        self.upsample = nn.ConvTranspose2d(widths[-1], arch.mask_channels, 2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, s, s] to [N, C', 2s, 2s]."""
+        for conv in self.convs:
+            x = conv(x)
+        return torch.relu_(self.upsample(x))
+
+
+class MaskPredictor(nn.Module):
+    """One mask of logits per class row."""
+
+    def __init__(self, arch: Arch) -> None:
+        super().__init__()
+        self.logits = nn.Conv2d(arch.mask_channels, rows(arch.mask_rows, arch.classes), 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, m, m] to [N, R, m, m]."""
+        logits: Tensor = self.logits(x)
+        return logits

@@ -1,0 +1,297 @@
+"""`MaskRCNN(spec)`: the one model, which obeys every convention of its `Spec`. Here the stages are joined and named."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from maskgraft import losses, targets
+from maskgraft.backbones import build
+from maskgraft.detections import Detections
+from maskgraft.grafted import Grafted
+from maskgraft.heads import FPN, RPN, BoxPredictor, ConvBoxHead, MaskHead, MaskPredictor, Res5BoxHead
+from maskgraft.ops import anchors as anchor_ops
+from maskgraft.ops import boxes as box_ops
+from maskgraft.ops import selection
+from maskgraft.ops.paste import paste
+from maskgraft.ops.pooling import pool
+from maskgraft.preprocess import Prepared, as_rgb, prepare, stack
+from maskgraft.spec import Spec
+from maskgraft.targets import Batch
+
+Size = tuple[int, int]
+
+
+class MaskRCNN(nn.Module):
+    """Mask R-CNN (He et al. 2017): images in, instances out.
+
+        model = mg.load("model_final.pkl")
+        detections = model.predict(["street.jpg"])[0]
+        stages = model.trace("street.jpg")       # every stage by name, for comparing
+        losses = model(batch)                    # the five losses of a training step
+
+    A new model has PyTorch's default initialisation; `mg.load` and `graft` fill it from a file.
+    """
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        arch, numerics = spec.arch, spec.numerics
+        self.spec = spec
+        self.graft: Grafted | None = None  # where the weights came from
+        self.backbone = build(arch, numerics)
+        channels: dict[str, int] = self.backbone.channels  # type: ignore[assignment]
+        self.fpn = FPN(arch, numerics, channels) if arch.neck == "fpn" else None
+        width = arch.neck_channels if self.fpn else list(channels.values())[-1]
+        self.rpn = RPN(arch, width)
+        self.box_head = Res5BoxHead(arch, numerics) if arch.box_head == "res5" else ConvBoxHead(arch, numerics, width)
+        self.box_predictor = BoxPredictor(arch, self.box_head.channels)
+        self.mask_head = MaskHead(arch, numerics, self.box_head.channels if arch.box_head == "res5" else width)
+        self.mask_predictor = MaskPredictor(arch)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.rpn.objectness.weight.device
+
+    # ---- the stages ------------------------------------------------------------------------------------------------
+
+    def features(self, pixels: Tensor) -> dict[str, Tensor]:
+        """[B, 3, H, W] to every map: "c2".."c5", and "p2".."p6" where there is a pyramid."""
+        maps: dict[str, Tensor] = self.backbone(pixels)
+        return {**maps, **self.fpn(maps)} if self.fpn else maps
+
+    def proposal_maps(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The maps that the proposal network reads, finest first."""
+        if self.fpn:
+            return {name: map_ for name, map_ in maps.items() if name.startswith("p")}
+        name = list(maps)[-1]
+        return {name: maps[name]}
+
+    def anchors(self, maps: dict[str, Tensor], padded: Size) -> list[Tensor]:
+        """Anchors of each level, [H·W·A, 4] xyxy, row by row; `padded` is the size of the batch's pixels."""
+        numerics = self.spec.numerics
+        result = []
+        for sizes, (name, map_) in zip(numerics.anchor_sizes, maps.items(), strict=True):
+            rows, columns = map_.shape[-2:]
+            stride = (
+                (padded[0] // rows, padded[1] // columns)
+                if numerics.anchor_stride == "grid"
+                else (self.stride(name), self.stride(name))
+            )
+            cell = anchor_ops.cell(
+                sizes, numerics.anchor_ratios, order=numerics.anchor_order, rounding=numerics.anchor_rounding
+            )
+            result.append(anchor_ops.grid(cell.to(map_.device), (rows, columns), stride))
+        return result
+
+    def stride(self, name: str) -> int:
+        """Pixels of the input per cell of a map: 4 for "c2" and "p2", doubling; C5 of DC5 keeps 16."""
+        return 16 if name == "c5" and self.spec.arch.neck == "dc5" else 2 ** int(name[1])
+
+    def propose(
+        self, logits: Sequence[Tensor], deltas: Sequence[Tensor], anchors: Sequence[Tensor], size: Size
+    ) -> selection.Scored:
+        """Proposals of one image from flat logits [M_l], deltas [M_l, 4] and anchors [M_l, 4] per level."""
+        numerics = self.spec.numerics
+        return selection.proposals(
+            logits,
+            deltas,
+            anchors,
+            size,
+            rank=numerics.rpn_rank,
+            pre_nms=numerics.rpn_pre_nms_train if self.training else numerics.rpn_pre_nms,
+            post_nms=numerics.rpn_post_nms_train if self.training else numerics.rpn_post_nms,
+            nms_threshold=numerics.rpn_nms_threshold,
+            min_size=numerics.rpn_min_size,
+            weights=numerics.rpn_delta_weights,
+            clip=numerics.delta_clip,
+        )
+
+    def pool(self, maps: dict[str, Tensor], boxes: Sequence[Tensor], size: int) -> Tensor:
+        """Features of regions [N_i, 4] per image: [ΣN_i, C, size, size]."""
+        numerics = self.spec.numerics
+        names = [name for name in self.proposal_maps(maps) if not (self.fpn and int(name[1]) > 5)]
+        return pool(
+            [maps[name] for name in names],
+            boxes,
+            strides=[self.stride(name) for name in names],
+            size=size,
+            sampling=numerics.roi_sampling,
+            aligned=numerics.roi_aligned,
+            epsilon=numerics.level_epsilon,
+        )
+
+    def mask_logits(self, maps: dict[str, Tensor], boxes: Sequence[Tensor]) -> Tensor:
+        """Mask logits of regions, [ΣN_i, R, m, m]."""
+        if isinstance(self.box_head, Res5BoxHead):
+            inner = self.box_head.maps(self.pool(maps, boxes, self.spec.numerics.box_pool_size))
+        else:
+            inner = self.pool(maps, boxes, self.spec.numerics.mask_pool_size)
+        logits: Tensor = self.mask_predictor(self.mask_head(inner))
+        return logits
+
+    def detect(self, maps: dict[str, Tensor], regions: Tensor, size: Size) -> tuple[selection.Scored, Tensor]:
+        """Detections of one image in pixels of the network's input, and their mask probabilities [N, m, m]."""
+        numerics = self.spec.numerics
+        logits, deltas = self.box_predictor(self.box_head(self.pool(maps, [regions], numerics.box_pool_size)))
+        found = selection.detections(
+            logits,
+            deltas,
+            regions,
+            size,
+            score_threshold=numerics.score_threshold,
+            min_size=numerics.box_min_size,
+            nms_threshold=numerics.nms_threshold,
+            max_detections=numerics.max_detections,
+            weights=numerics.box_delta_weights,
+            clip=numerics.delta_clip,
+        )
+        masks = self.mask_logits(maps, [found.boxes])
+        column = torch.zeros_like(found.labels) if self.spec.arch.mask_rows == "agnostic" else found.labels
+        return found, masks[torch.arange(len(masks), device=masks.device), column].sigmoid()
+
+    # ---- what they are joined to -----------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def predict(self, images: Sequence[Any]) -> list[Detections]:
+        """Find instances.
+
+            model.predict(["street.jpg", pil_image, array])     # array: uint8 [H, W, 3] RGB
+
+        Each image goes through the network by itself, so that its result does not depend on its neighbours' size.
+        """
+        if isinstance(images, str | bytes) or not isinstance(images, Sequence):
+            images = [images]
+        training = self.training
+        self.eval()
+        try:
+            return [self._predict_one(prepare(as_rgb(image), self.spec.numerics)) for image in images]
+        finally:
+            self.train(training)
+
+    def _predict_one(self, prepared: Prepared) -> Detections:
+        maps, _, _, _, found = self._to_proposals(prepared)
+        scored, probabilities = self.detect(maps, found.boxes, prepared.size)
+        numerics = self.spec.numerics
+        boxes = box_ops.clip(prepared.to_original(scored.boxes), prepared.original).cpu()
+        kept = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        probabilities = probabilities.cpu()[kept]
+        return Detections(
+            boxes=boxes[kept],
+            scores=scored.scores.cpu()[kept],
+            labels=scored.labels.cpu()[kept],
+            masks=paste(
+                probabilities,
+                boxes[kept],
+                prepared.original,
+                method=numerics.mask_paste,
+                threshold=numerics.mask_threshold,
+            ),
+            mask_probs=probabilities,
+        )
+
+    @torch.inference_mode()
+    def trace(self, image: Any, rois: Tensor | None = None) -> dict[str, Tensor]:
+        """Every stage of one image, in order, by name.
+
+        "input", "c2".."c5", "p2".."p6", "rpn.logits.p2", "rpn.deltas.p2" …, "anchors", "proposals",
+        "proposals.scores", and for given `rois` [N, 4] (pixels of the network's input) "roi.pooled",
+        "roi.features", "roi.class_logits" (background last), "roi.box_deltas", "roi.mask_logits".
+        """
+        training = self.training
+        self.eval()
+        try:
+            prepared = prepare(as_rgb(image), self.spec.numerics)
+            maps, logits, deltas, anchors, found = self._to_proposals(prepared)
+            stages = {"input": self._stack([prepared]), **maps}
+            for name in logits:
+                stages[f"rpn.logits.{name}"], stages[f"rpn.deltas.{name}"] = logits[name], deltas[name]
+            stages |= {"anchors": torch.cat(anchors), "proposals": found.boxes, "proposals.scores": found.scores}
+            if rois is not None:
+                regions = [rois.to(self.device)]
+                pooled = self.pool(maps, regions, self.spec.numerics.box_pool_size)
+                vectors = self.box_head(pooled)
+                stages |= {"roi.pooled": pooled, "roi.features": vectors}
+                stages["roi.class_logits"], stages["roi.box_deltas"] = self.box_predictor(vectors)
+                stages["roi.mask_logits"] = self.mask_logits(maps, regions)
+            return stages
+        finally:
+            self.train(training)
+
+    def _stack(self, prepared: Sequence[Prepared]) -> Tensor:
+        return stack(prepared, self.spec.numerics.pad_multiple).to(self.device)
+
+    def _to_proposals(
+        self, prepared: Prepared
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], list[Tensor], selection.Scored]:
+        pixels = self._stack([prepared])
+        maps = self.features(pixels)
+        levels = self.proposal_maps(maps)
+        logits, deltas = {}, {}
+        for name, map_ in levels.items():
+            logits[name], deltas[name] = self.rpn(map_)
+        anchors = self.anchors(levels, (pixels.shape[2], pixels.shape[3]))
+        found = self.propose(
+            [_flat(one, 1)[0, :, 0] for one in logits.values()],
+            [_flat(one, 4)[0] for one in deltas.values()],
+            anchors,
+            prepared.size,
+        )
+        return maps, logits, deltas, anchors, found
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The five losses of a training step, as the home framework weighs them: `rpn_cls rpn_box cls box mask`.
+
+        Proposals carry no gradient. Which anchors and proposals are sampled is drawn from torch's global generator.
+        """
+        numerics, arch = self.spec.numerics, self.spec.arch
+        maps = self.features(batch.pixels)
+        levels = self.proposal_maps(maps)
+        heads = [self.rpn(map_) for map_ in levels.values()]
+        logits = [_flat(one, 1)[..., 0] for one, _ in heads]
+        deltas = [_flat(one, 4) for _, one in heads]
+        anchors = self.anchors(levels, (batch.pixels.shape[2], batch.pixels.shape[3]))
+        result = losses.rpn(
+            torch.cat(logits, 1).float(), torch.cat(deltas, 1).float(), torch.cat(anchors), batch.targets, numerics
+        )
+        samples = []
+        with torch.no_grad():
+            for image, (size, target) in enumerate(zip(batch.sizes, batch.targets, strict=True)):
+                found = self.propose(
+                    [one[image].float() for one in logits], [one[image] for one in deltas], anchors, size
+                )
+                samples.append(
+                    targets.sample_regions(
+                        found.boxes,
+                        target,
+                        classes=arch.classes,
+                        positive_iou=numerics.roi_positive_iou,
+                        count=numerics.roi_samples,
+                        positive_fraction=numerics.roi_positive_fraction,
+                    )
+                )
+        vectors = self.box_head(self.pool(maps, [one.boxes for one in samples], numerics.box_pool_size))
+        class_logits, box_deltas = self.box_predictor(vectors)
+        result |= losses.boxes(class_logits.float(), box_deltas.float(), samples, batch.targets, numerics)
+        foreground = [one.boxes[: one.positives] for one in samples]
+        mask_logits = self.mask_logits(maps, foreground).float()
+        wanted = [
+            targets.mask_targets(
+                target,
+                one.which[: one.positives],
+                one.boxes[: one.positives],
+                side=mask_logits.shape[-1],
+                method=numerics.mask_targets,
+            )
+            for one, target in zip(samples, batch.targets, strict=True)
+        ]
+        labels = torch.cat([one.labels[: one.positives] for one in samples])
+        return result | losses.masks(mask_logits, labels, torch.cat(wanted))
+
+
+def _flat(maps: Tensor, values: int) -> Tensor:
+    """[B, A·values, H, W] to [B, H·W·A, values]: row by row, cell by cell, anchor by anchor."""
+    images, channels, rows, columns = maps.shape
+    maps = maps.view(images, channels // values, values, rows, columns).permute(0, 3, 4, 1, 2)
+    return maps.reshape(images, -1, values)

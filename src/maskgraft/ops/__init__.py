@@ -1,0 +1,1 @@
+"""The arithmetic of Mask R-CNN as pure functions; every convention is an argument without a default."""

@@ -1,0 +1,39 @@
+"""Anchors: the boxes that the region proposal network starts from."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def cell(sizes: Sequence[float], ratios: Sequence[float], *, order: Literal["size", "ratio"], rounding: bool) -> Tensor:
+    """Anchors of one cell, centred on the origin: [A, 4] xyxy, A = sizes × ratios.
+
+    `sizes` are square roots of areas, `ratios` are height / width. `order` says what changes slowest: Detectron2 runs
+    through the ratios inside each size, torchvision and Detectron the other way; with one size a level they agree.
+    `rounding`: torchvision rounds the half sides to integers (`AnchorGenerator.generate_anchors`).
+    """
+    pairs = (
+        [(size, ratio) for size in sizes for ratio in ratios]
+        if order == "size"
+        else [(size, ratio) for ratio in ratios for size in sizes]
+    )
+    size, ratio = np.array(pairs, np.float64).T
+    width, height = size / np.sqrt(ratio), size * np.sqrt(ratio)
+    boxes = torch.from_numpy((np.stack((-width, -height, width, height), 1) / 2).astype(np.float32))
+    return boxes.round() if rounding else boxes
+
+
+def grid(cell: Tensor, size: tuple[int, int], stride: tuple[float, float]) -> Tensor:
+    """The anchors of a map of `size` (rows, columns): [rows · columns · A, 4], row by row, cell by cell.
+
+    The cell (i, j) is centred on (i, j) · `stride`, the corner of its patch of pixels, as in all FPN detectors since
+    Detectron2 and torchvision.
+    """
+    rows, columns = size
+    y = torch.arange(rows, dtype=torch.float32, device=cell.device) * stride[0]
+    x = torch.arange(columns, dtype=torch.float32, device=cell.device) * stride[1]
+    y, x = (one.reshape(-1) for one in torch.meshgrid(y, x, indexing="ij"))
+    return (torch.stack((x, y, x, y), 1)[:, None] + cell[None]).reshape(-1, 4)

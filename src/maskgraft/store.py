@@ -1,0 +1,78 @@
+"""maskgraft's own form of a model: a folder of `model.safetensors` and `spec.json`, bit for bit."""
+
+import json
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+import maskgraft
+from maskgraft.errors import CheckpointError, Finding, MaskgraftError, UsageError
+from maskgraft.model import MaskRCNN
+from maskgraft.spec import Spec
+
+WEIGHTS, SPEC = "model.safetensors", "spec.json"
+
+
+def is_saved(path: Path) -> bool:
+    """Whether `path` is a folder that `save` wrote."""
+    return (path / SPEC).is_file()
+
+
+def save(model: MaskRCNN, folder: str | Path, *, about: dict[str, Any] | None = None) -> Path:
+    """Write a model into a folder that `mg.load` reads back bit for bit.
+
+    The folder appears whole or not at all; a folder of an earlier `save` is replaced. `about` is any JSON that should
+    travel with the weights (metrics, provenance). Raises `UsageError` when `folder` holds something else.
+    """
+    target = Path(folder)
+    if target.exists() and not (target.is_dir() and (is_saved(target) or not any(target.iterdir()))):
+        fault = f"{target} exists and is no folder that maskgraft saved"
+        raise UsageError(Finding("file.exists", "error", fault, fix="choose another folder, or remove it first"))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        fresh.mkdir()
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        save_file(state, fresh / WEIGHTS)
+        header = {"format": 1, "maskgraft": maskgraft.__version__, "about": about or {}, "spec": model.spec.as_json()}
+        (fresh / SPEC).write_text(json.dumps(header, indent=1))
+        for path in fresh.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        if target.exists():
+            old = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+            target.rename(old)
+            fresh.rename(target)
+            shutil.rmtree(old)
+        else:
+            fresh.rename(target)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return target
+
+
+def load(folder: Path) -> MaskRCNN:
+    """Read back what `save` wrote. Raises `CheckpointError` when a file is missing or does not fit its spec."""
+    try:
+        header = json.loads((folder / SPEC).read_text())
+        spec = Spec.from_json(header["spec"])
+    except (OSError, ValueError, KeyError, MaskgraftError) as error:
+        fault = f"{folder / SPEC} is not what maskgraft saves: {error}"
+        raise CheckpointError(Finding("file.unknown-format", "error", fault)) from None
+    with torch.device("meta"):
+        model = MaskRCNN(spec)
+    try:
+        state = load_file(folder / WEIGHTS)
+        model.load_state_dict(state, strict=True, assign=True)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        fault = f"{folder / WEIGHTS} does not hold the model of its {SPEC}: {error}"
+        raise CheckpointError(Finding("file.truncated", "error", fault, fix="copy the folder again")) from None
+    for parameter in model.parameters():
+        parameter.requires_grad_()
+    return model.eval()

@@ -1,0 +1,150 @@
+"""What a training step should have answered: truth matched to anchors and proposals, samples drawn, mask targets."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torchvision.ops import roi_align
+
+from maskgraft.ops import boxes as box_ops
+
+Polygons = tuple[tuple[npt.NDArray[np.float64], ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The truth of one image, in pixels of the network's input.
+
+    `boxes` float32 [N, 4] xyxy, `labels` int64 [N] in 0..K-1, `masks` bool [N, h, w]. `polygons`, where the data has
+    them, hold for each instance its parts, each float64 [2P] as x, y, x, y …
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    masks: Tensor
+    polygons: Polygons | None = None
+
+    def to(self, device: torch.device) -> "Target":
+        """The same truth on another device."""
+        return Target(self.boxes.to(device), self.labels.to(device), self.masks.to(device), self.polygons)
+
+
+def match(overlaps: Tensor, *, positive: float, negative: float, rescue: bool) -> tuple[Tensor, Tensor]:
+    """Match candidates to truth by overlap [N truths, M candidates].
+
+    Returns the best truth of each candidate, int64 [M], and its kind, int64 [M]: 1 positive (overlap ≥ `positive`),
+    0 negative (< `negative`), -1 neither. `rescue`: the best candidates of each truth are positive however low their
+    overlap (Ren et al. 2015, §3.1.2). Without truth everything is negative.
+    """
+    count = overlaps.shape[1]
+    if not len(overlaps):
+        return overlaps.new_zeros(count, dtype=torch.int64), overlaps.new_zeros(count, dtype=torch.int64)
+    best, which = overlaps.max(0)
+    kind = torch.full_like(which, -1)
+    kind[best < negative] = 0
+    kind[best >= positive] = 1
+    if rescue:
+        kind[(overlaps == overlaps.max(1, keepdim=True).values).any(0)] = 1
+    return which, kind
+
+
+def sample(kind: Tensor, *, count: int, positive_fraction: float) -> tuple[Tensor, Tensor]:
+    """Draw at most `count` candidates, at most `positive_fraction` of them positive; the rest is filled with negatives.
+
+    Returns the indices of positives and of negatives. The draw uses torch's global generator.
+    """
+    positive, negative = (torch.nonzero(kind == value).squeeze(1) for value in (1, 0))
+    positives = min(len(positive), int(count * positive_fraction))
+    negatives = min(len(negative), count - positives)
+    # without a draw to make, the order is kept: results do not depend on the generator then
+    if positives < len(positive):
+        positive = positive[torch.randperm(len(positive), device=kind.device)[:positives]]
+    if negatives < len(negative):
+        negative = negative[torch.randperm(len(negative), device=kind.device)[:negatives]]
+    return positive, negative
+
+
+def mask_targets(
+    target: Target, which: Tensor, boxes: Tensor, *, side: int, method: Literal["soft-bitmap", "bitmap", "polygon"]
+) -> Tensor:
+    """The truth inside each box [N, 4], as the mask head sees it: float32 [N, side, side].
+
+    `which` int64 [N] says which instance each box is to be. "soft-bitmap" (torchvision) pools the bitmap without
+    rounding; "bitmap" (Detectron2's bitmasks, MMDetection) pools it aligned and cuts at 0.5; "polygon" (Detectron2)
+    draws the polygon at `side` × `side`, and takes the bitmap where an instance has no polygon.
+    """
+    if method == "polygon" and target.polygons is not None:
+        return _drawn(target.polygons, which, boxes, side)
+    regions = torch.cat((which[:, None].to(boxes.dtype), boxes), 1)
+    soft = method == "soft-bitmap"
+    pooled = roi_align(target.masks[:, None].float(), regions, side, 1.0, -1, aligned=not soft)[:, 0]
+    return pooled if soft else (pooled >= 0.5).float()
+
+
+def _drawn(polygons: Polygons, which: Tensor, boxes: Tensor, side: int) -> Tensor:
+    from faster_coco_eval import mask as coco_mask  # imported here: only polygon training needs it
+
+    drawn = np.zeros((len(boxes), side, side), np.float32)
+    for index, (instance, (x1, y1, x2, y2)) in enumerate(
+        zip(which.tolist(), boxes.double().cpu().tolist(), strict=True)
+    ):
+        scale = np.array((side / max(x2 - x1, 0.1), side / max(y2 - y1, 0.1)))
+        parts = [((part.reshape(-1, 2) - (x1, y1)) * scale).ravel() for part in polygons[instance]]
+        encoded = coco_mask.merge(coco_mask.frPyObjects([part.tolist() for part in parts], side, side))
+        drawn[index] = coco_mask.decode(encoded)
+    return torch.from_numpy(drawn).to(boxes.device)
+
+
+@dataclass(frozen=True, slots=True)
+class RegionSample:
+    """Proposals drawn for one training image: `boxes` [N, 4], `labels` [N] (K is background), the first `positives`
+    of them foreground, `which` [N] the truth that each was matched to."""
+
+    boxes: Tensor
+    labels: Tensor
+    which: Tensor
+    positives: int
+
+
+def sample_regions(
+    proposals: Tensor, target: Target, *, classes: int, positive_iou: float, count: int, positive_fraction: float
+) -> RegionSample:
+    """Draw proposals [M, 4] for the heads; the true boxes are proposals too."""
+    boxes = torch.cat((proposals, target.boxes))
+    which, kind = match(box_ops.iou(target.boxes, boxes), positive=positive_iou, negative=positive_iou, rescue=False)
+    positive, negative = sample(kind, count=count, positive_fraction=positive_fraction)
+    chosen = torch.cat((positive, negative))
+    labels = torch.full((len(chosen),), classes, dtype=torch.int64, device=boxes.device)
+    if len(target.labels):
+        labels[: len(positive)] = target.labels[which[positive]]
+    return RegionSample(boxes[chosen], labels, which[chosen], len(positive))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images and truth as the network takes them.
+
+    `pixels` float32 [B, 3, H, W], normalised and padded; `sizes` the height and width of each image without padding;
+    `targets` the truth in pixels of the network's input; `ids` what the dataset calls the images.
+    """
+
+    pixels: Tensor
+    sizes: tuple[tuple[int, int], ...]
+    targets: tuple[Target, ...]
+    ids: tuple[int, ...] = ()
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on another device."""
+        return Batch(
+            self.pixels.to(device, non_blocking=True),
+            self.sizes,
+            tuple(target.to(device) for target in self.targets),
+            self.ids,
+        )
+
+    def pin_memory(self) -> "Batch":
+        """The same batch with its pixels in page-locked memory (called by the data loader)."""
+        return Batch(self.pixels.pin_memory(), self.sizes, self.targets, self.ids)
