@@ -1,3 +1,74 @@
-"""Any Mask R-CNN checkpoint, alive in PyTorch."""
+"""Any Mask R-CNN checkpoint, alive in PyTorch.
+
+import maskgraft as mg
+
+model = mg.load("mask_rcnn_coco.h5")             # the numbers of its home framework
+detections = model.predict(["street.jpg"])[0]    # boxes, scores, labels, masks
+
+Names are loaded when they are first used, so that what needs no torch answers at once.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from maskgraft.coco import Dataset as Dataset
+    from maskgraft.coco import read as read_coco  # noqa: F401
+    from maskgraft.detections import Detections as Detections
+    from maskgraft.diagnosis import Report as Report
+    from maskgraft.diagnosis import diagnose as diagnose
+    from maskgraft.errors import CheckpointError as CheckpointError
+    from maskgraft.errors import DataError as DataError
+    from maskgraft.errors import Finding as Finding
+    from maskgraft.errors import MaskgraftError as MaskgraftError
+    from maskgraft.errors import UsageError as UsageError
+    from maskgraft.evaluation import evaluate as evaluate
+    from maskgraft.files import Tensors as Tensors
+    from maskgraft.files import open_checkpoint as open  # noqa: F401
+    from maskgraft.graft import load as load
+    from maskgraft.model import MaskRCNN as MaskRCNN
+    from maskgraft.recipe import Recipe as Recipe
+    from maskgraft.spec import Arch as Arch
+    from maskgraft.spec import Numerics as Numerics
+    from maskgraft.spec import Spec as Spec
+    from maskgraft.store import save as save
+    from maskgraft.training import train as train
 
 __version__ = "0.1.0"
+
+_HOME = {
+    "Arch": "spec.Arch",
+    "CheckpointError": "errors.CheckpointError",
+    "DataError": "errors.DataError",
+    "Dataset": "coco.Dataset",
+    "Detections": "detections.Detections",
+    "Finding": "errors.Finding",
+    "MaskRCNN": "model.MaskRCNN",
+    "MaskgraftError": "errors.MaskgraftError",
+    "Numerics": "spec.Numerics",
+    "Recipe": "recipe.Recipe",
+    "Report": "diagnosis.Report",
+    "Spec": "spec.Spec",
+    "Tensors": "files.Tensors",
+    "UsageError": "errors.UsageError",
+    "diagnose": "diagnosis.diagnose",
+    "evaluate": "evaluation.evaluate",
+    "load": "graft.load",
+    "open": "files.open_checkpoint",
+    "read_coco": "coco.read",
+    "save": "store.save",
+    "train": "training.train",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, attribute = _HOME[name].partition(".")
+    return getattr(import_module(f"{__name__}.{module}"), attribute)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -151,8 +151,8 @@ def with_classes(model: MaskRCNN, classes: Sequence[str]) -> MaskRCNN:
         background = [old] if source.shape[0] // per_row == old + 1 else []
         order = [row.source for row in rows] + background
         target = torch.zeros(shape) if std == 0 else torch.randn(shape) * std
-        target, source = target.to(source), source.unflatten(0, (-1, per_row))
-        blocks = target.unflatten(0, (-1, per_row))
+        target, source = target.to(source), source.reshape(-1, per_row, *source.shape[1:])
+        blocks = target.view(-1, per_row, *shape[1:])
         for index, taken in enumerate(order):
             if taken is not None:
                 blocks[index] = source[taken]

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torchvision.ops import roi_align
 
 from maskgraft.ops import boxes as box_ops
+from maskgraft.torchvision_ops import roi_align
 
 Polygons = tuple[tuple[npt.NDArray[np.float64], ...], ...]
 

@@ -27,7 +27,9 @@ class Bottleneck(nn.Module):
     ) -> None:
         super().__init__()
 
-        def conv(channels_in: int, channels_out: int, kernel: int, stride: int, **options: int) -> ConvNorm:
+        def conv(
+            channels_in: int, channels_out: int, kernel: int, stride: int, *, dilation: int = 1, groups: int = 1
+        ) -> ConvNorm:
             return ConvNorm(
                 channels_in,
                 channels_out,
@@ -36,7 +38,8 @@ class Bottleneck(nn.Module):
                 norm_kind=arch.norm,
                 eps=numerics.norm_eps,
                 bias=arch.conv_bias,
-                **options,
+                dilation=dilation,
+                groups=groups,
             )
 
         first, second = (stride, 1) if numerics.stride_in == "1x1" else (1, stride)

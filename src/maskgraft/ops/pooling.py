@@ -5,9 +5,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torchvision.ops import roi_align
 
 from maskgraft.ops.boxes import area
+from maskgraft.torchvision_ops import roi_align
 
 
 def levels(boxes: Tensor, *, finest: int, coarsest: int, epsilon: Literal["outside", "inside"]) -> Tensor:

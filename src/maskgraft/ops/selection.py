@@ -6,10 +6,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 from maskgraft.ops import boxes as box_ops
 from maskgraft.ops.boxes import Weights
+from maskgraft.torchvision_ops import batched_nms
 
 Size = tuple[int, int]
 
