@@ -129,7 +129,7 @@ def checked_shape(shape: Any) -> tuple[int, ...]:
         if not isinstance(size, int) or not 0 <= size < 1 << 62:
             raise damaged("a shape in the file has a size that is no count of elements")
     sizes: list[int] = [size or 1 for size in shape]
-    if prod(sizes) >= 1 << 62:
+    if prod(sizes) >= 1 << 56:
         raise damaged("a shape in the file has more elements than any memory")
     return tuple(shape)
 
@@ -144,7 +144,7 @@ def expects_bytes(stack: Sequence[Any], callee: Any) -> bool:
         return True
     if len(stack) >= 3 and isinstance(stack[-2], PickledDtype) and isinstance(stack[-1], int):
         return True
-    return isinstance(callee, Stub) and not callee.called and callee.name == "_frombuffer"
+    return isinstance(callee, Stub) and not callee.called and callee.name in ("_frombuffer", "_load_from_bytes")
 
 
 def _latin(text: str) -> bytes:

@@ -129,7 +129,7 @@ class _Machine:
             ) from None
         except CheckpointError:
             raise
-        except (TypeError, ValueError, OverflowError, AttributeError, SyntaxError, MemoryError) as error:
+        except (TypeError, ValueError, OverflowError, AttributeError, SyntaxError, RecursionError) as error:
             raise damaged(f"the pickle instruction at byte {self.at:,} makes no sense ({error})") from None
 
     # Bytes
