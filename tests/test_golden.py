@@ -193,8 +193,8 @@ def test_losses_and_gradients_of_the_golden_step(case: Case) -> None:
 def check_gradients(case: Case, model: MaskRCNN) -> None:
     """Gradients of the first mode, by the norm of the difference.
 
-    A ReLU that float noise opens or shuts moves single entries by some percent: a float64 run of detectron2-r50fpn differs
-    from the golden gradients by up to 5 % of their largest entry.
+    A ReLU that float noise opens or shuts moves single entries by some percent: a float64 run of detectron2-r50fpn
+    differs from the golden gradients by up to 5 % of their largest entry.
     """
     steps = case.about["losses"].get("gradients", {})
     known = identify(mg.open(case.folder / case.about["checkpoint"]), config=case.config)

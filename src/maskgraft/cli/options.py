@@ -1,0 +1,45 @@
+"""Options that several verbs share."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from maskgraft.errors import Finding, UsageError
+
+Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint of any family, or a folder that maskgraft saved.")]
+Config = Annotated[Path | None, typer.Option(help="Config file of the training; else the one beside the checkpoint.")]
+Key = Annotated[str | None, typer.Option(help="Which model, where a file holds several.")]
+FamilyName = Annotated[str | None, typer.Option("--family", help="Home framework, instead of the guess.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Override a convention, such as score_threshold=0.5. Repeatable."),
+]
+Classes = Annotated[
+    str | None, typer.Option(help="Class names with commas between: rows are kept by name, new ones initialised.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1 …")]
+
+
+def numerics(settings: Sequence[str] | None) -> dict[str, Any] | None:
+    """`--set NAME=VALUE` options as a mapping; values are JSON, or text where they are not."""
+    if not settings:
+        return None
+    result = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise UsageError(Finding("spec.field", "error", f"--set {setting} has no =", fix="--set NAME=VALUE"))
+        try:
+            result[name.strip()] = json.loads(value)
+        except ValueError:
+            result[name.strip()] = value
+    return result
+
+
+def names(classes: str | None) -> list[str] | None:
+    """`--classes a,b,c` as a list."""
+    return [name.strip() for name in classes.split(",")] if classes is not None else None

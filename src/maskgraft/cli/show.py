@@ -1,0 +1,61 @@
+"""Findings, reports and tables for people. Colour only on a terminal; machines get JSON elsewhere."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from maskgraft.errors import Finding
+
+_STYLE = {"error": "bold red", "warning": "yellow", "info": "cyan"}
+_MOST_NAMES = 6
+
+
+def console() -> Console:
+    """Standard output, for results."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+def print_json(data: Any) -> None:
+    """JSON on standard output."""
+    json.dump(data, sys.stdout, indent=1)
+    sys.stdout.write("\n")
+
+
+def print_findings(findings: Sequence[Finding], *, to: Console | None = None, most: int | None = None) -> None:
+    """Each finding: severity and code, the sentence, the tensors, what it does, and what to type. Worst first."""
+    out = to or Console(stderr=True, highlight=False, soft_wrap=True)
+    shown = findings if most is None else findings[:most]
+    for finding in shown:
+        line = Text()
+        line.append(finding.severity, _STYLE[finding.severity])
+        line.append(f" {finding.code}", "bold")
+        line.append(f": {finding.message}")
+        out.print(line)
+        if finding.names and len(finding.names) > 1:
+            out.print(Text(f"    {folded(finding.names)}", "dim"))
+        if finding.effect:
+            out.print(Text(f"    if ignored: {finding.effect}"))
+        if finding.fix:
+            out.print(Text(f"    → {finding.fix}", "green"))
+    if len(shown) < len(findings):
+        out.print(f"… and {len(findings) - len(shown)} more (--all shows them)")
+
+
+def folded(names: Sequence[str], most: int = _MOST_NAMES) -> str:
+    """The first few names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" … ({len(names)} in all)" if len(names) > most else "")
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[int] = ()) -> Table:
+    """A plain table; `right` are the indices of right-aligned columns."""
+    result = Table(title=title or None, title_justify="left", box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for index, column in enumerate(columns):
+        result.add_column(column, justify="right" if index in right else "left", overflow="fold")
+    for row in rows:
+        result.add_row(*(str(cell) for cell in row))
+    return result
