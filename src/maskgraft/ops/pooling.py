@@ -48,3 +48,44 @@ def pool(
         chosen = torch.nonzero(level == finest + index).squeeze(1)
         pooled = pooled.index_put((chosen,), roi_align(map_, regions[chosen], size, 1 / stride, sampling, aligned))
     return pooled
+
+
+def crop_and_resize(map_: Tensor, boxes: Tensor, image: Tensor, size: int) -> Tensor:
+    """One bilinear sample per bin, the outer samples on the edges of the box: [N, C, size, size].
+
+    `map_` is [B, C, H, W]; `boxes` [N, 4] xyxy are fractions of the map in which 0 is the centre of its first cell and
+    1 the centre of its last; `image` int64 [N] says which of the B each box reads. A sample outside of the cells'
+    centres is 0.
+
+    The operations and their order are those of TensorFlow's float32 kernel (`crop_and_resize_op.cc`): the last sample
+    of a box that ends at 1 falls on the last cell or, by the last bit, outside it, and then a whole row is 0.
+    """
+    rows, columns = map_.shape[-2:]
+    x1, y1, x2, y2 = boxes.float().unbind(1)
+    y, inside_y = _samples(y1, y2, rows, size)
+    x, inside_x = _samples(x1, x2, columns, size)
+    top, left = y.floor(), x.floor()
+    cells = map_.permute(0, 2, 3, 1)
+    page = image[:, None, None]
+    upper, lower = top.long()[:, :, None], y.ceil().long()[:, :, None]
+    before, after = left.long()[:, None, :], x.ceil().long()[:, None, :]
+    right = (x - left).to(map_.dtype)[:, None, :, None]
+    upper_values, lower_values = (
+        (begin := cells[page, row, before]) + (cells[page, row, after] - begin) * right for row in (upper, lower)
+    )
+    down = (y - top).to(map_.dtype)[:, :, None, None]
+    values = upper_values + (lower_values - upper_values) * down
+    inside = (inside_y[:, :, None] & inside_x[:, None, :])[..., None]
+    return torch.where(inside, values, torch.zeros_like(values)).permute(0, 3, 1, 2)
+
+
+def _samples(low: Tensor, high: Tensor, cells: int, count: int) -> tuple[Tensor, Tensor]:
+    """Where `count` samples from `low` to `high` [N] fall on an axis of `cells`: [N, count], and which are on it."""
+    last = cells - 1
+    if count > 1:
+        step = (high - low) * last / torch.full_like(low, count - 1)  # a quotient: a product would round differently
+        at = (low * last)[:, None] + torch.arange(count, dtype=low.dtype, device=low.device) * step[:, None]
+    else:
+        at = (0.5 * (low + high).double() * last).to(low.dtype)[:, None]
+    inside = (at >= 0) & (at <= last)
+    return torch.where(inside, at, torch.zeros_like(at)), inside
