@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from maskgraft.errors import Finding, UsageError
+from maskgraft.images import load_image, rgb_from_pil
 from maskgraft.spec import Numerics
 
 Size = tuple[int, int]
@@ -111,15 +114,18 @@ def resize_masks(masks: Tensor, size: Size) -> Tensor:
 
 
 def as_rgb(image: Any) -> npt.NDArray[np.uint8]:
-    """A path, a PIL image, or an array as uint8 [H, W, 3] RGB; EXIF orientation is applied to files and PIL images."""
-    from maskgraft.coco import load_image, rgb_from_pil
+    """A path, a PIL image, or an array as uint8 [H, W, 3] RGB; EXIF orientation is applied to files and PIL images.
 
+    Raises `DataError` for a file that is no image, `UsageError` for an array of another type or shape.
+    """
     if isinstance(image, Image.Image):
         return rgb_from_pil(image)
-    if isinstance(image, Tensor):
-        image = image.detach().cpu().numpy()
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise TypeError(f"an image array is uint8 [H, W, 3] RGB, not {image.dtype} {list(image.shape)}")
-        return image
-    return load_image(image)
+    if isinstance(image, str | Path):
+        return load_image(image)
+    array = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
+    if isinstance(array, np.ndarray) and array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3:
+        return array
+    given = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(image).__name__
+    raise UsageError(
+        Finding("data.image", "error", f"an image is a path, a PIL image or uint8 [H, W, 3] RGB, not {given}")
+    )

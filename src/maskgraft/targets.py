@@ -80,7 +80,7 @@ def mask_targets(
         return _drawn(target.polygons, which, boxes, side)
     regions = torch.cat((which[:, None].to(boxes.dtype), boxes), 1)
     soft = method == "soft-bitmap"
-    pooled = roi_align(target.masks[:, None].float(), regions, side, 1.0, -1, aligned=not soft)[:, 0]
+    pooled: Tensor = roi_align(target.masks[:, None].float(), regions, side, 1.0, -1, aligned=not soft)[:, 0]
     return pooled if soft else (pooled >= 0.5).float()
 
 

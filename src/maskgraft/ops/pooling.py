@@ -40,7 +40,8 @@ def pool(
         [torch.cat((torch.full_like(one[:, :1], index), one), 1) for index, one in enumerate(boxes)]
     ).to(maps[0].dtype)
     if len(maps) == 1:
-        return roi_align(maps[0], regions, size, 1 / strides[0], sampling, aligned)
+        single: Tensor = roi_align(maps[0], regions, size, 1 / strides[0], sampling, aligned)
+        return single
     finest = strides[0].bit_length() - 1
     level = levels(torch.cat(list(boxes)), finest=finest, coarsest=finest + len(maps) - 1, epsilon=epsilon)
     pooled = maps[0].new_zeros(len(regions), maps[0].shape[1], size, size)
