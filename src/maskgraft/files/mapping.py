@@ -1,7 +1,9 @@
 """A file's bytes without reading them."""
 
 import mmap
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+
+from maskgraft.files.faults import outside
 
 
 def mapped(path: Path) -> memoryview:
@@ -14,3 +16,23 @@ def mapped(path: Path) -> memoryview:
         if file.tell() == 0:
             return memoryview(b"")
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def beside(path: Path, name: str) -> Path:
+    """The file that `path` refers to by a name of its own folder, or of a folder in it.
+
+    A symbolic link may lead from the one to the other the same way for both (model caches keep every file elsewhere),
+    and nowhere else. Raises `CheckpointError` (`file.outside`) for absolute names, "..", and links that lead out.
+    """
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    if not parts or ".." in parts or name.startswith(("/", "\\", "~")) or ":" in parts[0] or "\0" in name:
+        raise outside(
+            f"{path.name} refers to a file {name[:200]!r} that is not beside it; it was not read", file=name[:200]
+        )
+    target = path.parent.joinpath(*parts)
+    homes = {path.parent.resolve(), path.resolve().parent}
+    if not any(target.resolve().is_relative_to(home) for home in homes):
+        raise outside(
+            f"{name!r}, which {path.name} refers to, is a link out of the folder; it was not read", file=name[:200]
+        )
+    return target

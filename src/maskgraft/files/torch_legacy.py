@@ -15,6 +15,7 @@ from maskgraft.files.pickled_arrays import LatinText
 from maskgraft.files.stubs import Stub
 from maskgraft.files.torch_tensors import STORAGES, TORCH, TorchStorage, strided
 
+_RECORD = 10_240
 MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
 
 
@@ -153,7 +154,9 @@ KNOWN: pickles.Known = {**pickles.KNOWN, **TORCH, ("torch.storage", "_load_from_
 def read_tar(data: memoryview) -> Contents:
     """The object in the tar of 2016 and 2017, whose pickle refers to a table of tensors, and they to storages."""
     parts, expected = _tar_members(data)
-    cut = Cut(len(data), expected) if expected > len(data) else None
+    # A tar ends with two empty blocks and is filled up to a whole number of records.
+    whole = (expected + 511) // 512 * 512 + 1024
+    cut = Cut(len(data), (whole + _RECORD - 1) // _RECORD * _RECORD) if expected > len(data) else None
     if not {"pickle", "tensors", "storages"} <= parts.keys():
         if cut is None:
             raise damaged(f"the tar holds {', '.join(parts) or 'nothing'} and not the pickle, tensors and storages")

@@ -1,0 +1,67 @@
+"""`open_checkpoint`: which reader takes a file, decided by its first bytes."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from maskgraft.errors import CheckpointError, Finding
+from maskgraft.files import torch_legacy, torch_zip, unreadable, wrappers
+from maskgraft.files.contents import Contents
+from maskgraft.files.faults import named
+from maskgraft.files.mapping import mapped
+from maskgraft.files.tensors import Tensors
+
+Sniff = Callable[[memoryview, Path], bool]
+Read = Callable[[memoryview, Path, str | None, bool], Tensors]
+
+
+def open_checkpoint(path: str | os.PathLike[str], *, key: str | None = None, salvage: bool = False) -> Tensors:
+    """The tensors in a checkpoint of whatever kind, by what its bytes are and not by its name; nothing in it is run.
+
+        ckpt = open_checkpoint("mask_rcnn_R_50_FPN_3x.pkl")
+        ckpt["backbone.bottom_up.stem.conv1.weight"].read()
+        open_checkpoint("run.ckpt", key="model_ema")               # a file with several models
+        open_checkpoint("half.h5", salvage=True)                   # what is whole of a download that broke off
+
+    Only headers are read; values come when `read()` is called on them, as views of the file where they can be.
+    `key` is the path of entries under which the wanted weights stand.
+
+    Raises `CheckpointError` with everything that stands in the way; each finding says what the file is.
+    """
+    place = Path(path)
+    try:
+        for claims, take in BY_PATH:
+            if claims(place):
+                return take(place, key, salvage)
+        if place.is_dir():
+            raise CheckpointError(unreadable.folder_without_weights(place))
+        if not place.is_file():
+            raise CheckpointError(unreadable.absent(place))
+        data = mapped(place)
+        for sniff, read in BY_CONTENT:
+            if sniff(data, place):
+                return read(data, place, key, salvage)
+        raise CheckpointError(unreadable.told(place, data))
+    except CheckpointError as error:
+        raise named(error, place.name or str(place)) from None
+    except OSError as error:
+        message = f"{place} cannot be read: {error.strerror or error}"
+        raise CheckpointError(Finding("file.missing", "error", message)) from None
+
+
+def _wrapped(read: Callable[[memoryview], Contents]) -> Read:
+    def opened(data: memoryview, path: Path, key: str | None, salvage: bool) -> Tensors:
+        return wrappers.tensors(read(data), path, key=key, salvage=salvage)
+
+    return opened
+
+
+# Checkpoints that are known by their place: folders, and names that stand for several files.
+BY_PATH: tuple[tuple[Callable[[Path], bool], Callable[[Path, str | None, bool], Tensors]], ...] = ()
+
+# Files that are known by their bytes; the first that recognises a file reads it.
+BY_CONTENT: tuple[tuple[Sniff, Read], ...] = (
+    (lambda data, _: torch_zip.is_torch_zip(data), _wrapped(torch_zip.read)),
+    (lambda data, _: torch_legacy.is_stream(data), _wrapped(torch_legacy.read_stream)),
+    (lambda data, _: torch_legacy.is_tar(data), _wrapped(torch_legacy.read_tar)),
+)

@@ -1,0 +1,405 @@
+"""From the object that was saved to the weights in it: which entry is the model, which its optimizer and its copies.
+
+Names are kept as the file has them. Where a file holds several models, all are listed and none is chosen.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from maskgraft.errors import CheckpointError, Finding
+from maskgraft.files import module_trees
+from maskgraft.files.contents import Contents, Cut
+from maskgraft.files.pickled_arrays import PickledArray
+from maskgraft.files.pickles import unsafe_pickle
+from maskgraft.files.plain import plain
+from maskgraft.files.stubs import Odict, Stub
+from maskgraft.files.tensors import LazyArray, Tensors
+from maskgraft.files.torch_tensors import TorchParameter, TorchTensor, is_tensor
+
+_TRAINING = frozenset(
+    {
+        "optimizer", "optimizers", "optimizer_state", "optimizer_states", "optimizer_state_dict", "optimizer_dict",
+        "optim", "optim_state", "optim_state_dict", "opt", "opt_state", "opt_state_dict", "last_optimizer_state",
+        "scheduler", "schedulers", "scheduler_state_dict", "lr_scheduler", "lr_schedulers", "lr_scheduler_state_dict",
+        "param_schedulers", "scaler", "amp", "grad_scaler", "amp_scaler", "loss_scaler", "scaler_state_dict",
+        "native_amp_scaling_state", "criterion", "loss", "dino_loss",
+    }
+)  # fmt: skip
+_SETTINGS = frozenset(
+    {
+        "args", "meta", "cfg", "config", "hyper_parameters", "message_hub", "callbacks", "loops", "trainer", "iterator",
+        "sampler", "rng_state", "rng_states", "cuda_rng_state", "torch_rng_state", "random_state", "optimizer_history",
+        "extra_state", "task_state",
+    }
+)  # fmt: skip
+_COPIES = frozenset(
+    {
+        "ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "ema_state", "ema_params", "params_ema",
+        "ema_weights", "averaged_model", "avg_model", "swa_model", "shadow", "shadow_params", "ema_model_state_dict",
+        "model_ema_state_dict", "ema_shadow",
+    }
+)  # fmt: skip
+_MAX_DEPTH = 8
+
+Leaf = TorchTensor | TorchParameter | PickledArray
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """Weights found under a path of keys: name → tensor, and what stood among them that is none.
+
+    `nested` weights stood one layer to an entry; their names are joined by dots.
+    """
+
+    path: tuple[str, ...]
+    tensors: Mapping[str, Leaf]
+    rest: Mapping[str, Any] = field(default_factory=dict)
+    nested: bool = False
+
+    @property
+    def key(self) -> str:
+        """The path as it is typed."""
+        return ".".join(self.path)
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes of all values."""
+        return sum(leaf.lazy().nbytes for leaf in self.tensors.values())
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether a key of the path says that this is a moving average of another model."""
+        return any(name.lower() in _COPIES for name in self.path)
+
+
+def tensors(contents: Contents, path: Path, *, key: str | None = None, salvage: bool = False) -> Tensors:
+    """The weights in what a file holds, with optimizer state and moving averages apart.
+
+    `key` is the path of entries ("model", "ema.state_dict") where the weights stand, for files with several models.
+
+    Raises `CheckpointError`: `file.truncated` (unless `salvage`), `file.no-weights`, `file.several-models`,
+    `file.no-key`, `file.unsupported` for sparse and quantised weights.
+    """
+    models = list(_models(contents.value))
+    if contents.cut is not None and not salvage:
+        raise CheckpointError(_truncated(path, contents.cut, models))
+    model = _chosen(path, contents, models, key)
+    arrays, slots, missing = _sorted(path, model)
+    slots.update(_beside(contents.value, models, model))
+    findings = [*contents.findings, *unsafe_pickle(contents.names), *_prefix(path, arrays)]
+    if contents.cut is not None:
+        if not arrays:
+            raise CheckpointError(_truncated(path, contents.cut, models))
+        findings.append(_salvaged(path, contents.cut, len(arrays), missing))
+    about = _about(contents, models, model)
+    return Tensors(path, contents.format, arrays, about, model.key, slots, tuple(findings))
+
+
+# Which entries are models
+
+
+def _models(root: Any) -> Iterator[Model]:
+    seen: set[int] = set()
+    yield from _search(root, (), seen)
+
+
+def _search(value: Any, path: tuple[str, ...], seen: set[int]) -> Iterator[Model]:
+    if id(value) in seen or len(path) > _MAX_DEPTH:
+        return
+    seen.add(id(value))
+    if module_trees.is_module(value):
+        found = {name: leaf for name, leaf in module_trees.tensors(value).items() if _numeric(leaf)}
+        if found:
+            yield Model(path, found, {"modules": _settings(value), "class": value.qualified})
+        return
+    entries = _entries(value)
+    direct = {name: leaf for name, leaf in entries.items() if is_tensor(leaf) and _numeric(leaf)}
+    inner = [
+        model
+        for name, entry in entries.items()
+        if not is_tensor(entry) and name.lower() not in _TRAINING | _SETTINGS
+        for model in _search(entry, (*path, name), seen)
+    ]
+    if _is_tree(inner):
+        nested = {
+            ".".join((*model.path[len(path) :], name)): leaf for model in inner for name, leaf in model.tensors.items()
+        }
+        yield Model(path, {**direct, **nested}, nested=True)
+        return
+    if any(leaf.lazy().shape for leaf in direct.values()) and 10 * len(direct) > max(map(_count, inner), default=0):
+        rest = {name: entry for name, entry in entries.items() if name not in direct}
+        if isinstance(value, Odict) and isinstance(value.state, dict):
+            rest.update((str(name), entry) for name, entry in value.state.items())
+        yield Model(path, direct, rest)
+    yield from inner
+
+
+def _count(model: Model) -> int:
+    return len(model.tensors)
+
+
+def _is_tree(inner: list[Model]) -> bool:
+    """Weights that stand one layer to an entry, {"conv1": {"weight": …}, …}, are one model and not many."""
+    if len(inner) < 2 or any(model.is_copy or not (model.nested or len(model.tensors) <= 4) for model in inner):
+        return False
+    distinct = {(model.nested, frozenset(model.tensors)) for model in inner if model.nested}
+    return len(distinct) == sum(model.nested for model in inner) and (bool(distinct) or len(inner) > 2)
+
+
+def _entries(value: Any) -> dict[str, Any]:
+    if isinstance(value, Stub):
+        value = value.as_dict()
+    if isinstance(value, PickledArray) and isinstance(value.values, list) and value.shape == ():
+        return _entries(value.values[0]) if value.values else {}
+    if isinstance(value, dict):
+        return {_name(name): entry for name, entry in value.items()}
+    if isinstance(value, list | tuple) and len(value) <= 100_000:
+        return {str(place): entry for place, entry in enumerate(value)}
+    return {}
+
+
+def _name(name: Any) -> str:
+    if isinstance(name, bytes):
+        return name.decode("utf-8", "replace")
+    return name if isinstance(name, str) else str(name) if isinstance(name, int | float) else repr(type(name))
+
+
+def _numeric(leaf: Leaf) -> bool:
+    return not isinstance(leaf, PickledArray) or (leaf.dtype.kind in "biufcV" and leaf.dtype.names is None)
+
+
+def _settings(module: Stub) -> dict[str, Any]:
+    return {name: module_trees.attributes(part) for name, part in module_trees.walk(module)}
+
+
+# Which model is meant
+
+
+def _chosen(path: Path, contents: Contents, models: list[Model], key: str | None) -> Model:
+    if not models:
+        raise CheckpointError(_no_weights(path, contents))
+    if key is not None:
+        return _asked_for(path, models, key)
+    main = _without_trifles([model for model in models if not _is_copy_of_another(model, models)])
+    if len(main) == 1:
+        return main[0]
+    raise CheckpointError(_several(path, main))
+
+
+def _asked_for(path: Path, models: list[Model], key: str) -> Model:
+    exact = [model for model in models if model.key == key]
+    below = [model for model in models if model.key.startswith(f"{key}.")]
+    if len(exact or below) == 1:
+        return (exact or below)[0]
+    if below:
+        raise CheckpointError(_several(path, below))
+    finding = Finding(
+        "file.no-key",
+        "error",
+        f"{path.name}: no weights under {key!r}; there are weights under {_listed(models)}",
+        evidence={"asked": key, "models": [model.key for model in models]},
+        fix=_how_to_ask(models[0]),
+    )
+    raise CheckpointError(finding)
+
+
+def _is_copy_of_another(model: Model, models: list[Model]) -> bool:
+    if not model.is_copy:
+        return False
+    own = _bare_names(model)
+    return any(not other.is_copy and _bare_names(other) <= own for other in models)
+
+
+def _bare_names(model: Model) -> set[str]:
+    return {name.removeprefix("module.") for name in model.tensors}
+
+
+def _without_trifles(models: list[Model]) -> list[Model]:
+    """A mean and a deviation beside a model are no second model."""
+    most = max((model.nbytes for model in models), default=0)
+    large = [model for model in models if len(model.tensors) > 4 or model.nbytes * 1000 > most]
+    return large or models
+
+
+def _several(path: Path, models: list[Model]) -> Finding:
+    return Finding(
+        "file.several-models",
+        "error",
+        f"{path.name} holds {len(models)} models: {_listed(models)}",
+        names=tuple(model.key for model in models),
+        evidence={"models": {model.key: {"tensors": len(model.tensors), "bytes": model.nbytes} for model in models}},
+        fix=_how_to_ask(models[0]),
+    )
+
+
+def _how_to_ask(model: Model) -> str:
+    return f'say which one: key="{model.key}" in Python, --key {model.key or "''"} on the command line'
+
+
+def _listed(models: list[Model]) -> str:
+    return ", ".join(
+        f"{model.key or 'the top level'!r} ({len(model.tensors):,} tensors, {model.nbytes / 1e6:,.1f} MB)"
+        for model in models[:12]
+    )
+
+
+def _no_weights(path: Path, contents: Contents) -> Finding:
+    entries = _entries(contents.value)
+    if entries:
+        said = ", ".join(f"{name} is {_said(entry)}" for name, entry in list(entries.items())[:8])
+        message = f"{path.name} opens, and no entry of it holds weights: {said}"
+    else:
+        message = f"{path.name} opens, and holds no weights: it is {_said(contents.value)}"
+    empty = [name for name, entry in entries.items() if entry is None]
+    evidence = {"entries": list(entries)[:50], "empty": empty[:50]}
+    fix = "save the model again with model.state_dict(), not the result of load_state_dict()" if empty else ""
+    return Finding("file.no-weights", "error", message, evidence=evidence, fix=fix)
+
+
+def _said(value: Any) -> str:
+    if value is None or isinstance(value, bool | int | float):
+        return str(value)[:40]
+    if isinstance(value, str):
+        return f"the text {value[:40]!r}"
+    if isinstance(value, Stub):
+        return f"an object of {value.qualified[:80]}"
+    if isinstance(value, dict | list | tuple):
+        return f"a {type(value).__name__.removeprefix('O')} of {len(value):,}"
+    return f"a {type(value).__name__}"
+
+
+# What belongs to it
+
+
+def _sorted(path: Path, model: Model) -> tuple[dict[str, LazyArray], dict[str, LazyArray], list[str]]:
+    refused = {name: _refusal(leaf) for name, leaf in model.tensors.items() if _refusal(leaf)}
+    if refused:
+        kinds = ", ".join(sorted(set(refused.values())))
+        finding = Finding(
+            "file.unsupported",
+            "error",
+            f"{path.name}: {len(refused)} of {len(model.tensors)} weights are {kinds}, first {next(iter(refused))!r}",
+            names=tuple(refused),
+            evidence={"refused": refused},
+            fix="write the file again from a model with dense, unquantised parameters",
+        )
+        raise CheckpointError(finding)
+    copies = _flat_copies(model.tensors)
+    arrays: dict[str, LazyArray] = {}
+    slots: dict[str, LazyArray] = {}
+    missing: list[str] = []
+    for name, leaf in model.tensors.items():
+        if not isinstance(leaf, PickledArray) and not leaf.whole:
+            missing.append(name)
+        else:
+            (slots if name in copies else arrays)[name] = leaf.lazy()
+    return arrays, slots, missing
+
+
+def _refusal(leaf: Leaf) -> str:
+    return "" if isinstance(leaf, PickledArray) else leaf.refusal
+
+
+def _flat_copies(names: Mapping[str, Any]) -> set[str]:
+    """Moving averages and momenta that stand among the weights themselves.
+
+    MMDetection before 3 keeps the average of `a.b` as `ema_a_b`, Detectron the momentum of `a_w` as `a_w_momentum`.
+    """
+    averages = {"ema_" + name.replace(".", "_") for name in names}
+    momenta = {f"{name}_momentum" for name in names}
+    return {name for name in names if name in averages or name in momenta}
+
+
+def _beside(root: Any, models: list[Model], chosen: Model) -> dict[str, LazyArray]:
+    """Tensors of the optimizer, and of models that are moving averages of the chosen one."""
+    slots: dict[str, LazyArray] = {}
+    for model in models:
+        if model is not chosen and model.is_copy and _bare_names(chosen) <= _bare_names(model):
+            slots.update(
+                (f"{model.key}.{name}", leaf.lazy()) for name, leaf in model.tensors.items() if not _refusal(leaf)
+            )
+    seen: set[int] = set()
+    for name, entry in _entries(root).items():
+        if name.lower() in _TRAINING:
+            slots.update((label, leaf.lazy()) for label, leaf in _leaves(entry, name, seen))
+    return slots
+
+
+def _leaves(value: Any, name: str, seen: set[int]) -> Iterator[tuple[str, Leaf]]:
+    pending = [(name, value)]
+    while pending:
+        label, part = pending.pop()
+        if is_tensor(part):
+            if _numeric(part) and not _refusal(part):
+                yield label, part
+        elif id(part) not in seen:
+            seen.add(id(part))
+            pending.extend(reversed([(f"{label}.{own}", entry) for own, entry in _entries(part).items()]))
+
+
+def _about(contents: Contents, models: list[Model], chosen: Model) -> dict[str, Any]:
+    about: dict[str, Any] = {str(name): plain(value) for name, value in contents.about.items()}
+    drop = frozenset(id(leaf) for model in models for leaf in model.tensors.values())
+    for name, entry in _entries(contents.value).items() if not module_trees.is_module(contents.value) else ():
+        if id(entry) in drop or module_trees.is_module(entry):
+            continue
+        kept = plain(entry, tensors=name.lower() not in _TRAINING, without=drop)
+        if kept is not None or entry is None:
+            about[name] = kept
+    about.update((name, plain(value, without=drop)) for name, value in chosen.rest.items() if name not in about)
+    return about
+
+
+def _prefix(path: Path, names: Mapping[str, Any]) -> tuple[Finding, ...]:
+    shared = ""
+    rest = [name for name in names if name]
+    while len(rest) > 1:
+        first, dot, _ = rest[0].partition(".")
+        if not dot or not all(name.startswith(first + dot) for name in rest):
+            break
+        shared += first + dot
+        rest = [name.removeprefix(first + dot) for name in rest]
+    if not shared:
+        return ()
+    message = f"every name in {path.name} begins with {shared!r}"
+    return (Finding("names.prefix", "info", message, evidence={"prefix": shared, "names": len(names)}),)
+
+
+# Files that end too early
+
+
+def _truncated(path: Path, cut: Cut, models: list[Model]) -> Finding:
+    whole = [name for model in models for name, leaf in model.tensors.items() if _present(leaf)]
+    count = sum(len(model.tensors) for model in models)
+    return Finding(
+        "file.truncated",
+        "error",
+        f"{path.name} ends after {_sizes(cut)}" + (f"; {len(whole)} of {count} tensors are whole" if count else ""),
+        names=tuple(whole),
+        evidence={"bytes": cut.present, "expected": cut.expected or None, "exact": cut.exact, "tensors": count},
+        fix="download or copy it again" + (", or read what is whole: salvage=True (--salvage)" if whole else ""),
+    )
+
+
+def _salvaged(path: Path, cut: Cut, whole: int, missing: list[str]) -> Finding:
+    return Finding(
+        "file.truncated",
+        "warning",
+        f"{path.name} ends after {_sizes(cut)}; {whole} tensors are whole, {len(missing)} are missing",
+        names=tuple(missing),
+        evidence={"bytes": cut.present, "expected": cut.expected or None, "exact": cut.exact, "missing": len(missing)},
+        effect="the missing tensors are not loaded",
+        fix="download or copy it again",
+    )
+
+
+def _sizes(cut: Cut) -> str:
+    if not cut.expected:
+        return f"{cut.present:,} bytes, in the middle of its header"
+    return f"{cut.present:,} of {'' if cut.exact else 'at least '}{cut.expected:,} bytes"
+
+
+def _present(leaf: Leaf) -> bool:
+    return isinstance(leaf, PickledArray) or leaf.whole
