@@ -235,7 +235,8 @@ def _several(path: Path, models: list[Model]) -> Finding:
 
 
 def _how_to_ask(model: Model) -> str:
-    return f'say which one: key="{model.key}" in Python, --key {model.key or "''"} on the command line'
+    typed = model.key or '""'
+    return f'say which one: key="{model.key}" in Python, --key {typed} on the command line'
 
 
 def _listed(models: list[Model]) -> str:
