@@ -1,0 +1,142 @@
+"""Pictures of instances: masks with their outlines, boxes, and labels that stay inside the picture."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from maskgraft import coco
+from maskgraft.coco import ImageRecord
+from maskgraft.detections import Detections
+
+Pixels = npt.NDArray[np.uint8]
+Colour = tuple[int, int, int]
+
+# Okabe & Ito's palette for colour-blind readers, and its lighter and darker neighbours for more classes.
+_PALETTE: tuple[Colour, ...] = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (0, 114, 178),
+    (213, 94, 0),
+    (204, 121, 167),
+    (148, 223, 196),
+    (255, 190, 150),
+    (122, 89, 201),
+    (166, 214, 8),
+    (255, 120, 120),
+)
+_FILL = 0.45  # how much of the colour covers a mask
+_CROWD_FILL = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One thing to draw: box xyxy, mask bool [H, W], what is written at it, and its colour."""
+
+    box: tuple[float, float, float, float]
+    mask: npt.NDArray[np.bool_]
+    text: str
+    colour: Colour
+    crowd: bool = False
+
+
+def colour(label: int) -> Colour:
+    """The colour of a class: the same in every picture."""
+    return _PALETTE[label % len(_PALETTE)]
+
+
+def detections(image: Pixels, found: Detections, classes: Sequence[str], *, threshold: float = 0.5) -> Image.Image:
+    """What a model found on an image, uint8 [H, W, 3], drawn over it; only what scores at least `threshold`."""
+    shown = found.above(threshold)
+    shapes = [
+        Shape(tuple(box), mask.numpy(), f"{classes[label]} {score:.2f}", colour(label))
+        for box, mask, label, score in zip(
+            shown.boxes.tolist(), shown.masks, shown.labels.tolist(), shown.scores.tolist(), strict=True
+        )
+    ]
+    return overlay(image, shapes)
+
+
+def truth(image: Pixels, record: ImageRecord, classes: Sequence[str]) -> Image.Image:
+    """The annotations of an image drawn over it; crowds are hatched."""
+    shapes = [
+        Shape(one.box, coco.mask(one, record.height, record.width), classes[one.label], colour(one.label), one.crowd)
+        for one in record.annotations
+    ]
+    return overlay(image, shapes)
+
+
+def overlay(image: Pixels, shapes: Sequence[Shape]) -> Image.Image:
+    """Shapes over an image: masks first, the largest at the back, then boxes and texts."""
+    canvas = image.astype(np.float32)
+    stroke = max(1, round(max(image.shape[:2]) / 400))
+    for shape in sorted(shapes, key=lambda shape: -int(shape.mask.sum())):
+        paint = np.array(shape.colour, np.float32)
+        canvas[shape.mask] += (paint - canvas[shape.mask]) * (_CROWD_FILL if shape.crowd else _FILL)
+        if shape.crowd:
+            rows, columns = np.nonzero(shape.mask)
+            stripe = (rows + columns) // (3 * stroke) % 3 == 0
+            canvas[rows[stripe], columns[stripe]] = paint
+        edge = shape.mask & ~_eroded(shape.mask, stroke)
+        canvas[edge] = paint
+    picture = Image.fromarray(canvas.clip(0, 255).astype(np.uint8))
+    pen = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(size=max(10, round(min(image.shape[:2]) / 30)))
+    for shape in shapes:
+        pen.rectangle(shape.box, outline=shape.colour, width=stroke)
+    for shape in sorted(shapes, key=lambda shape: -shape.box[1]):
+        _write(pen, font, shape, picture.size)
+    return picture
+
+
+def _eroded(mask: npt.NDArray[np.bool_], width: int) -> npt.NDArray[np.bool_]:
+    for _ in range(width):
+        padded = np.pad(mask, 1)  # the picture's edge counts as outside, so that a cut mask has an outline there too
+        mask = mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask
+
+
+def _write(
+    pen: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, shape: Shape, size: tuple[int, int]
+) -> None:
+    left, top, right, bottom = pen.textbbox((0, 0), shape.text, font=font)
+    wide, high = right - left + 4, bottom - top + 4
+    x = min(max(shape.box[0], 0), max(size[0] - wide, 0))
+    y = shape.box[1] - high if shape.box[1] >= high else shape.box[1]  # above the box, or inside where there is no room
+    y = min(max(y, 0), max(size[1] - high, 0))
+    pen.rectangle((x, y, x + wide, y + high), fill=shape.colour)
+    bright = 0.299 * shape.colour[0] + 0.587 * shape.colour[1] + 0.114 * shape.colour[2] > 130
+    pen.text((x + 2 - left, y + 2 - top), shape.text, fill=(0, 0, 0) if bright else (255, 255, 255), font=font)
+
+
+def side_by_side(pictures: Sequence[Image.Image], titles: Sequence[str]) -> Image.Image:
+    """Pictures of one height in a row, each under its title."""
+    font = ImageFont.load_default(size=max(11, pictures[0].height // 28))
+    head = round(font.size * 1.7) if isinstance(font, ImageFont.FreeTypeFont) else 18
+    gap = max(4, pictures[0].width // 80)
+    width = sum(picture.width for picture in pictures) + gap * (len(pictures) - 1)
+    page = Image.new("RGB", (width, max(picture.height for picture in pictures) + head), (255, 255, 255))
+    pen, x = ImageDraw.Draw(page), 0
+    for picture, title in zip(pictures, titles, strict=True):
+        pen.text((x + 2, head * 0.15), title, fill=(30, 30, 30), font=font)
+        page.paste(picture, (x, head))
+        x += picture.width + gap
+    return page
+
+
+def sheet(pictures: Iterable[Image.Image], *, columns: int, width: int = 480) -> Image.Image:
+    """A contact sheet: pictures scaled to one width, row by row."""
+    scaled = [picture.resize((width, round(picture.height * width / picture.width))) for picture in pictures]
+    rows = [scaled[start : start + columns] for start in range(0, len(scaled), columns)]
+    heights = [max(picture.height for picture in row) for row in rows]
+    page = Image.new("RGB", (columns * width, sum(heights)), (255, 255, 255))
+    y = 0
+    for row, height in zip(rows, heights, strict=True):
+        for column, picture in enumerate(row):
+            page.paste(picture, (column * width, y))
+        y += height
+    return page

@@ -1,0 +1,180 @@
+"""COCO average precision of boxes and masks, computed by faster-coco-eval on results that are encoded as they come."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from maskgraft import coco
+from maskgraft.coco import Dataset, ImageRecord
+from maskgraft.detections import Detections
+from maskgraft.errors import DataError, Finding
+from maskgraft.files.writing import atomic
+
+if TYPE_CHECKING:
+    from maskgraft.model import MaskRCNN
+
+# The twelve numbers of COCO's summary, in its order.
+SUMMARY = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """COCO metrics, each 0..1, or None where nothing of the kind was there to find.
+
+    `box` and `mask` hold COCO's twelve numbers by name (`SUMMARY`); `per_class` the box and mask AP of each class.
+    `unmatched` are classes of the model that the dataset does not have; they are left out.
+    """
+
+    box: Mapping[str, float | None]
+    mask: Mapping[str, float | None]
+    per_class: Mapping[str, tuple[float | None, float | None]]
+    images: int
+    unmatched: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """The metrics as plain JSON types; the keys are stable."""
+        return {
+            "images": self.images,
+            "box": dict(self.box),
+            "mask": dict(self.mask),
+            "per_class": {name: {"box": box, "mask": mask} for name, (box, mask) in self.per_class.items()},
+            "unmatched": list(self.unmatched),
+        }
+
+
+def evaluate(
+    model: "MaskRCNN",
+    data: Dataset,
+    *,
+    limit: int | None = None,
+    results: str | Path | None = None,
+    progress: Callable[[Sequence[ImageRecord]], Iterable[ImageRecord]] = iter,
+) -> Metrics:
+    """Box and mask AP of a model on a dataset.
+
+        metrics = mg.evaluate(model, mg.read_coco("instances_val2017.json", "val2017"))
+        metrics.box["AP"], metrics.mask["AP"]
+
+    Classes are matched by name. `limit` takes the first images only; `results` is a JSON file to write the detections
+    to, in COCO's results format. Raises `DataError` when the model and the dataset share no class.
+    """
+    images = data.images[:limit] if limit is not None else data.images
+    found = ((image, model.predict([image.load()])[0]) for image in progress(images))
+    return coco_metrics(data, found, images=images, classes=model.spec.classes, results=results)
+
+
+def coco_metrics(
+    data: Dataset,
+    found: Iterable[tuple[ImageRecord, Detections]],
+    *,
+    images: Sequence[ImageRecord],
+    classes: Sequence[str],
+    results: str | Path | None = None,
+) -> Metrics:
+    """COCO metrics of detections on `images` of a dataset; `classes` are the names of the detections' labels."""
+    category = dict(zip(data.classes, data.category_ids, strict=True))
+    if not set(classes) & set(category):
+        raise DataError(
+            Finding(
+                "data.classes-unknown",
+                "error",
+                f"the model's classes ({', '.join(classes[:5])} …) and those of {data.path} "
+                f"({', '.join(data.classes[:5])} …) have no name in common",
+                fix="load the model with classes=[…] named as in the dataset",
+            )
+        )
+    entries = [entry for image, detections in found for entry in _results(image, detections, classes, category)]
+    if results is not None:
+        with atomic(results) as temporary:
+            temporary.write_text(json.dumps(entries))
+    truth = _truth(data, images)
+    box, box_by_class = _run("bbox", truth, entries, data)
+    mask, mask_by_class = _run("segm", truth, entries, data)
+    return Metrics(
+        box=box,
+        mask=mask,
+        per_class={name: (box_by_class[name], mask_by_class[name]) for name in data.classes},
+        images=len(images),
+        unmatched=tuple(name for name in classes if name not in category),
+    )
+
+
+def _results(
+    image: ImageRecord, detections: Detections, classes: Sequence[str], category: Mapping[str, int]
+) -> Iterable[dict[str, Any]]:
+    from faster_coco_eval import mask as coco_mask  # slow to import
+
+    for index, label in enumerate(detections.labels.tolist()):
+        if classes[label] not in category:
+            continue
+        x1, y1, x2, y2 = detections.boxes[index].tolist()
+        encoded = coco_mask.encode(np.asfortranarray(detections.masks[index].numpy(), np.uint8))
+        yield {
+            "image_id": image.id,
+            "category_id": category[classes[label]],
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "score": detections.scores[index].item(),
+            "segmentation": {"size": list(encoded["size"]), "counts": encoded["counts"].decode()},
+        }
+
+
+def _truth(data: Dataset, images: Sequence[ImageRecord]) -> dict[str, Any]:
+    annotations: list[dict[str, Any]] = []
+    for image in images:
+        for one in image.annotations:
+            x1, y1, x2, y2 = one.box
+            encoded = coco.rle(one, image.height, image.width)
+            counts = encoded["counts"]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image.id,
+                    "category_id": data.category_ids[one.label],
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": one.area,
+                    "iscrowd": int(one.crowd),
+                    "segmentation": {
+                        "size": list(encoded["size"]),
+                        "counts": counts.decode() if isinstance(counts, bytes) else counts,
+                    },
+                }
+            )
+    return {
+        "images": [{"id": image.id, "width": image.width, "height": image.height} for image in images],
+        "annotations": annotations,
+        "categories": [
+            {"id": number, "name": name} for number, name in zip(data.category_ids, data.classes, strict=True)
+        ],
+    }
+
+
+def _run(
+    kind: str, truth: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], data: Dataset
+) -> tuple[dict[str, float | None], dict[str, float | None]]:
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    known = COCO(dict(truth), use_deepcopy=True)
+    if kind == "segm":  # loadRes measures areas by the box where there is one
+        entries = [{name: value for name, value in entry.items() if name != "bbox"} for entry in entries]
+    evaluation = COCOeval_faster(known, known.loadRes([dict(entry) for entry in entries]), kind, separate_eval=False)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    summary = {name: _number(value) for name, value in zip(SUMMARY, evaluation.stats, strict=False)}
+    precision = evaluation.eval["precision"]  # [IoU, recall, class, area, most detections]
+    by_class = {}
+    for name, number in zip(data.classes, data.category_ids, strict=True):
+        values = precision[:, :, list(evaluation.params.catIds).index(number), 0, -1]
+        values = values[values > -1]
+        by_class[name] = float(values.mean()) if values.size else None
+    return summary, by_class
+
+
+def _number(value: float) -> float | None:
+    value = float(value)
+    return None if value < 0 or math.isnan(value) else value
