@@ -1,0 +1,142 @@
+"""Verbs that run a model: predict, evaluate, train, demo. torch is imported when one of them is called."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from maskgraft.cli import options
+from maskgraft.cli.show import console, print_findings, print_json, table
+from maskgraft.errors import DataError, Finding, UsageError
+
+_PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
+
+
+def _load(
+    checkpoint: Path,
+    config: Path | None,
+    key: str | None,
+    family: str | None,
+    settings: list[str] | None,
+    classes: str | None,
+    device: str = "cpu",
+) -> Any:
+    import torch
+
+    from maskgraft.graft import load
+
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        raise UsageError(Finding("spec.field", "error", f"--device {device} is none that torch knows")) from None
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(Finding("spec.field", "error", f"--device {device}: torch sees no GPU", fix="--device cpu"))
+    model = load(
+        checkpoint,
+        config=config,
+        key=key,
+        family=family,
+        numerics=options.numerics(settings),
+        classes=options.names(classes),
+    )
+    return model.to(place)
+
+
+def _images(paths: Sequence[Path]) -> list[Path]:
+    found: list[Path] = []
+    for path in paths:
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in _PICTURES) if path.is_dir() else [path]
+        if not inside:
+            raise DataError(Finding("data.folder", "error", f"{path} holds no pictures"))
+        found += inside
+    missing = [path for path in found if not path.is_file()]
+    if missing:
+        raise DataError([Finding("data.image-missing", "error", f"there is no image {path}") for path in missing])
+    return found
+
+
+def predict(
+    checkpoint: options.Checkpoint,
+    images: Annotated[list[Path], typer.Argument(help="Image files or folders of them.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pictures and detections.json.")] = Path("predictions"),
+    threshold: Annotated[float, typer.Option(help="Draw what scores at least this.")] = 0.5,
+    config: options.Config = None,
+    key: options.Key = None,
+    family: options.FamilyName = None,
+    settings: options.Set = None,
+    classes: options.Classes = None,
+    device: options.Device = "cpu",
+    as_json: options.Json = False,
+) -> None:
+    """Find instances in images; write a picture of each and all detections as JSON."""
+    paths = _images(images)
+    model = _load(checkpoint, config, key, family, settings, classes, device)
+
+    from maskgraft import draw
+    from maskgraft.files.writing import atomic
+    from maskgraft.images import load_image
+
+    out.mkdir(parents=True, exist_ok=True)
+    entries = []
+    for path in _bar(paths, "predict", quiet=as_json):
+        image = load_image(path)
+        found = model.predict([image])[0]
+        picture = out / f"{path.stem}.jpg"
+        with atomic(picture) as temporary:
+            draw.detections(image, found, model.spec.classes, threshold=threshold).save(temporary, quality=92)
+        entries.append({"image": str(path), "picture": str(picture), "detections": found.as_json(model.spec.classes)})
+    with atomic(out / "detections.json") as temporary:
+        temporary.write_text(json.dumps(entries, indent=1))
+    if as_json:
+        print_json(entries)
+        return
+    rows = []
+    for entry in entries:
+        shown = [one for one in entry["detections"] if one["score"] >= threshold]
+        counts = {name: sum(one["class"] == name for one in shown) for name in dict.fromkeys(o["class"] for o in shown)}
+        what = ", ".join(f"{count} {name}" for name, count in counts.items()) or f"nothing above {threshold}"
+        rows.append((Path(entry["image"]).name, what, entry["picture"]))
+    console().print(table("", ("image", "found", "picture"), rows))
+
+
+def evaluate(
+    checkpoint: options.Checkpoint,
+    annotations: Annotated[Path, typer.Option(help="COCO instances JSON.")],
+    images: Annotated[Path, typer.Option(help="Folder of the images.")],
+    limit: Annotated[int | None, typer.Option(help="Only the first images.")] = None,
+    results: Annotated[Path | None, typer.Option(help="Write the detections here, in COCO's results format.")] = None,
+    config: options.Config = None,
+    key: options.Key = None,
+    family: options.FamilyName = None,
+    settings: options.Set = None,
+    classes: options.Classes = None,
+    device: options.Device = "cpu",
+    as_json: options.Json = False,
+) -> None:
+    """Box and mask AP of a checkpoint on a COCO-format dataset."""
+    from maskgraft import coco
+
+    dataset = coco.read(annotations, images)
+    model = _load(checkpoint, config, key, family, settings, classes, device)
+
+    from maskgraft import evaluation
+    from maskgraft.cli.tables import metrics_tables
+
+    metrics = evaluation.evaluate(
+        model, dataset, limit=limit, results=results, progress=lambda all_: _bar(all_, "evaluate", quiet=as_json)
+    )
+    if as_json:
+        print_json(metrics.as_json())
+        return
+    for one in metrics_tables(metrics):
+        console().print(one)
+    if metrics.unmatched:
+        console().print(f"not in the dataset: {', '.join(metrics.unmatched[:10])}", style="dim")
+
+
+def _bar(things: Sequence[Any], title: str, *, quiet: bool) -> Iterator[Any] | Iterable[Any]:
+    from rich.progress import track
+
+    return things if quiet else track(things, description=title, transient=True)
