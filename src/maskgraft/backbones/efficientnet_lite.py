@@ -7,7 +7,7 @@ Tan & Le 2019 for the blocks; the Lite changes and the padding are those of the 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maskgraft.backbones.norms import norm
+from maskgraft.backbones.norms import FrozenNorm, norm
 from maskgraft.spec import Arch, Numerics
 
 STEM_WIDTH = 32
@@ -65,7 +65,13 @@ class SameConvNorm(nn.Module):
             rows = same_padding(x.shape[-2], self.kernel, self.stride)
             columns = same_padding(x.shape[-1], self.kernel, self.stride)
             x = F.pad(x, (*columns, *rows))
-        x = self.norm(self.conv(x))
+        if isinstance(self.norm, FrozenNorm):
+            # one pass over memory instead of three: these maps are wide, and a step on two cores waits for memory
+            scale, shift = self.norm.scale_and_shift()
+            conv, weight = self.conv, self.conv.weight * scale[:, None, None, None]
+            x = F.conv2d(x, weight.to(x.dtype), shift.to(x.dtype), conv.stride, conv.padding, groups=conv.groups)
+        else:
+            x = self.norm(self.conv(x))
         return F.relu6(x, inplace=True) if self.relu else x
 
 
