@@ -5,18 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from maskgraft.errors import Finding
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """How a file ends too early: the bytes that are there, and how many were meant (at least, where not `exact`).
-
-    `expected` is 0 where not even the header is there to tell.
-    """
-
-    present: int
-    expected: int = 0
-    exact: bool = True
+from maskgraft.files.cuts import Cut
 
 
 @dataclass(frozen=True, slots=True)

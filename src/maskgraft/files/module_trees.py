@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from maskgraft.files.faults import damaged
+from maskgraft.files.leaves import is_leaf
 from maskgraft.files.stubs import Stub
-from maskgraft.files.torch_tensors import is_tensor
 
 MAX_NAMES = 500_000
 
@@ -56,13 +56,13 @@ def attributes(module: Stub) -> dict[str, Any]:
 
 def _own_tensors(module: Stub) -> Iterator[tuple[str, Any]]:
     if module.module.startswith("__torch__"):
-        yield from ((str(name), value) for name, value in module.state.items() if is_tensor(value))
+        yield from ((str(name), value) for name, value in module.state.items() if is_leaf(value))
         return
     transient = module.state.get("_non_persistent_buffers_set")
     for place in ("_parameters", "_buffers"):
         entries = module.state.get(place)
         for name, value in entries.items() if isinstance(entries, dict) else ():
-            if is_tensor(value) and not (isinstance(transient, set) and name in transient):
+            if is_leaf(value) and not (isinstance(transient, set) and name in transient):
                 yield str(name), value
 
 

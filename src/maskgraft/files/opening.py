@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from maskgraft.errors import CheckpointError, Finding
-from maskgraft.files import torch_legacy, torch_zip, unreadable, wrappers
+from maskgraft.files import numpy_files, safetensors, sharded, torch_legacy, torch_zip, unreadable, wrappers
 from maskgraft.files.contents import Contents
 from maskgraft.files.faults import named
 from maskgraft.files.mapping import mapped
@@ -56,12 +56,40 @@ def _wrapped(read: Callable[[memoryview], Contents]) -> Read:
     return opened
 
 
+def _sharded(data: memoryview, path: Path, key: str | None, salvage: bool) -> Tensors:
+    if key:
+        raise safetensors.no_key(path, key)
+    return sharded.read(data, path, salvage=salvage, open_shard=lambda shard: open_checkpoint(shard, salvage=salvage))
+
+
+def _is_folder_of_safetensors(path: Path) -> bool:
+    return path.is_dir() and _safetensors_in(path) is not None
+
+
+def _safetensors_in(folder: Path) -> Path | None:
+    for name in ("model.safetensors.index.json", "pytorch_model.bin.index.json", "model.safetensors"):
+        if (folder / name).is_file():
+            return folder / name
+    return None
+
+
+def _folder_of_safetensors(path: Path, key: str | None, salvage: bool) -> Tensors:
+    return open_checkpoint(_safetensors_in(path) or path, key=key, salvage=salvage)
+
+
 # Checkpoints that are known by their place: folders, and names that stand for several files.
-BY_PATH: tuple[tuple[Callable[[Path], bool], Callable[[Path, str | None, bool], Tensors]], ...] = ()
+BY_PATH: tuple[tuple[Callable[[Path], bool], Callable[[Path, str | None, bool], Tensors]], ...] = (
+    (_is_folder_of_safetensors, _folder_of_safetensors),
+)
 
 # Files that are known by their bytes; the first that recognises a file reads it.
 BY_CONTENT: tuple[tuple[Sniff, Read], ...] = (
     (lambda data, _: torch_zip.is_torch_zip(data), _wrapped(torch_zip.read)),
     (lambda data, _: torch_legacy.is_stream(data), _wrapped(torch_legacy.read_stream)),
     (lambda data, _: torch_legacy.is_tar(data), _wrapped(torch_legacy.read_tar)),
+    (safetensors.is_safetensors, safetensors.read),
+    (lambda data, _: sharded.is_index(data), _sharded),
+    (lambda data, _: numpy_files.is_npy(data), _wrapped(numpy_files.read_npy)),
+    (lambda data, _: numpy_files.is_npz(data), _wrapped(numpy_files.read_npz)),
+    (lambda data, _: numpy_files.is_pickle(data), _wrapped(numpy_files.read_pickle)),
 )

@@ -72,6 +72,7 @@ class PickledArray:
     dtype: np.dtype[Any] = np.dtype(np.uint8)  # noqa: RUF009
     column_major: bool = False
     values: bytes | bytearray | memoryview | LatinText | list[Any] = b""
+    is_built: bool = False
 
     def build(self, state: Any) -> None:
         """Takes (version, shape, dtype, is Fortran, values); old files have no version."""
@@ -90,6 +91,7 @@ class PickledArray:
             raise damaged("an array in the pickle has no values")
         self.shape, self.dtype = checked_shape(shape), dtype.dtype
         self.column_major, self.values = bool(column_major), values
+        self.is_built = True
         have = len(values) if not isinstance(values, LatinText) else len(values.utf8)
         element: int = 1 if isinstance(values, list) else self.dtype.itemsize
         need = prod(self.shape) * element
@@ -134,6 +136,27 @@ def checked_shape(shape: Any) -> tuple[int, ...]:
     return tuple(shape)
 
 
+def dtype_named(name: Any) -> np.dtype[Any]:
+    """The dtype of a short name such as "<f4", or of a list of (field, name) pairs.
+
+    Raises `CheckpointError` for every other name: NumPy's own parser takes more than belongs into a file.
+    """
+    if isinstance(name, str) and name in _ML_DTYPES:
+        return _ML_DTYPES[name]
+    if isinstance(name, list) and all(isinstance(field, tuple) and len(field) == 2 for field in name):
+        layout: Any = [(str(label), dtype_named(kind)) for label, kind in name if isinstance(kind, str)]
+        if len(layout) == len(name):
+            structured: np.dtype[Any] = np.dtype(layout)
+            return structured
+    if not isinstance(name, str) or not _DTYPE.fullmatch(name):
+        raise damaged(f"the file names a dtype {str(name)[:60]!r} that NumPy does not have")
+    try:
+        named: np.dtype[Any] = np.dtype(name.replace("a", "S"))
+    except TypeError:
+        raise damaged(f"the file names a dtype {name!r} that NumPy does not have") from None
+    return named
+
+
 def expects_bytes(stack: Sequence[Any], callee: Any) -> bool:
     """Whether the next string of the pickle is an array's or a scalar's raw values, by what stands before it.
 
@@ -161,12 +184,7 @@ def _dtype(kind: Any = None, *_flags: Any) -> PickledDtype:
         return PickledDtype(_ML_DTYPES[kind.name])
     if isinstance(kind, Stub) and kind.module == "numpy" and kind.name.rstrip("_") in _SCALARS:
         return PickledDtype(np.dtype(kind.name.rstrip("_")))
-    name = kind.decode("latin-1") if isinstance(kind, bytes) else kind
-    if isinstance(name, str) and name in _ML_DTYPES:
-        return PickledDtype(_ML_DTYPES[name])
-    if not isinstance(name, str) or not _DTYPE.fullmatch(name):
-        raise damaged(f"the pickle names a dtype {str(kind)[:60]!r} that NumPy does not have")
-    return PickledDtype(np.dtype(name.replace("a", "S")))
+    return PickledDtype(dtype_named(kind.decode("latin-1") if isinstance(kind, bytes) else kind))
 
 
 _SCALARS = frozenset(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from maskgraft.errors import CheckpointError, Finding
+from maskgraft.files.cuts import Cut
 from maskgraft.files.faults import damaged
 from maskgraft.files.pickled_arrays import NUMPY, LatinText, PickledArray, expects_bytes
 from maskgraft.files.pickled_builtins import BUILTINS, frozen, key
@@ -70,7 +71,8 @@ def load(
         load(memoryview(b"\\x80\\x04]\\x94(K\\x01K\\x02e.")).value        # [1, 2]
 
     `known` maps (module, name) to a function that is called, with what the file gives, in place of the thing of that
-    name (default `KNOWN`); `persistent` turns a persistent id into an object.
+    name (default `KNOWN`), and may return NotImplemented for what it leaves to be a stub; `persistent` turns a
+    persistent id into an object.
 
     Raises `CheckpointError` (`file.damaged`) for everything that is not a pickle, goes past its end, nests deeper than
     250, or unfolds to more than 50 million values.
@@ -79,6 +81,21 @@ def load(
     machine.run()
     _check_size(machine.result)
     return Pickle(machine.result, machine.names, machine.at)
+
+
+def load_cut(buffer: memoryview, *, known: Known | None = None) -> tuple[Pickle, Cut | None]:
+    """The same for a pickle that may end too early: what was complete until then, and how much was meant at least."""
+    machine = _Machine(buffer, 0, KNOWN if known is None else known, _no_persistent)
+    try:
+        machine.run()
+        cut = None
+    except CheckpointError:
+        if not machine.wanted:
+            raise
+        machine.result = machine.gathered()
+        cut = Cut(len(buffer), machine.wanted, exact=False)
+    _check_size(machine.result)
+    return Pickle(machine.result, machine.names, machine.at), cut
 
 
 @runtime_checkable
@@ -93,7 +110,19 @@ def _no_persistent(_identity: Any) -> Any:
 class _Machine:
     """The stack machine that a pickle is a program for."""
 
-    __slots__ = ("at", "buffer", "end", "known", "memo", "metastack", "names", "persistent", "result", "stack")
+    __slots__ = (
+        "at",
+        "buffer",
+        "end",
+        "known",
+        "memo",
+        "metastack",
+        "names",
+        "persistent",
+        "result",
+        "stack",
+        "wanted",
+    )
 
     def __init__(self, buffer: memoryview, at: int, known: Known, persistent: Callable[[Any], Any]) -> None:
         self.buffer, self.at, self.end = buffer, at, len(buffer)
@@ -103,6 +132,7 @@ class _Machine:
         self.memo: dict[int, Any] = {}
         self.names: dict[tuple[str, str], bool] = {}
         self.result: Any = None
+        self.wanted = 0  # the size that the file must have had at least, once it is found to be cut
 
     def run(self) -> None:
         steps = 0
@@ -110,6 +140,7 @@ class _Machine:
         try:
             while True:
                 if self.at >= self.end:
+                    self.wanted = self.end + 1
                     raise damaged(f"the pickle is cut at byte {self.end:,}, before its end", bytes=self.end)
                 code = self.buffer[self.at]
                 self.at += 1
@@ -136,6 +167,7 @@ class _Machine:
 
     def take(self, size: int) -> memoryview:
         if size > self.end - self.at:
+            self.wanted = self.at + size + 1
             raise damaged(
                 f"the pickle claims {size:,} bytes at byte {self.at:,}, {self.end - self.at:,} are left",
                 claimed=size,
@@ -158,7 +190,31 @@ class _Machine:
                 return line
             start += step
             step *= 2
+        self.wanted = self.end + 1
         raise damaged(f"a line of the pickle at byte {self.at:,} does not end")
+
+    def gathered(self) -> Any:
+        """What a pickle that ends too early has built: containers get the items that were still waiting for them."""
+        levels = [*self.metastack, self.stack]
+        for outer, waiting in zip(reversed(levels[:-1]), reversed(levels[1:]), strict=True):
+            target = outer[-1] if outer else None
+            while waiting and not _is_complete(waiting[-1]):
+                waiting.pop()
+            if isinstance(target, dict):
+                for place in range(0, len(waiting) - 1, 2):
+                    target[key(waiting[place])] = waiting[place + 1]
+            elif isinstance(target, list):
+                target.extend(waiting)
+        bottom = [value for value in levels[0] if isinstance(value, dict | list)]
+        return bottom[0] if bottom else None
+
+    def frame(self) -> None:
+        size = self.number(8)
+        if size > self.end - self.at:
+            # The writer puts large strings outside of frames, so that a frame is seldom above 64 KB.
+            if size > 1 << 32:
+                raise damaged(f"the pickle claims a frame of {size:,} bytes", claimed=size)
+            self.wanted = self.at + size
 
     # Strings
 
@@ -215,9 +271,11 @@ class _Machine:
         model = None if target.called else self.known.get((target.module, target.name))
         if model is not None and not kwargs:
             try:
-                return model(*args)
+                result = model(*args)
             except (TypeError, ValueError, KeyError, IndexError, OverflowError, AttributeError) as error:
                 raise damaged(f"the pickle gives {target.qualified} what it does not take ({error})") from None
+            if result is not NotImplemented:
+                return result
         name = f"{target.name}()" if target.called else target.name
         self.names[target.module, target.name.removesuffix("()")] = True
         return Stub(target.module, name, args, dict(kwargs or {}), called=True)
@@ -311,6 +369,13 @@ class _Machine:
         raise damaged("the pickle wants buffers from outside the file")
 
 
+def _is_complete(value: Any) -> bool:
+    """Whether nothing more was to be done to the last value before a cut, as far as that can be known."""
+    if isinstance(value, PickledArray):
+        return value.is_built
+    return isinstance(value, dict | list) and len(value) > 0
+
+
 def _copied(raw: memoryview) -> bytes:
     if len(raw) > MAX_TEXT:
         raise damaged(f"the pickle holds {len(raw):,} bytes in one string that belongs to no array")
@@ -389,7 +454,7 @@ _STEPS: Mapping[int, Callable[[_Machine], None]] = {
     code[0]: step
     for code, step in (
         (op.PROTO, lambda m: _protocol(m.number(1))),
-        (op.FRAME, lambda m: _frame(m.number(8), m.end - m.at)),
+        (op.FRAME, _Machine.frame),
         (op.MARK, _Machine.mark),
         (op.POP, _Machine.pop),
         (op.POP_MARK, lambda m: _drop(m.popmark())),
@@ -462,11 +527,6 @@ _STEPS: Mapping[int, Callable[[_Machine], None]] = {
 def _protocol(version: int) -> None:
     if version > op.HIGHEST_PROTOCOL:
         raise damaged(f"the pickle is of protocol {version}; Python has 0 to {op.HIGHEST_PROTOCOL}")
-
-
-def _frame(size: int, left: int) -> None:
-    if size > left:
-        raise damaged(f"the pickle claims a frame of {size:,} bytes, {left:,} are left", claimed=size, left=left)
 
 
 def _drop(_items: list[Any]) -> None:

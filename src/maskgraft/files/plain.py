@@ -3,9 +3,11 @@
 from typing import Any
 
 from maskgraft.errors import CheckpointError
+from maskgraft.files import leaves
+from maskgraft.files.leaves import Leaf, is_leaf
 from maskgraft.files.pickled_arrays import LatinText, PickledArray
 from maskgraft.files.stubs import Stub
-from maskgraft.files.torch_tensors import TorchParameter, TorchStorage, TorchTensor, is_tensor
+from maskgraft.files.torch_tensors import TorchStorage
 
 _SMALL = 4096
 _DROPPED = object()
@@ -40,7 +42,7 @@ class _Copy:
         return copy
 
     def fresh(self, value: Any) -> Any:
-        if is_tensor(value):
+        if is_leaf(value):
             return _array(value, self) if self.tensors else _DROPPED
         if isinstance(value, dict):
             return self.entries(value)
@@ -81,14 +83,14 @@ class _Copy:
         )
 
 
-def _array(value: TorchTensor | TorchParameter | PickledArray, copy: _Copy) -> Any:
+def _array(value: Leaf, copy: _Copy) -> Any:
     if isinstance(value, PickledArray) and isinstance(value.values, list):
         inner = [copy.of(item) for item in value.values]
         kept = [item for item in inner if item is not _DROPPED]
         return kept[0] if value.shape == () and kept else kept
-    if not isinstance(value, PickledArray) and (value.refusal or not value.whole):
-        return f"<tensor {getattr(value, 'refusal', '') or 'cut off'}>"
-    lazy = value.lazy()
+    if leaves.refusal(value) or not leaves.is_whole(value):
+        return f"<tensor {leaves.refusal(value) or 'cut off'}>"
+    lazy = leaves.lazy(value)
     if lazy.size > _SMALL:
         return lazy
     try:

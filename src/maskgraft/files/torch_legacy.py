@@ -9,7 +9,8 @@ import numpy as np
 
 from maskgraft.errors import CheckpointError
 from maskgraft.files import pickles
-from maskgraft.files.contents import Contents, Cut
+from maskgraft.files.contents import Contents
+from maskgraft.files.cuts import Cut
 from maskgraft.files.faults import damaged
 from maskgraft.files.pickled_arrays import LatinText
 from maskgraft.files.stubs import Stub

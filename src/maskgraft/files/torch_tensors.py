@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from maskgraft.files.faults import damaged, unsupported
-from maskgraft.files.pickled_arrays import PickledArray, checked_shape
+from maskgraft.files.pickled_arrays import checked_shape
 from maskgraft.files.stubs import Stub
 from maskgraft.files.tensors import Array, LazyArray
 
@@ -291,8 +291,3 @@ TORCH: Mapping[tuple[str, str], Callable[..., object]] = {
         for name in ("build_intlist", "build_tensorlist", "build_doublelist", "build_boollist", "restore_type_tag")
     },
 }
-
-
-def is_tensor(value: Any) -> bool:
-    """Whether a value of a pickle is an array or tensor."""
-    return isinstance(value, TorchTensor | TorchParameter | PickledArray)

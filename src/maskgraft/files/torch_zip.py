@@ -9,12 +9,14 @@ import numpy as np
 
 from maskgraft.errors import CheckpointError
 from maskgraft.files import pickles, zips
-from maskgraft.files.contents import Contents, Cut
+from maskgraft.files.contents import Contents
+from maskgraft.files.cuts import Cut
 from maskgraft.files.faults import damaged, unsupported
 from maskgraft.files.json_text import parsed_object
+from maskgraft.files.leaves import is_leaf
 from maskgraft.files.stubs import Stub
 from maskgraft.files.torch_legacy import KNOWN, storage_identity
-from maskgraft.files.torch_tensors import DTYPES, TorchStorage, is_tensor, strided
+from maskgraft.files.torch_tensors import DTYPES, TorchStorage, strided
 from maskgraft.files.zips import Member
 
 # torch.export numbers its dtypes in its schema (torch/_export/serde/schema.py, ScalarType).
@@ -119,7 +121,7 @@ def _has_tensors(root: Any) -> bool:
     walk = [root]
     while walk:
         value = walk.pop()
-        if is_tensor(value):
+        if is_leaf(value):
             return True
         if id(value) not in seen:
             seen.add(id(value))

@@ -10,13 +10,14 @@ from typing import Any
 
 from maskgraft.errors import CheckpointError, Finding
 from maskgraft.files import module_trees
-from maskgraft.files.contents import Contents, Cut
+from maskgraft.files.contents import Contents
+from maskgraft.files.cuts import Cut, salvaged, truncated
+from maskgraft.files.leaves import Leaf, is_leaf, is_numeric, is_whole, lazy, refusal
 from maskgraft.files.pickled_arrays import PickledArray
 from maskgraft.files.pickles import unsafe_pickle
 from maskgraft.files.plain import plain
 from maskgraft.files.stubs import Odict, Stub
 from maskgraft.files.tensors import LazyArray, Tensors
-from maskgraft.files.torch_tensors import TorchParameter, TorchTensor, is_tensor
 
 _TRAINING = frozenset(
     {
@@ -43,8 +44,6 @@ _COPIES = frozenset(
 )  # fmt: skip
 _MAX_DEPTH = 8
 
-Leaf = TorchTensor | TorchParameter | PickledArray
-
 
 @dataclass(frozen=True, slots=True)
 class Model:
@@ -66,7 +65,7 @@ class Model:
     @property
     def nbytes(self) -> int:
         """Size in bytes of all values."""
-        return sum(leaf.lazy().nbytes for leaf in self.tensors.values())
+        return sum(lazy(leaf).nbytes for leaf in self.tensors.values())
 
     @property
     def is_copy(self) -> bool:
@@ -92,9 +91,14 @@ def tensors(contents: Contents, path: Path, *, key: str | None = None, salvage: 
     if contents.cut is not None:
         if not arrays:
             raise CheckpointError(_truncated(path, contents.cut, models))
-        findings.append(_salvaged(path, contents.cut, len(arrays), missing))
+        findings.append(salvaged(path, contents.cut, len(arrays), missing))
     about = _about(contents, models, model)
     return Tensors(path, contents.format, arrays, about, model.key, slots, tuple(findings))
+
+
+def _truncated(path: Path, cut: Cut, models: list[Model]) -> Finding:
+    whole = [name for model in models for name, leaf in model.tensors.items() if is_whole(leaf)]
+    return truncated(path, cut, whole, sum(len(model.tensors) for model in models))
 
 
 # Which entries are models
@@ -110,16 +114,16 @@ def _search(value: Any, path: tuple[str, ...], seen: set[int]) -> Iterator[Model
         return
     seen.add(id(value))
     if module_trees.is_module(value):
-        found = {name: leaf for name, leaf in module_trees.tensors(value).items() if _numeric(leaf)}
+        found = {name: leaf for name, leaf in module_trees.tensors(value).items() if is_numeric(leaf)}
         if found:
             yield Model(path, found, {"modules": _settings(value), "class": value.qualified})
         return
     entries = _entries(value)
-    direct = {name: leaf for name, leaf in entries.items() if is_tensor(leaf) and _numeric(leaf)}
+    direct = {name: leaf for name, leaf in entries.items() if is_leaf(leaf) and is_numeric(leaf)}
     inner = [
         model
         for name, entry in entries.items()
-        if not is_tensor(entry) and name.lower() not in _TRAINING | _SETTINGS
+        if not is_leaf(entry) and name.lower() not in _TRAINING | _SETTINGS
         for model in _search(entry, (*path, name), seen)
     ]
     if _is_tree(inner):
@@ -128,7 +132,7 @@ def _search(value: Any, path: tuple[str, ...], seen: set[int]) -> Iterator[Model
         }
         yield Model(path, {**direct, **nested}, nested=True)
         return
-    if any(leaf.lazy().shape for leaf in direct.values()) and 10 * len(direct) > max(map(_count, inner), default=0):
+    if any(lazy(leaf).shape for leaf in direct.values()) and 10 * len(direct) > max(map(_count, inner), default=0):
         rest = {name: entry for name, entry in entries.items() if name not in direct}
         if isinstance(value, Odict) and isinstance(value.state, dict):
             rest.update((str(name), entry) for name, entry in value.state.items())
@@ -164,10 +168,6 @@ def _name(name: Any) -> str:
     if isinstance(name, bytes):
         return name.decode("utf-8", "replace")
     return name if isinstance(name, str) else str(name) if isinstance(name, int | float) else repr(type(name))
-
-
-def _numeric(leaf: Leaf) -> bool:
-    return not isinstance(leaf, PickledArray) or (leaf.dtype.kind in "biufcV" and leaf.dtype.names is None)
 
 
 def _settings(module: Stub) -> dict[str, Any]:
@@ -275,7 +275,7 @@ def _said(value: Any) -> str:
 
 
 def _sorted(path: Path, model: Model) -> tuple[dict[str, LazyArray], dict[str, LazyArray], list[str]]:
-    refused = {name: _refusal(leaf) for name, leaf in model.tensors.items() if _refusal(leaf)}
+    refused = {name: refusal(leaf) for name, leaf in model.tensors.items() if refusal(leaf)}
     if refused:
         kinds = ", ".join(sorted(set(refused.values())))
         finding = Finding(
@@ -292,25 +292,22 @@ def _sorted(path: Path, model: Model) -> tuple[dict[str, LazyArray], dict[str, L
     slots: dict[str, LazyArray] = {}
     missing: list[str] = []
     for name, leaf in model.tensors.items():
-        if not isinstance(leaf, PickledArray) and not leaf.whole:
+        if not is_whole(leaf):
             missing.append(name)
         else:
-            (slots if name in copies else arrays)[name] = leaf.lazy()
+            (slots if name in copies else arrays)[name] = lazy(leaf)
     return arrays, slots, missing
-
-
-def _refusal(leaf: Leaf) -> str:
-    return "" if isinstance(leaf, PickledArray) else leaf.refusal
 
 
 def _flat_copies(names: Mapping[str, Any]) -> set[str]:
     """Moving averages and momenta that stand among the weights themselves.
 
-    MMDetection before 3 keeps the average of `a.b` as `ema_a_b`, Detectron the momentum of `a_w` as `a_w_momentum`.
+    MMDetection before 3 keeps the average of `a.b` as `ema_a_b`, Detectron the momentum of `a_w` as `a_w_momentum`,
+    a Chainer snapshot the optimizer under `updater/optimizer:main/`.
     """
     averages = {"ema_" + name.replace(".", "_") for name in names}
     momenta = {f"{name}_momentum" for name in names}
-    return {name for name in names if name in averages or name in momenta}
+    return {name for name in names if name in averages or name in momenta or name.startswith("updater/optimizer:")}
 
 
 def _beside(root: Any, models: list[Model], chosen: Model) -> dict[str, LazyArray]:
@@ -319,12 +316,12 @@ def _beside(root: Any, models: list[Model], chosen: Model) -> dict[str, LazyArra
     for model in models:
         if model is not chosen and model.is_copy and _bare_names(chosen) <= _bare_names(model):
             slots.update(
-                (f"{model.key}.{name}", leaf.lazy()) for name, leaf in model.tensors.items() if not _refusal(leaf)
+                (f"{model.key}.{name}", lazy(leaf)) for name, leaf in model.tensors.items() if not refusal(leaf)
             )
     seen: set[int] = set()
     for name, entry in _entries(root).items():
         if name.lower() in _TRAINING:
-            slots.update((label, leaf.lazy()) for label, leaf in _leaves(entry, name, seen))
+            slots.update((label, lazy(leaf)) for label, leaf in _leaves(entry, name, seen))
     return slots
 
 
@@ -332,8 +329,8 @@ def _leaves(value: Any, name: str, seen: set[int]) -> Iterator[tuple[str, Leaf]]
     pending = [(name, value)]
     while pending:
         label, part = pending.pop()
-        if is_tensor(part):
-            if _numeric(part) and not _refusal(part):
+        if is_leaf(part):
+            if is_numeric(part) and not refusal(part):
                 yield label, part
         elif id(part) not in seen:
             seen.add(id(part))
@@ -366,41 +363,3 @@ def _prefix(path: Path, names: Mapping[str, Any]) -> tuple[Finding, ...]:
         return ()
     message = f"every name in {path.name} begins with {shared!r}"
     return (Finding("names.prefix", "info", message, evidence={"prefix": shared, "names": len(names)}),)
-
-
-# Files that end too early
-
-
-def _truncated(path: Path, cut: Cut, models: list[Model]) -> Finding:
-    whole = [name for model in models for name, leaf in model.tensors.items() if _present(leaf)]
-    count = sum(len(model.tensors) for model in models)
-    return Finding(
-        "file.truncated",
-        "error",
-        f"{path.name} ends after {_sizes(cut)}" + (f"; {len(whole)} of {count} tensors are whole" if count else ""),
-        names=tuple(whole),
-        evidence={"bytes": cut.present, "expected": cut.expected or None, "exact": cut.exact, "tensors": count},
-        fix="download or copy it again" + (", or read what is whole: salvage=True (--salvage)" if whole else ""),
-    )
-
-
-def _salvaged(path: Path, cut: Cut, whole: int, missing: list[str]) -> Finding:
-    return Finding(
-        "file.truncated",
-        "warning",
-        f"{path.name} ends after {_sizes(cut)}; {whole} tensors are whole, {len(missing)} are missing",
-        names=tuple(missing),
-        evidence={"bytes": cut.present, "expected": cut.expected or None, "exact": cut.exact, "missing": len(missing)},
-        effect="the missing tensors are not loaded",
-        fix="download or copy it again",
-    )
-
-
-def _sizes(cut: Cut) -> str:
-    if not cut.expected:
-        return f"{cut.present:,} bytes, in the middle of its header"
-    return f"{cut.present:,} of {'' if cut.exact else 'at least '}{cut.expected:,} bytes"
-
-
-def _present(leaf: Leaf) -> bool:
-    return isinstance(leaf, PickledArray) or leaf.whole

@@ -81,6 +81,18 @@ def read(archive: memoryview, member: Member) -> memoryview:
     return memoryview(data)
 
 
+def head(archive: memoryview, member: Member, size: int) -> memoryview:
+    """The first bytes of a member, unpacked no further than that."""
+    start = _data_start(archive, member.header)
+    packed = archive[start : start + member.packed]
+    if member.method == _STORED:
+        return packed[:size]
+    try:
+        return memoryview(zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed[: size + 4096], size))
+    except zlib.error as error:
+        raise damaged(f"{member.name!r} cannot be unpacked ({error})") from None
+
+
 def scan(archive: memoryview, size_of: Callable[[str, int], int]) -> Iterator[tuple[str, int]]:
     """Name and first byte of every member of an archive that has no directory, the cut one included.
 
@@ -153,7 +165,7 @@ def _large_sizes(extra: memoryview, sizes: tuple[int, int, int]) -> tuple[int, i
 
 
 def _check(name: str, flags: int, method: int, packed: int, size: int) -> None:
-    if ".." in name.replace("\\", "/").split("/") or name.startswith(("/", "\\")) or name[1:2] == ":":
+    if ".." in name.replace("\\", "/").split("/"):
         raise outside(f"the archive has a member named {name[:100]!r}, which leads out of it", member=name[:200])
     if flags & 1:
         raise unsupported(f"{name!r} is encrypted", fix="unpack the archive with its password and write it again")
