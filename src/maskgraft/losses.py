@@ -20,21 +20,30 @@ def smooth_l1(error: Tensor, beta: float) -> Tensor:
 
 
 def rpn(
-    logits: Tensor, deltas: Tensor, anchors: Tensor, targets: Sequence[Target], numerics: Numerics
+    logits: Tensor,
+    deltas: Tensor,
+    anchors: Tensor,
+    sizes: Sequence[tuple[int, int]],
+    targets: Sequence[Target],
+    numerics: Numerics,
 ) -> dict[str, Tensor]:
     """Objectness and box losses of the proposal network.
 
-    `logits` [B, M] and `deltas` [B, M, 4] over all levels, `anchors` [M, 4]. Both sums are divided by the number of
-    sampled anchors, or by `rpn_samples` an image (`numerics.rpn_normaliser`).
+    `logits` [B, M] and `deltas` [B, M, 4] over all levels, `anchors` [M, 4]; `sizes` (height, width) of each image
+    without padding. Both sums are divided by the number of sampled anchors, or by `rpn_samples` an image
+    (`numerics.rpn_normaliser`).
     """
+    inclusive = numerics.inclusive_boxes
     classification, regression, sampled = logits.new_zeros(()), logits.new_zeros(()), 0
     for image, target in enumerate(targets):
         which, kind = match(
-            box_ops.iou(target.boxes, anchors),
+            box_ops.iou(target.boxes, anchors, inclusive=inclusive),
             positive=numerics.rpn_positive_iou,
             negative=numerics.rpn_negative_iou,
             rescue=True,
         )
+        if numerics.rpn_straddle is not None:
+            kind[~_within(anchors, sizes[image], numerics.rpn_straddle)] = -1
         positive, negative = sample(kind, count=numerics.rpn_samples, positive_fraction=numerics.rpn_positive_fraction)
         sampled += len(positive) + len(negative)
         for chosen, answer in ((positive, 1.0), (negative, 0.0)):
@@ -43,10 +52,19 @@ def rpn(
                 given, torch.full_like(given, answer), reduction="sum"
             )
         if len(positive):
-            wanted = box_ops.encode(target.boxes[which[positive]], anchors[positive], numerics.rpn_delta_weights)
+            wanted = box_ops.encode(
+                target.boxes[which[positive]], anchors[positive], numerics.rpn_delta_weights, inclusive=inclusive
+            )
             regression = regression + smooth_l1(deltas[image, positive] - wanted, numerics.rpn_beta)
     count = sampled if numerics.rpn_normaliser == "sampled" else numerics.rpn_samples * len(targets)
     return {"rpn_cls": classification / max(count, 1), "rpn_box": regression / max(count, 1)}
+
+
+def _within(anchors: Tensor, size: tuple[int, int], straddle: float) -> Tensor:
+    """Which anchors [M, 4] reach at most `straddle` pixels beyond the image (Ren et al. 2015, §3.3)."""
+    height, width = size
+    x1, y1, x2, y2 = anchors.unbind(1)
+    return (x1 >= -straddle) & (y1 >= -straddle) & (x2 < width + straddle) & (y2 < height + straddle)
 
 
 def boxes(
@@ -71,7 +89,10 @@ def boxes(
         column = one.labels[: one.positives] if given.shape[1] > 1 else torch.zeros_like(one.labels[: one.positives])
         given = given[torch.arange(one.positives, device=given.device), column]
         wanted = box_ops.encode(
-            target.boxes[one.which[: one.positives]], one.boxes[: one.positives], numerics.box_delta_weights
+            target.boxes[one.which[: one.positives]],
+            one.boxes[: one.positives],
+            numerics.box_delta_weights,
+            inclusive=numerics.inclusive_boxes,
         )
         regression = regression + smooth_l1(given - wanted, numerics.box_beta)
     return {"cls": classification, "box": regression / len(labels)}

@@ -80,7 +80,14 @@ class MaskRCNN(nn.Module):
                 else (self.stride(name), self.stride(name))
             )
             cell = anchor_ops.cell(
-                sizes, numerics.anchor_ratios, order=numerics.anchor_order, rounding=numerics.anchor_rounding
+                sizes,
+                numerics.anchor_ratios,
+                order=numerics.anchor_order,
+                rounding=numerics.anchor_rounding,
+                stride=self.stride(name),
+                offset=numerics.anchor_offset,
+                whole_sides=numerics.anchor_whole_sides,
+                inclusive=numerics.inclusive_boxes,
             )
             result.append(anchor_ops.grid(cell.to(map_.device), (rows, columns), stride))
         return result
@@ -103,9 +110,13 @@ class MaskRCNN(nn.Module):
             pre_nms=numerics.rpn_pre_nms_train if self.training else numerics.rpn_pre_nms,
             post_nms=numerics.rpn_post_nms_train if self.training else numerics.rpn_post_nms,
             nms_threshold=numerics.rpn_nms_threshold,
+            nms_at_threshold=numerics.nms_at_threshold,
+            nms_apart=numerics.nms_apart,
             min_size=numerics.rpn_min_size,
             weights=numerics.rpn_delta_weights,
             clip=numerics.delta_clip,
+            clip_both=numerics.delta_clip_both,
+            inclusive=numerics.inclusive_boxes,
         )
 
     def pool(self, maps: dict[str, Tensor], boxes: Sequence[Tensor], size: int) -> Tensor:
@@ -120,6 +131,8 @@ class MaskRCNN(nn.Module):
             sampling=numerics.roi_sampling,
             aligned=numerics.roi_aligned,
             epsilon=numerics.level_epsilon,
+            epsilon_value=numerics.level_epsilon_value,
+            inclusive=numerics.inclusive_boxes,
         )
 
     def mask_logits(self, maps: dict[str, Tensor], boxes: Sequence[Tensor]) -> Tensor:
@@ -143,9 +156,13 @@ class MaskRCNN(nn.Module):
             score_threshold=numerics.score_threshold,
             min_size=numerics.box_min_size,
             nms_threshold=numerics.nms_threshold,
+            nms_at_threshold=numerics.nms_at_threshold,
+            nms_apart=numerics.nms_apart,
             max_detections=numerics.max_detections,
             weights=numerics.box_delta_weights,
             clip=numerics.delta_clip,
+            clip_both=numerics.delta_clip_both,
+            inclusive=numerics.inclusive_boxes,
         )
         masks = self.mask_logits(maps, [found.boxes])
         column = torch.zeros_like(found.labels) if self.spec.arch.mask_rows == "agnostic" else found.labels
@@ -172,10 +189,11 @@ class MaskRCNN(nn.Module):
 
     def _predict_one(self, prepared: Prepared) -> Detections:
         maps, _, _, _, found = self._to_proposals(prepared)
-        scored, probabilities = self.detect(maps, found.boxes, prepared.size)
         numerics = self.spec.numerics
-        boxes = box_ops.clip(prepared.to_original(scored.boxes), prepared.original).cpu()
-        kept = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        scored, probabilities = self.detect(maps, found.boxes, prepared.size)
+        inclusive = numerics.inclusive_boxes
+        boxes = box_ops.clip(prepared.to_original(scored.boxes), prepared.original, inclusive=inclusive).cpu()
+        kept = (boxes[:, 2:] + inclusive > boxes[:, :2]).all(1)
         probabilities = probabilities.cpu()[kept]
         return Detections(
             boxes=boxes[kept],
@@ -253,7 +271,12 @@ class MaskRCNN(nn.Module):
         deltas = [_flat(one, 4) for _, one in heads]
         anchors = self.anchors(levels, (batch.pixels.shape[2], batch.pixels.shape[3]))
         result = losses.rpn(
-            torch.cat(logits, 1).float(), torch.cat(deltas, 1).float(), torch.cat(anchors), batch.targets, numerics
+            torch.cat(logits, 1).float(),
+            torch.cat(deltas, 1).float(),
+            torch.cat(anchors),
+            batch.sizes,
+            batch.targets,
+            numerics,
         )
         samples = []
         with torch.no_grad():
@@ -269,6 +292,7 @@ class MaskRCNN(nn.Module):
                         positive_iou=numerics.roi_positive_iou,
                         count=numerics.roi_samples,
                         positive_fraction=numerics.roi_positive_fraction,
+                        inclusive=numerics.inclusive_boxes,
                     )
                 )
         vectors = self.box_head(self.pool(maps, [one.boxes for one in samples], numerics.box_pool_size))

@@ -90,7 +90,8 @@ class Numerics:
     pixel_std: tuple[float, float, float]  # in channel_order
     resize: Literal["torch", "pil"]  # whose bilinear interpolation
     normalise_first: bool  # normalise, then resize in float; else resize the uint8 image, then normalise
-    size_rounding: Literal["floor", "round"]  # of height × scale and width × scale
+    # of height × scale and width × scale: cut, rounded, or the short side whole and the long one cut
+    size_rounding: Literal["floor", "round", "long-floor"]
     min_size: int = 800  # the short side after resizing …
     max_size: int = 1333  # … unless the long side would pass this
     pad_multiple: int = 32  # height and width are padded with zeros at bottom and right to a multiple of this
@@ -109,6 +110,10 @@ class Numerics:
     anchor_order: Literal["size", "ratio"]  # what changes slowest over the anchors of a cell
     anchor_rounding: bool  # base anchors are rounded to integers
     anchor_stride: Literal["nominal", "grid"]  # 4, 8 … 64, or padded size // grid size
+    anchor_offset: float = 0.0  # where in its cell an anchor is centred, in strides
+    anchor_whole_sides: bool = False  # sides are rounded at the size of one cell, then enlarged (Detectron)
+    # boxes everywhere
+    inclusive_boxes: bool = False  # x2, y2 are the last pixels of a box: its width is x2 - x1 + 1 (Detectron)
     # proposals
     rpn_rank: Literal["logit", "probability"]  # what suppression ranks by (equal but where the sigmoid saturates)
     rpn_pre_nms: int = 1000  # candidates per level (of one level in all, for one-level necks)
@@ -117,8 +122,12 @@ class Numerics:
     rpn_min_size: float  # proposals with a side below this are dropped (0: those of no area)
     rpn_delta_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
     delta_clip: float = 4.135166556742356  # dw, dh are clamped to at most this; log(1000 / 16)
+    delta_clip_both: bool = False  # and to at least its negative
+    nms_at_threshold: bool = False  # an overlap that equals the threshold suppresses too
+    nms_apart: bool = False  # one suppression a class; else one for all, their boxes shifted apart in float32
     # region features
-    level_epsilon: Literal["outside", "inside"]  # floor(4 + log2(s/224) + 1e-6) or floor(4 + log2(s/224 + 1e-8))
+    level_epsilon: Literal["outside", "inside"]  # floor(4 + log2(s/224) + ε) or floor(4 + log2(s/224 + ε)) …
+    level_epsilon_value: float = 1e-6  # … and ε
     roi_aligned: bool  # RoIAlign shifts by half a pixel
     roi_sampling: int  # samples per bin and axis; 0: as many as the bin has pixels
     box_pool_size: int = 7
@@ -137,6 +146,7 @@ class Numerics:
     rpn_post_nms_train: int = 2000
     rpn_positive_iou: float = 0.7
     rpn_negative_iou: float = 0.3
+    rpn_straddle: float | None = None  # anchors further outside the image than this are not sampled; None: all may be
     rpn_samples: int = 256  # anchors per image
     rpn_positive_fraction: float = 0.5
     rpn_normaliser: Literal["sampled", "samples"]  # losses divide by what was sampled, or by rpn_samples × images

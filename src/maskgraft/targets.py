@@ -110,11 +110,19 @@ class RegionSample:
 
 
 def sample_regions(
-    proposals: Tensor, target: Target, *, classes: int, positive_iou: float, count: int, positive_fraction: float
+    proposals: Tensor,
+    target: Target,
+    *,
+    classes: int,
+    positive_iou: float,
+    count: int,
+    positive_fraction: float,
+    inclusive: bool,
 ) -> RegionSample:
     """Draw proposals [M, 4] for the heads; the true boxes are proposals too."""
     boxes = torch.cat((proposals, target.boxes))
-    which, kind = match(box_ops.iou(target.boxes, boxes), positive=positive_iou, negative=positive_iou, rescue=False)
+    overlaps = box_ops.iou(target.boxes, boxes, inclusive=inclusive)
+    which, kind = match(overlaps, positive=positive_iou, negative=positive_iou, rescue=False)
     positive, negative = sample(kind, count=count, positive_fraction=positive_fraction)
     chosen = torch.cat((positive, negative))
     labels = torch.full((len(chosen),), classes, dtype=torch.int64, device=boxes.device)

@@ -42,6 +42,7 @@ NUMERICS = Numerics(
     rpn_rank="logit",
     rpn_min_size=0.0,
     level_epsilon="inside",
+    level_epsilon_value=1e-8,
     roi_aligned=True,
     roi_sampling=0,
     box_min_size=0.0,

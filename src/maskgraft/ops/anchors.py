@@ -8,12 +8,25 @@ import torch
 from torch import Tensor
 
 
-def cell(sizes: Sequence[float], ratios: Sequence[float], *, order: Literal["size", "ratio"], rounding: bool) -> Tensor:
-    """Anchors of one cell, centred on the origin: [A, 4] xyxy, A = sizes × ratios.
+def cell(
+    sizes: Sequence[float],
+    ratios: Sequence[float],
+    *,
+    order: Literal["size", "ratio"],
+    rounding: bool,
+    stride: float,
+    offset: float,
+    whole_sides: bool,
+    inclusive: bool,
+) -> Tensor:
+    """Anchors of the cell at the origin: [A, 4] xyxy, A = sizes × ratios.
 
     `sizes` are square roots of areas, `ratios` are height / width. `order` says what changes slowest: Detectron2 runs
     through the ratios inside each size, torchvision and Detectron the other way; with one size a level they agree.
-    `rounding`: torchvision rounds the half sides to integers (`AnchorGenerator.generate_anchors`).
+    `rounding`: corners are whole numbers (torchvision `AnchorGenerator.generate_anchors`, MMDetection 1).
+    `offset`: the centre is at offset × `stride`; in `inclusive` coordinates a cell ends at stride - 1.
+    `whole_sides`: the sides of an anchor of one cell are rounded, and multiplied by size / stride (Detectron
+    `generate_anchors.py`).
     """
     pairs = (
         [(size, ratio) for size in sizes for ratio in ratios]
@@ -21,16 +34,21 @@ def cell(sizes: Sequence[float], ratios: Sequence[float], *, order: Literal["siz
         else [(size, ratio) for ratio in ratios for size in sizes]
     )
     size, ratio = np.array(pairs, np.float64).T
-    width, height = size / np.sqrt(ratio), size * np.sqrt(ratio)
-    boxes = torch.from_numpy((np.stack((-width, -height, width, height), 1) / 2).astype(np.float32))
+    if whole_sides:
+        width = np.round(stride / np.sqrt(ratio))
+        height = np.round(width * ratio) * (size / stride)
+        width = width * (size / stride)
+    else:
+        width, height = size / np.sqrt(ratio), size * np.sqrt(ratio)
+    width, height, centre = width - inclusive, height - inclusive, offset * (stride - inclusive)
+    boxes = torch.from_numpy((np.stack((-width, -height, width, height), 1) / 2 + centre).astype(np.float32))
     return boxes.round() if rounding else boxes
 
 
 def grid(cell: Tensor, size: tuple[int, int], stride: tuple[float, float]) -> Tensor:
     """The anchors of a map of `size` (rows, columns): [rows · columns · A, 4], row by row, cell by cell.
 
-    The cell (i, j) is centred on (i, j) · `stride`, the corner of its patch of pixels, as in all FPN detectors since
-    Detectron2 and torchvision.
+    The anchors of cell (i, j) are those of `cell`, moved by (i, j) · `stride`.
     """
     rows, columns = size
     y = torch.arange(rows, dtype=torch.float32, device=cell.device) * stride[0]

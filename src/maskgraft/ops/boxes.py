@@ -1,4 +1,7 @@
-"""Boxes [N, 4] xyxy: areas, overlaps, and the deltas that move them."""
+"""Boxes [N, 4] xyxy: areas, overlaps, and the deltas that move them.
+
+`inclusive` boxes are those of Detectron: x2 and y2 are the last pixels inside, so that the width is x2 - x1 + 1.
+"""
 
 import torch
 from torch import Tensor
@@ -6,49 +9,56 @@ from torch import Tensor
 Weights = tuple[float, float, float, float]
 
 
-def area(boxes: Tensor) -> Tensor:
+def area(boxes: Tensor, *, inclusive: bool) -> Tensor:
     """Width × height, [N]."""
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return (boxes[:, 2] - boxes[:, 0] + inclusive) * (boxes[:, 3] - boxes[:, 1] + inclusive)
 
 
-def iou(one: Tensor, other: Tensor) -> Tensor:
+def iou(one: Tensor, other: Tensor, *, inclusive: bool = False) -> Tensor:
     """Intersection over union of every pair: [N, 4] and [M, 4] to [N, M]; 0 where both are empty."""
     lower = torch.maximum(one[:, None, :2], other[None, :, :2])
     upper = torch.minimum(one[:, None, 2:], other[None, :, 2:])
-    intersection = (upper - lower).clamp_(min=0).prod(2)
-    union = area(one)[:, None] + area(other)[None] - intersection
+    intersection = (upper - lower + inclusive).clamp_(min=0).prod(2)
+    union = area(one, inclusive=inclusive)[:, None] + area(other, inclusive=inclusive)[None] - intersection
     return torch.where(intersection > 0, intersection / union, torch.zeros_like(intersection))
 
 
-def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Boxes [..., 4] cut to an image of `size` (height, width): x in [0, width], y in [0, height]."""
-    height, width = size
+def clip(boxes: Tensor, size: tuple[int, int], *, inclusive: bool) -> Tensor:
+    """Boxes [..., 4] cut to an image of `size` (height, width): x in [0, width], y in [0, height].
+
+    Inclusive boxes end at width - 1 and height - 1.
+    """
+    height, width = size[0] - inclusive, size[1] - inclusive
     x1, y1, x2, y2 = boxes.unbind(-1)
     return torch.stack((x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)), -1)
 
 
-def encode(truth: Tensor, boxes: Tensor, weights: Weights) -> Tensor:
+def encode(truth: Tensor, boxes: Tensor, weights: Weights, *, inclusive: bool) -> Tensor:
     """Deltas (dx, dy, dw, dh) that take `boxes` to `truth`, both [N, 4] (Girshick et al. 2014, appendix C)."""
-    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
-    true_width, true_height = truth[:, 2] - truth[:, 0], truth[:, 3] - truth[:, 1]
+    width, height = boxes[:, 2] - boxes[:, 0] + inclusive, boxes[:, 3] - boxes[:, 1] + inclusive
+    true_width, true_height = truth[:, 2] - truth[:, 0] + inclusive, truth[:, 3] - truth[:, 1] + inclusive
     dx = (truth[:, 0] + 0.5 * true_width - boxes[:, 0] - 0.5 * width) / width
     dy = (truth[:, 1] + 0.5 * true_height - boxes[:, 1] - 0.5 * height) / height
     dw, dh = (true_width / width).log(), (true_height / height).log()
     return torch.stack((weights[0] * dx, weights[1] * dy, weights[2] * dw, weights[3] * dh), 1)
 
 
-def decode(deltas: Tensor, boxes: Tensor, weights: Weights, limit: float) -> Tensor:
+def decode(
+    deltas: Tensor, boxes: Tensor, weights: Weights, limit: float, *, both_ways: bool, inclusive: bool
+) -> Tensor:
     """The inverse of `encode` for one or more deltas a box: [N, R·4] and [N, 4] to [N, R, 4].
 
-    dw and dh are clamped to at most `limit`, so that an early network cannot make infinite boxes.
+    dw and dh are clamped to at most `limit`, so that an early network cannot make infinite boxes; MMDetection clamps
+    `both_ways`.
     """
     deltas = deltas.reshape(len(boxes), -1, 4).float()
-    width, height = (boxes[:, 2] - boxes[:, 0])[:, None], (boxes[:, 3] - boxes[:, 1])[:, None]
+    width = (boxes[:, 2] - boxes[:, 0] + inclusive)[:, None]
+    height = (boxes[:, 3] - boxes[:, 1] + inclusive)[:, None]
+    least = -limit if both_ways else None
     centre_x, centre_y = boxes[:, 0, None] + 0.5 * width, boxes[:, 1, None] + 0.5 * height
     centre_x = deltas[..., 0] / weights[0] * width + centre_x
     centre_y = deltas[..., 1] / weights[1] * height + centre_y
-    half_width = 0.5 * (deltas[..., 2] / weights[2]).clamp(max=limit).exp() * width
-    half_height = 0.5 * (deltas[..., 3] / weights[3]).clamp(max=limit).exp() * height
-    return torch.stack(
-        (centre_x - half_width, centre_y - half_height, centre_x + half_width, centre_y + half_height), -1
-    )
+    half_width = 0.5 * (deltas[..., 2] / weights[2]).clamp(least, limit).exp() * width
+    half_height = 0.5 * (deltas[..., 3] / weights[3]).clamp(least, limit).exp() * height
+    x2, y2 = centre_x + half_width - int(inclusive), centre_y + half_height - int(inclusive)
+    return torch.stack((centre_x - half_width, centre_y - half_height, x2, y2), -1)

@@ -10,14 +10,24 @@ from maskgraft.ops.boxes import area
 from maskgraft.torchvision_ops import roi_align
 
 
-def levels(boxes: Tensor, *, finest: int, coarsest: int, epsilon: Literal["outside", "inside"]) -> Tensor:
+def levels(
+    boxes: Tensor,
+    *,
+    finest: int,
+    coarsest: int,
+    epsilon: Literal["outside", "inside"],
+    epsilon_value: float,
+    inclusive: bool,
+) -> Tensor:
     """The pyramid level (2 for P2 …) of each box [N, 4], int64 [N] (Lin et al. 2017, equation 1).
 
-    A box of 224 × 224 pixels reads P4. `epsilon` keeps exact powers of two on the upper level: torchvision and
-    maskrcnn-benchmark add 1e-6 to the logarithm, Detectron2 1e-8 inside it.
+    A box of 224 × 224 pixels reads P4. A small number keeps exact powers of two on the upper level: torchvision adds
+    1e-6 to the logarithm ("outside"), Detectron2 1e-8 and Detectron 1e-6 before it is taken ("inside").
     """
-    size = area(boxes).sqrt()
-    exponent = torch.log2(size / 224) + 1e-6 if epsilon == "outside" else torch.log2(size / 224 + 1e-8)
+    size = area(boxes, inclusive=inclusive).sqrt()
+    exponent = (
+        torch.log2(size / 224) + epsilon_value if epsilon == "outside" else torch.log2(size / 224 + epsilon_value)
+    )
     return (4 + exponent).floor().clamp(finest, coarsest).long()
 
 
@@ -30,6 +40,8 @@ def pool(
     sampling: int,
     aligned: bool,
     epsilon: Literal["outside", "inside"],
+    epsilon_value: float,
+    inclusive: bool,
 ) -> Tensor:
     """RoIAlign over one map or a pyramid: `boxes` per image [N_i, 4] to [ΣN_i, C, size, size], images in order.
 
@@ -43,7 +55,14 @@ def pool(
         single: Tensor = roi_align(maps[0], regions, size, 1 / strides[0], sampling, aligned)
         return single
     finest = strides[0].bit_length() - 1
-    level = levels(torch.cat(list(boxes)), finest=finest, coarsest=finest + len(maps) - 1, epsilon=epsilon)
+    level = levels(
+        torch.cat(list(boxes)),
+        finest=finest,
+        coarsest=finest + len(maps) - 1,
+        epsilon=epsilon,
+        epsilon_value=epsilon_value,
+        inclusive=inclusive,
+    )
     pooled = maps[0].new_zeros(len(regions), maps[0].shape[1], size, size)
     for index, (map_, stride) in enumerate(zip(maps, strides, strict=True)):
         chosen = torch.nonzero(level == finest + index).squeeze(1)

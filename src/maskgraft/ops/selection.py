@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from maskgraft.ops import boxes as box_ops
 from maskgraft.ops.boxes import Weights
-from maskgraft.torchvision_ops import batched_nms
+from maskgraft.torchvision_ops import batched_nms, nms
 
 Size = tuple[int, int]
 
@@ -22,6 +23,10 @@ class Scored:
     scores: Tensor
     labels: Tensor
 
+    def __getitem__(self, kept: Tensor) -> "Scored":
+        """Those at the indices, or under the mask, `kept`."""
+        return Scored(self.boxes[kept], self.scores[kept], self.labels[kept])
+
 
 def proposals(
     logits: Sequence[Tensor],
@@ -33,9 +38,13 @@ def proposals(
     pre_nms: int,
     post_nms: int,
     nms_threshold: float,
+    nms_at_threshold: bool,
+    nms_apart: bool,
     min_size: float,
     weights: Weights,
     clip: float,
+    clip_both: bool,
+    inclusive: bool,
 ) -> Scored:
     """Proposals of one image: per level the best `pre_nms` anchors are moved, cut to the image and suppressed.
 
@@ -45,15 +54,17 @@ def proposals(
     boxes, scores, level = [], [], []
     for index, (logit, delta, anchor) in enumerate(zip(logits, deltas, anchors, strict=True)):
         score, best = logit.topk(min(pre_nms, len(logit)))
-        boxes.append(box_ops.decode(delta[best], anchor[best], weights, clip)[:, 0])
+        boxes.append(
+            box_ops.decode(delta[best], anchor[best], weights, clip, both_ways=clip_both, inclusive=inclusive)[:, 0]
+        )
         scores.append(score)
         level.append(torch.full_like(best, index))
-    found = Scored(box_ops.clip(torch.cat(boxes), size), torch.cat(scores), torch.cat(level))
+    found = Scored(box_ops.clip(torch.cat(boxes), size, inclusive=inclusive), torch.cat(scores), torch.cat(level))
     if rank == "probability":
         found = Scored(found.boxes, found.scores.sigmoid(), found.labels)
-    found = _at_least(found, min_size)
-    kept = batched_nms(found.boxes, found.scores, found.labels, nms_threshold)[:post_nms]
-    return Scored(found.boxes[kept], found.scores[kept], found.labels[kept])
+    found = _at_least(found, min_size, inclusive)
+    kept = suppress(found, nms_threshold, at_threshold=nms_at_threshold, apart=nms_apart, inclusive=inclusive)
+    return found[kept[:post_nms]]
 
 
 def detections(
@@ -65,9 +76,13 @@ def detections(
     score_threshold: float,
     min_size: float,
     nms_threshold: float,
+    nms_at_threshold: bool,
+    nms_apart: bool,
     max_detections: int,
     weights: Weights,
     clip: float,
+    clip_both: bool,
+    inclusive: bool,
 ) -> Scored:
     """Detections of one image: every region may answer for several classes; suppression is per class.
 
@@ -75,17 +90,40 @@ def detections(
     """
     scores = logits.softmax(1)[:, :-1]
     classes = scores.shape[1]
-    moved = box_ops.clip(box_ops.decode(deltas, regions, weights, clip), size)
+    moved = box_ops.decode(deltas, regions, weights, clip, both_ways=clip_both, inclusive=inclusive)
+    moved = box_ops.clip(moved, size, inclusive=inclusive)
     which, label = torch.nonzero(scores > score_threshold, as_tuple=True)
     boxes = moved[which, label if moved.shape[1] >= classes and moved.shape[1] > 1 else 0]
     found = Scored(boxes, scores[which, label], label)
     if min_size > 0:
-        found = _at_least(found, min_size)
-    kept = batched_nms(found.boxes, found.scores, found.labels, nms_threshold)[:max_detections]
-    return Scored(found.boxes[kept], found.scores[kept], found.labels[kept])
+        found = _at_least(found, min_size, inclusive)
+    kept = suppress(found, nms_threshold, at_threshold=nms_at_threshold, apart=nms_apart, inclusive=inclusive)
+    return found[kept[:max_detections]]
 
 
-def _at_least(found: Scored, min_size: float) -> Scored:
-    sides = found.boxes[:, 2:] - found.boxes[:, :2]
-    kept = ((sides >= min_size) & (sides > 0)).all(1)
-    return Scored(found.boxes[kept], found.scores[kept], found.labels[kept])
+def suppress(found: Scored, threshold: float, *, at_threshold: bool, apart: bool, inclusive: bool) -> Tensor:
+    """Greedy non-maximum suppression within each label: indices of what stays, int64, best first.
+
+    A box goes when a better one of its label overlaps it by more than `threshold`, or, with `at_threshold`, by as much.
+    `apart`: the labels are suppressed one after the other. Otherwise all go together, shifted so far apart that labels
+    do not meet, which rounds boxes of high labels to 1/100 of a pixel (torchvision, Detectron2, mmcv).
+    """
+    boxes = found.boxes
+    if inclusive:  # moved by one, the far sides give the same areas and intersections
+        boxes = boxes + boxes.new_tensor((0, 0, 1, 1))
+    if at_threshold:
+        threshold = float(np.nextafter(np.float32(threshold), np.float32(-1)))
+    if not apart:
+        kept: Tensor = batched_nms(boxes, found.scores, found.labels, threshold)
+        return kept
+    stays = torch.zeros_like(found.scores, dtype=torch.bool)
+    for label in torch.unique(found.labels):
+        of_label = torch.nonzero(found.labels == label).squeeze(1)
+        stays[of_label[nms(boxes[of_label], found.scores[of_label], threshold)]] = True
+    chosen = torch.nonzero(stays).squeeze(1)
+    return chosen[found.scores[chosen].sort(descending=True, stable=True).indices]
+
+
+def _at_least(found: Scored, min_size: float, inclusive: bool) -> Scored:
+    sides = found.boxes[:, 2:] - found.boxes[:, :2] + inclusive
+    return found[((sides >= min_size) & (sides > 0)).all(1)]
