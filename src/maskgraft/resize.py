@@ -1,0 +1,76 @@
+"""Bilinear resizing, one function a library: they differ in grey levels, and a network notices.
+
+Every function takes a photograph, uint8 [H, W, C], and samples at pixel centres: pixel i of the result lies at
+(i + ½) · step - ½ of the source, where the step is before / after.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+Size = tuple[int, int]
+Grey = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.int64]
+
+
+def pil(image: Grey, size: Size) -> Grey:
+    """Pillow's `BILINEAR` at `size` (height, width), which averages over all covered pixels when it shrinks."""
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
+
+def skimage(image: Grey, size: Size) -> Grey:
+    """scikit-image's `resize(order=1, mode="constant", anti_aliasing=False)`, cut to whole grey levels.
+
+    Beyond the image all is black, so that its rim darkens when it grows; no value leaves the range of the image
+    (`clip`). scikit-image takes its positions from a matrix that a singular value decomposition solves for, and the
+    last bits of the positions decide whether a whole grey level is cut to itself or to the level below: its versions
+    differ from each other, and from this, by one level at up to 1 % of the pixels.
+    """
+    steps = (before / after for before, after in zip(image.shape[:2], size, strict=True))
+    rows, columns = ((np.arange(after) + 0.5) * step - 0.5 for after, step in zip(size, steps, strict=True))
+    padded = np.pad(image.astype(np.float64), ((1, 1), (1, 1), (0, 0)))
+    (top, y), (left, x) = ((np.floor(at).astype(np.int64) + 1, at - np.floor(at)) for at in (rows, columns))
+    across, down = x[:, None], y[:, None, None]
+    wide = (1 - across) * padded[:, left] + across * padded[:, left + 1]
+    values: npt.NDArray[np.float64] = (1 - down) * wide[top] + down * wide[top + 1]
+    return values.clip(image.min(), image.max()).astype(np.uint8)
+
+
+def opencv(image: Grey, size: Size) -> Grey:
+    """OpenCV's `INTER_LINEAR` on uint8 at `size` (height, width): weights of 11 bits, sums of 22 (`resize.cpp`)."""
+    (top, bottom, y), (left, right, x) = (
+        _inside(before, after, 1 / (after / before), np.float32)
+        for before, after in zip(image.shape[:2], size, strict=True)
+    )
+    x[left == right] = 0
+    before, after = (np.rint(part * 2048).astype(np.int32)[:, None] for part in (1 - x, x))
+    wide = (image[:, left] * before + image[:, right] * after) >> 4
+    upper, lower = (np.rint(part * 2048).astype(np.int32)[:, None, None] for part in (1 - y, y))
+    values = ((wide[top] * upper) >> 16) + ((wide[bottom] * lower) >> 16)  # each half is cut by itself, equal or not
+    return ((values + 2) >> 2).astype(np.uint8)
+
+
+def opencv_float(image: Grey, factor: float) -> Floats:
+    """OpenCV's `INTER_LINEAR` on float32 with `fx = fy = factor`.
+
+    The size is each side times `factor`, rounded (half to even); the step is 1 / `factor`, whatever was rounded.
+    """
+    height, width = (round(side * factor) for side in image.shape[:2])
+    (top, bottom, y), (left, right, x) = (
+        _inside(before, after, 1 / factor, np.float64)
+        for before, after in zip(image.shape[:2], (height, width), strict=True)
+    )
+    across, down = x[:, None], y[:, None, None]
+    wide = image[:, left].astype(np.float32) * (1 - across) + image[:, right].astype(np.float32) * across
+    values = wide[top] * (1 - down) + wide[bottom] * down
+    return values.astype(np.float32, copy=False)
+
+
+def _inside(before: int, after: int, step: float, kind: type[np.floating[Any]]) -> tuple[Indices, Indices, Floats]:
+    """The two neighbours of each sample and the weight of the second; beyond the image both are its last pixel."""
+    at = ((np.arange(after) + 0.5) * step - 0.5).astype(kind)
+    first = np.floor(at).astype(np.int64)
+    return first.clip(0, before - 1), (first + 1).clip(0, before - 1), (at - first).astype(np.float32)

@@ -1,0 +1,76 @@
+"""Values that OpenCV 5.0.0 and scikit-image 0.24.0 gave for the same image."""
+
+import numpy as np
+import pytest
+
+from maskgraft import resize
+
+IMAGE = (np.arange(4 * 5 * 3) * 37 % 256).astype(np.uint8).reshape(4, 5, 3)
+
+OPENCV = {
+    (7, 8): [
+        [0, 48, 118, 187, 177, 86, 139, 188],
+        [15, 64, 127, 140, 129, 96, 155, 203],
+        [40, 88, 143, 64, 53, 111, 179, 228],
+        [65, 113, 166, 76, 65, 135, 132, 125],
+        [89, 137, 191, 100, 90, 159, 84, 21],
+        [113, 162, 216, 125, 114, 184, 109, 45],
+        [129, 178, 231, 140, 130, 199, 124, 61],
+    ],
+    (2, 3): [[59, 116, 172], [145, 74, 88]],
+}
+SKIMAGE = {
+    (7, 8): [
+        [0, 38, 92, 147, 138, 67, 109, 120],
+        [12, 63, 127, 139, 129, 95, 154, 165],
+        [32, 88, 143, 63, 53, 111, 179, 185],
+        [52, 113, 166, 75, 65, 134, 131, 101],
+        [72, 137, 191, 100, 89, 159, 84, 17],
+        [92, 162, 215, 124, 114, 183, 109, 37],
+        [82, 139, 181, 110, 101, 156, 97, 38],
+    ],
+    (2, 3): [[58, 115, 172], [144, 73, 87]],
+}
+OPENCV_FLOAT = {
+    1.7: (7, 8, [16.441, 58.882, 124.176, 134.772, 133.630, 105.914, 129.353, 194.647]),
+    0.61: (2, 3, [119.721, 56.180, 80.753]),
+}
+
+
+@pytest.mark.parametrize("size", list(OPENCV))
+def test_opencv_to_the_last_bit(size: tuple[int, int]) -> None:
+    assert resize.opencv(IMAGE, size)[..., 0].tolist() == OPENCV[size]
+
+
+@pytest.mark.parametrize("size", list(SKIMAGE))
+def test_skimage_to_the_last_grey_level(size: tuple[int, int]) -> None:
+    assert resize.skimage(IMAGE, size)[..., 0].tolist() == SKIMAGE[size]
+
+
+def test_skimage_darkens_the_rim_but_not_beyond_the_darkest_pixel() -> None:
+    light = np.full((4, 5, 3), 200, np.uint8)
+    light[1, 2] = 150
+    large = resize.skimage(light, (12, 15))
+    assert large.min() == 150
+    assert (large[0] < 200).all()
+    assert large[6, 12].tolist() == [200, 200, 200]
+
+
+@pytest.mark.parametrize("factor", list(OPENCV_FLOAT))
+def test_opencv_in_float_keeps_the_step_of_the_factor(factor: float) -> None:
+    height, width, second_row = OPENCV_FLOAT[factor]
+    values = resize.opencv_float(IMAGE, factor)
+    assert values.shape == (height, width, 3)
+    assert values.dtype == np.float32
+    assert values[1, :, 0] == pytest.approx(second_row, abs=1e-3)
+
+
+def test_the_libraries_differ_where_they_should() -> None:
+    results = [resize.pil(IMAGE, (2, 3)), resize.opencv(IMAGE, (2, 3)), resize.skimage(IMAGE, (2, 3))]
+    assert len({one.tobytes() for one in results}) == 3
+
+
+@pytest.mark.parametrize("function", [resize.pil, resize.opencv, resize.skimage])
+def test_the_same_size_changes_nothing(function: object) -> None:
+    assert callable(function)
+    assert (function(IMAGE, (4, 5)) == IMAGE).all()
