@@ -25,11 +25,12 @@ class Cut:
 
 
 def truncated(path: Path, cut: Cut, whole: Sequence[str], count: int) -> Finding:
-    """`file.truncated` as an error: `whole` are the names of the tensors that are whole, of `count`."""
+    """`file.truncated` as an error: `whole` are the names of the tensors that are whole, of `count` that are known."""
+    of_all = f" of {count}" if count > len(whole) else ""
     return Finding(
         "file.truncated",
         "error",
-        f"{path.name} ends after {cut}" + (f"; {len(whole)} of {count} tensors are whole" if count else ""),
+        f"{path.name} ends after {cut}" + (f"; {len(whole)}{of_all} tensors are whole" if count else ""),
         names=tuple(whole),
         evidence={"bytes": cut.present, "expected": cut.expected or None, "exact": cut.exact, "tensors": count},
         fix="download or copy it again" + (", or read what is whole: salvage=True (--salvage)" if whole else ""),

@@ -14,9 +14,9 @@ from maskgraft.files import pickles, zips
 from maskgraft.files.contents import Contents
 from maskgraft.files.cuts import Cut
 from maskgraft.files.faults import damaged
+from maskgraft.files.paddle import KNOWN, settled
 from maskgraft.files.pickled_arrays import checked_shape, dtype_named
 from maskgraft.files.tensors import Array, LazyArray
-from maskgraft.files.torch_legacy import KNOWN
 
 _MAGIC = b"\x93NUMPY"
 _MAX_HEADER = 10_000
@@ -51,9 +51,9 @@ def is_pickle(data: memoryview) -> bool:
 
 
 def read_pickle(data: memoryview) -> Contents:
-    """The object in a bare pickle; arrays stay in the file."""
+    """The object in a bare pickle, PaddlePaddle's among them; arrays stay in the file."""
     read, cut = pickles.load_cut(data, known=KNOWN)
-    return Contents("pickle", read.value, read.names, cut=cut)
+    return settled(Contents("pickle", read.value, read.names, cut=cut))
 
 
 def read_npy(data: memoryview) -> Contents:

@@ -5,7 +5,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from maskgraft.errors import CheckpointError, Finding
-from maskgraft.files import numpy_files, safetensors, sharded, torch_legacy, torch_zip, unreadable, wrappers
+from maskgraft.files import (
+    caffe,
+    mxnet,
+    numpy_files,
+    onnx,
+    safetensors,
+    sharded,
+    torch_legacy,
+    torch_zip,
+    unreadable,
+    wrappers,
+)
 from maskgraft.files.contents import Contents
 from maskgraft.files.faults import named
 from maskgraft.files.mapping import mapped
@@ -62,6 +73,10 @@ def _sharded(data: memoryview, path: Path, key: str | None, salvage: bool) -> Te
     return sharded.read(data, path, salvage=salvage, open_shard=lambda shard: open_checkpoint(shard, salvage=salvage))
 
 
+def _onnx(data: memoryview, path: Path, key: str | None, salvage: bool) -> Tensors:
+    return wrappers.tensors(onnx.read(data, path), path, key=key, salvage=salvage)
+
+
 def _is_folder_of_safetensors(path: Path) -> bool:
     return path.is_dir() and _safetensors_in(path) is not None
 
@@ -91,5 +106,8 @@ BY_CONTENT: tuple[tuple[Sniff, Read], ...] = (
     (lambda data, _: sharded.is_index(data), _sharded),
     (lambda data, _: numpy_files.is_npy(data), _wrapped(numpy_files.read_npy)),
     (lambda data, _: numpy_files.is_npz(data), _wrapped(numpy_files.read_npz)),
+    (lambda data, _: onnx.is_onnx(data), _onnx),
+    (lambda data, _: mxnet.is_mxnet(data), _wrapped(mxnet.read)),
+    (lambda data, _: caffe.is_caffe(data), _wrapped(caffe.read)),
     (lambda data, _: numpy_files.is_pickle(data), _wrapped(numpy_files.read_pickle)),
 )

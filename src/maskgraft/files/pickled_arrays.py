@@ -141,20 +141,21 @@ def dtype_named(name: Any) -> np.dtype[Any]:
 
     Raises `CheckpointError` for every other name: NumPy's own parser takes more than belongs into a file.
     """
-    if isinstance(name, str) and name in _ML_DTYPES:
-        return _ML_DTYPES[name]
+    kind: np.dtype[Any] | None = _ML_DTYPES.get(name) if isinstance(name, str) else None
+    if kind is not None:
+        return kind
     if isinstance(name, list) and all(isinstance(field, tuple) and len(field) == 2 for field in name):
-        layout: Any = [(str(label), dtype_named(kind)) for label, kind in name if isinstance(kind, str)]
+        layout: Any = [(str(label), dtype_named(inner)) for label, inner in name if isinstance(inner, str)]
         if len(layout) == len(name):
-            structured: np.dtype[Any] = np.dtype(layout)
-            return structured
+            kind = np.dtype(layout)
+            return kind
     if not isinstance(name, str) or not _DTYPE.fullmatch(name):
         raise damaged(f"the file names a dtype {str(name)[:60]!r} that NumPy does not have")
     try:
-        named: np.dtype[Any] = np.dtype(name.replace("a", "S"))
+        kind = np.dtype(name.replace("a", "S"))
     except TypeError:
         raise damaged(f"the file names a dtype {name!r} that NumPy does not have") from None
-    return named
+    return kind
 
 
 def expects_bytes(stack: Sequence[Any], callee: Any) -> bool:

@@ -3,18 +3,21 @@
 import struct
 from collections.abc import Iterator
 
+from maskgraft.errors import CheckpointError
 from maskgraft.files.faults import damaged
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 
-def fields(buffer: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
+def fields(buffer: memoryview, *, cut: bool = False) -> Iterator[tuple[int, int, int | memoryview]]:
     """Every field of one message, in the file's order: (number, wire type, value).
 
         list(fields(memoryview(b"\\x08\\x96\\x01\\x12\\x02hi")))    # [(1, 0, 150), (2, 2, <memory of b"hi">)]
 
     The value is an unsigned int for VARINT, FIXED64 and FIXED32 (little endian bits; `float32`, `float64` and `signed`
     read them otherwise), a view without a copy for BYTES (text, nested messages, packed numbers).
+
+    With `cut`, a file may end too early: the last field is then what is left of it.
 
     Raises `CheckpointError` (`file.damaged`) where a length goes past the end, a number does not end, or the
     field number is 0 or a group, which nothing that holds weights uses.
@@ -31,7 +34,7 @@ def fields(buffer: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
             yield number, wire, value
         elif wire == BYTES:
             size, at = varint(buffer, at)
-            if size > end - at:
+            if size > end - at and not cut:
                 raise damaged(
                     f"protobuf field {number} at byte {start} claims {size:,} bytes, {end - at:,} are left",
                     claimed=size,
@@ -47,6 +50,22 @@ def fields(buffer: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
             at += size
         else:
             raise damaged(f"protobuf field {number} at byte {start} has wire type {wire}, which is not in use")
+
+
+def claimed(buffer: memoryview) -> int:
+    """The size that a message says it has: its own, or more where its last field goes past the end.
+
+    A message that ends inside a number has at least one byte more.
+    """
+    at, end = 0, len(buffer)
+    while at < end:
+        try:
+            tag, at = varint(buffer, at)
+            size, after = varint(buffer, at) if tag & 7 in (VARINT, BYTES) else (0, at)
+        except CheckpointError:
+            return end + 1
+        at = after + {BYTES: size, FIXED64: 8, FIXED32: 4}.get(tag & 7, 0)
+    return at
 
 
 def varint(buffer: memoryview, at: int) -> tuple[int, int]:
