@@ -41,23 +41,28 @@ class FrozenNorm(nn.Module):
 
 
 class Affine(nn.Module):
-    """Scale and shift only: what is left of a batch norm whose statistics were folded away (Detectron, Chainer)."""
+    """Scale and shift only: what is left of a batch norm whose statistics were folded away (Detectron, Chainer).
+
+    `eps` is 0 there. Detectron2 takes such a layer for a norm of variance 1 and still adds its eps.
+    """
 
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, eps: float) -> None:
         super().__init__()
+        self.eps = eps
         self.register_buffer("weight", torch.ones(channels))
         self.register_buffer("bias", torch.zeros(channels))
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
         """The affine map that this layer is, each [C]."""
-        return self.weight, self.bias
+        return self.weight * (1 + self.eps) ** -0.5, self.bias
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to the same shape."""
-        return x * self.weight[:, None, None].to(x.dtype) + self.bias[:, None, None].to(x.dtype)
+        scale, shift = self.scale_and_shift()
+        return x * scale[:, None, None].to(x.dtype) + shift[:, None, None].to(x.dtype)
 
 
 def norm(kind: NormKind, channels: int, eps: float) -> nn.Module:
@@ -71,7 +76,7 @@ def norm(kind: NormKind, channels: int, eps: float) -> nn.Module:
         case "frozen":
             return FrozenNorm(channels, eps)
         case "affine":
-            return Affine(channels)
+            return Affine(channels, eps)
         case "batch":
             return nn.BatchNorm2d(channels, eps)
         case "group":
