@@ -43,6 +43,7 @@ _COPIES = frozenset(
     }
 )  # fmt: skip
 _MAX_DEPTH = 8
+_TRIFLE = 4  # a mean, a deviation and the like beside a model are no second model
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,7 @@ def _search(value: Any, path: tuple[str, ...], seen: set[int]) -> Iterator[Model
         }
         yield Model(path, {**direct, **nested}, nested=True)
         return
-    if any(lazy(leaf).shape for leaf in direct.values()) and 10 * len(direct) > max(map(_count, inner), default=0):
+    if any(lazy(leaf).shape for leaf in direct.values()) and (len(direct) > _TRIFLE or not inner):
         rest = {name: entry for name, entry in entries.items() if name not in direct}
         if isinstance(value, Odict) and isinstance(value.state, dict):
             rest.update((str(name), entry) for name, entry in value.state.items())
@@ -140,13 +141,9 @@ def _search(value: Any, path: tuple[str, ...], seen: set[int]) -> Iterator[Model
     yield from inner
 
 
-def _count(model: Model) -> int:
-    return len(model.tensors)
-
-
 def _is_tree(inner: list[Model]) -> bool:
     """Weights that stand one layer to an entry, {"conv1": {"weight": …}, …}, are one model and not many."""
-    if len(inner) < 2 or any(model.is_copy or not (model.nested or len(model.tensors) <= 4) for model in inner):
+    if len(inner) < 2 or any(model.is_copy or not (model.nested or len(model.tensors) <= _TRIFLE) for model in inner):
         return False
     distinct = {(model.nested, frozenset(model.tensors)) for model in inner if model.nested}
     return len(distinct) == sum(model.nested for model in inner) and (bool(distinct) or len(inner) > 2)
@@ -219,7 +216,7 @@ def _bare_names(model: Model) -> set[str]:
 def _without_trifles(models: list[Model]) -> list[Model]:
     """A mean and a deviation beside a model are no second model."""
     most = max((model.nbytes for model in models), default=0)
-    large = [model for model in models if len(model.tensors) > 4 or model.nbytes * 1000 > most]
+    large = [model for model in models if len(model.tensors) > _TRIFLE or model.nbytes * 1000 > most]
     return large or models
 
 
