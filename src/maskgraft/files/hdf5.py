@@ -203,7 +203,7 @@ def _header(source: Source, address: int) -> _Header:
     """All messages of an object header, its continuation blocks included."""
     messages: list[tuple[int, bool, Cursor]] = []
     try:
-        if source.take(address, 4) == b"OHDR":
+        if bytes(source.take(address, 4)) == b"OHDR":
             blocks, tracked = _modern_header(source, address)
         else:
             cursor = source.cursor(address, 16)

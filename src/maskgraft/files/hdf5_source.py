@@ -142,7 +142,7 @@ class Cursor:
 
 def signature_at(view: memoryview) -> int | None:
     """Where the HDF5 signature stands: at the first byte, or behind a user block; `None` when nowhere."""
-    return next((place for place in _PLACES if view[place : place + 8] == SIGNATURE), None)
+    return next((place for place in _PLACES if bytes(view[place : place + 8]) == SIGNATURE), None)
 
 
 def open_source(view: memoryview) -> Source:
