@@ -133,7 +133,8 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
 
 def test_dangerous_names_in_a_readable_file_are_a_warning(tmp_path):
     body = b"\x80\x02}(X\x01\x00\x00\x00xcos\nsystem\n(X\x04\x00\x00\x00echotR"
-    body += b"X\x01\x00\x00\x00ycnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R(K\x01K\x02\x85cnumpy\ndtype\nX\x02\x00\x00\x00f4\x85R\x89C\x08"
+    body += b"X\x01\x00\x00\x00ycnumpy.core.multiarray\n_reconstruct\n"
+    body += b"cnumpy\nndarray\nK\x00\x85C\x01b\x87R(K\x01K\x02\x85cnumpy\ndtype\nX\x02\x00\x00\x00f4\x85R\x89C\x08"
     body += bytes(8) + b"tbu."
     (tmp_path / "x.pkl").write_bytes(body)
     ckpt = open_checkpoint(tmp_path / "x.pkl")
