@@ -180,7 +180,7 @@ def test_a_nested_model_without_a_neighbour_behind_it_is_salvaged_without_its_la
 
 
 def test_a_file_cut_before_its_first_tensor_cannot_be_salvaged():
-    with pytest.raises(CheckpointError, match="0 tensors are whole"):
+    with pytest.raises(CheckpointError, match=r"file\.truncated.*ends after 2,000 of"):
         opened(save_weights, cut=2_000, salvage=True)
 
 

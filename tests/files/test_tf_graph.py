@@ -95,6 +95,16 @@ def test_a_graph_without_weights():
         opened(node("image", "Placeholder"))
 
 
+def test_a_cut_graph():
+    whole, path = memoryview(GRAPH), Path("frozen.pb")
+    cut = whole[: GRAPH.index(b"Preprocessor") + 30]
+    with pytest.raises(CheckpointError, match=r"file\.truncated.*at least .* bytes; 1 tensors are whole"):
+        graph_tensors(cut, path)
+    found = graph_tensors(cut, path, salvage=True)
+    assert list(found) == ["Conv/weights"] and found.findings[0].code == "file.truncated"
+    assert found.findings[0].severity == "warning"
+
+
 def saved_model(graph: bytes) -> bytes:
     info = field(4, "serve") + field(5, "2.8.4")
     signature = field(5, field(1, "serving_default") + field(2, b""))

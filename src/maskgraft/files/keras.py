@@ -22,6 +22,7 @@ import numpy as np
 
 from maskgraft.errors import CheckpointError, Finding, Severity
 from maskgraft.files import zips
+from maskgraft.files.cuts import Cut, salvaged, truncated
 from maskgraft.files.hdf5 import Node, Tree, walk
 from maskgraft.files.tensors import Array, LazyArray, Tensors
 
@@ -55,7 +56,7 @@ def hdf5_tensors(view: memoryview, path: Path, *, in_archive: bool = False, salv
     }
     slots = {name: array for name, array in whole.items() if name.split("/")[0] in _OPTIMIZER_GROUPS}
     arrays = {name.removeprefix(root): array for name, array in whole.items() if name not in slots}
-    findings = _faults(tree, path, arrays, layers, salvage)
+    findings = _faults(tree, path, list(arrays), _known(tree, root, layers), layers, salvage=salvage)
     modern = any("/vars/" in f"/{name}" for name in arrays)
     about = _about(tree, layers, modern)
     order = _kernel_order(arrays) if layers else None
@@ -75,6 +76,15 @@ def hdf5_tensors(view: memoryview, path: Path, *, in_archive: bool = False, salv
 def _attributes(tree: Tree, path: str) -> Mapping[str, Any]:
     node = tree.nodes.get(path)
     return node.attributes if node else {}
+
+
+def is_archive(view: memoryview) -> bool:
+    """Whether the bytes are a Keras 3 archive, whole or cut."""
+    if not zips.is_zip(view):
+        return False
+    if not zips.is_whole(view):
+        return next(zips.scan(view, lambda _name, _start: 0), ("", 0))[0] in _ARCHIVE_PARTS
+    return _ARCHIVE_PARTS[-1] in zips.members(view)
 
 
 def archive_tensors(view: memoryview, path: Path, *, salvage: bool = False) -> Tensors:
@@ -180,18 +190,22 @@ def _in_order(tree: Tree, root: str, layers: list[str]) -> list[str]:
 
     The variables of one Keras 3 layer are numbered, and come in the order of their numbers.
     """
-    listed = [
-        f"{root}{layer}/{weight}"
-        for layer in layers
-        for weight in _names(_attributes(tree, f"{root}{layer}"), "weight_names")
-    ]
-    first = dict.fromkeys(path for path in listed if path in tree.nodes)
+    first = dict.fromkeys(path for path in _listed(tree, root, layers) if path in tree.nodes)
     rest = [path for path in tree.nodes if path not in first and not path.startswith("@")]
     places: dict[str, int] = {}
     for path in rest:
         places.setdefault(path.rpartition("/")[0], len(places))
     rest.sort(key=lambda path: (places[path.rpartition("/")[0]], _number(path.rpartition("/")[2])))
     return [path for path in (*first, *rest) if tree.nodes[path].kind == "dataset"]
+
+
+def _listed(tree: Tree, root: str, layers: list[str]) -> list[str]:
+    """The paths of all weights that the file's own lists name, there or not."""
+    return [
+        f"{root}{layer}/{weight}"
+        for layer in layers
+        for weight in _names(_attributes(tree, f"{root}{layer}"), "weight_names")
+    ]
 
 
 def _number(text: str) -> int:
@@ -211,35 +225,33 @@ def _as_stored(node: Node) -> LazyArray:
     return LazyArray(array.shape, np.dtype(ml_dtypes.bfloat16), read)
 
 
+def _known(tree: Tree, root: str, layers: list[str]) -> set[str]:
+    """The names of all weights that the file speaks of, whole or not."""
+    there = {path for path, node in tree.nodes.items() if node.array is not None and not path.startswith("@")}
+    names = {name.removeprefix(root) for name in (*there, *_listed(tree, root, layers))}
+    return {name for name in names if name.split("/")[0] not in _OPTIMIZER_GROUPS}
+
+
 def _faults(
-    tree: Tree, path: Path, arrays: Mapping[str, LazyArray], layers: list[str], salvage: bool
+    tree: Tree, path: Path, whole: list[str], known: set[str], layers: list[str], *, salvage: bool
 ) -> tuple[Finding, ...]:
     """What is wrong with the file, as findings; raised unless the rest was asked for or nothing is missing."""
-    found = [finding for error in tree.faults.values() for finding in error.findings]
     notes = tuple(finding for error in tree.notes.values() for finding in error.findings)
-    if not tree.cut and not found:
-        return notes
-    severity: Severity = "warning" if (salvage and arrays) or not found else "error"
+    readable = bool(salvage and whole) or not tree.faults
     if tree.cut:
-        part = f"{path.name} ends after {tree.present:,} of {tree.expected:,} bytes"
-        part += f" (HDF5 end-of-file address); {len(arrays):,} tensors are whole"
-        problem = Finding(
-            "file.truncated",
-            severity,
-            part + (f" of a model of {len(layers):,} layers" if layers else ""),
-            names=tuple(arrays),
-            evidence={"bytes": tree.present, "expected": tree.expected, "whole": len(arrays), "layers": layers},
-            fix=f"download {path.name} again, or read what is there: maskgraft inspect --salvage {path.name}",
-        )
-        if severity == "error":
-            raise CheckpointError(problem)
-        return (problem, *notes)
+        cut = Cut(tree.present, tree.expected)
+        missing = sorted(known - set(whole))
+        if not readable:
+            told = truncated(path, cut, whole, len(whole) + len(missing))
+            raise CheckpointError(replace(told, evidence={**told.evidence, "layers": layers}))
+        return (salvaged(path, cut, len(whole), missing), *notes)
+    severity: Severity = "warning" if readable else "error"
     kept = [
-        Finding(finding.code, severity, f"{path.name}: {finding.message}", (place,), finding.evidence, fix=finding.fix)
+        replace(finding, severity=severity, names=(place,))
         for place, error in list(tree.faults.items())[:_MOST_NAMED]
         for finding in error.findings
     ]
-    if severity == "error":
+    if kept and not readable:
         raise CheckpointError(kept)
     return (*kept, *notes)
 

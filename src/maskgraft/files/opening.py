@@ -7,11 +7,15 @@ from pathlib import Path
 from maskgraft.errors import CheckpointError, Finding
 from maskgraft.files import (
     caffe,
+    hdf5_source,
+    keras,
     mxnet,
     numpy_files,
     onnx,
     safetensors,
     sharded,
+    tf_graph,
+    tf_paths,
     torch_legacy,
     torch_zip,
     unreadable,
@@ -92,9 +96,34 @@ def _folder_of_safetensors(path: Path, key: str | None, salvage: bool) -> Tensor
     return open_checkpoint(_safetensors_in(path) or path, key=key, salvage=salvage)
 
 
+def _tensorflow(path: Path, key: str | None, salvage: bool) -> Tensors:
+    place = tf_paths.tensorflow_place(path)
+    assert place is not None
+    return _keyless(path, key, tf_paths.tensorflow_tensors(place, salvage=salvage))
+
+
+def _hdf5(data: memoryview, path: Path, key: str | None, salvage: bool) -> Tensors:
+    return _keyless(path, key, keras.hdf5_tensors(data, path, salvage=salvage))
+
+
+def _keras(data: memoryview, path: Path, key: str | None, salvage: bool) -> Tensors:
+    return _keyless(path, key, keras.archive_tensors(data, path, salvage=salvage))
+
+
+def _graph(data: memoryview, path: Path, key: str | None, salvage: bool) -> Tensors:
+    return _keyless(path, key, tf_graph.graph_tensors(data, path, salvage=salvage))
+
+
+def _keyless(path: Path, key: str | None, found: Tensors) -> Tensors:
+    if key:
+        raise safetensors.no_key(path, key)
+    return found
+
+
 # Checkpoints that are known by their place: folders, and names that stand for several files.
 BY_PATH: tuple[tuple[Callable[[Path], bool], Callable[[Path, str | None, bool], Tensors]], ...] = (
     (_is_folder_of_safetensors, _folder_of_safetensors),
+    (lambda path: tf_paths.tensorflow_place(path) is not None, _tensorflow),
 )
 
 # Files that are known by their bytes; the first that recognises a file reads it.
@@ -103,6 +132,9 @@ BY_CONTENT: tuple[tuple[Sniff, Read], ...] = (
     (lambda data, _: torch_legacy.is_stream(data), _wrapped(torch_legacy.read_stream)),
     (lambda data, _: torch_legacy.is_tar(data), _wrapped(torch_legacy.read_tar)),
     (safetensors.is_safetensors, safetensors.read),
+    (lambda data, _: hdf5_source.signature_at(data) is not None, _hdf5),
+    (lambda data, _: keras.is_archive(data), _keras),
+    (lambda data, _: tf_graph.is_graph(data), _graph),
     (lambda data, _: sharded.is_index(data), _sharded),
     (lambda data, _: numpy_files.is_npy(data), _wrapped(numpy_files.read_npy)),
     (lambda data, _: numpy_files.is_npz(data), _wrapped(numpy_files.read_npz)),

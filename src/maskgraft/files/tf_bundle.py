@@ -16,8 +16,9 @@ import numpy as np
 
 from maskgraft.errors import CheckpointError, Finding
 from maskgraft.files import unreadable
-from maskgraft.files.faults import damaged, outside, unsupported
-from maskgraft.files.mapping import mapped
+from maskgraft.files.cuts import Cut, salvaged, truncated
+from maskgraft.files.faults import damaged, unsupported
+from maskgraft.files.mapping import beside, mapped
 from maskgraft.files.protobuf import VARINT, varint
 from maskgraft.files.sstable import blocks, entries, is_table
 from maskgraft.files.tensors import Array, LazyArray, Tensors
@@ -113,10 +114,9 @@ def bundle_tensors(index: Path, *, salvage: bool = False) -> Tensors:
     graph = _graph(records.get(GRAPH_KEY), shards, data)
     keys = [key for key, entry in records.items() if entry.code != STRING]
     names = names_of(keys, graph)
-    whole = [key for key in keys if all(_is_there(piece, shards) for piece in pieces[key])]
-    cut = _cut(shards, [piece for found in pieces.values() for piece in found], [names[key] for key in whole], salvage)
-    given = whole if cut else keys
-    arrays = {names[key]: _lazy(records[key], pieces[key], shards, data) for key in given}
+    cut = _cut(shards, {names[key]: pieces[key] for key in keys}, salvage)
+    missing = {name for finding in cut for name in finding.names}
+    arrays = {names[key]: _lazy(records[key], pieces[key], shards, data) for key in keys if names[key] not in missing}
 
     about: dict[str, Any] = {"shards": count}
     about |= {counter: _number(arrays.pop(counter)) for counter in COUNTERS if counter in arrays}
@@ -208,8 +208,7 @@ def _shards(index: Path, count: int, used: set[int]) -> dict[int, _Shard]:
         if not path.is_file():
             found[number] = _Shard(path, 0, _missing(path, index))
             continue
-        if path.resolve().parent != index.resolve().parent:
-            raise outside(f"{path.name} is a link to {path.resolve()}", link=path.name)
+        beside(index, path.name)
         pointer = _lfs_pointer(path)
         found[number] = _Shard(path, path.stat().st_size, pointer)
     return found
@@ -237,26 +236,19 @@ def _is_there(piece: _Piece, shards: Mapping[int, _Shard]) -> bool:
     return shard.fault is None and piece.offset + piece.size <= shard.bytes
 
 
-def _cut(shards: Mapping[int, _Shard], pieces: list[_Piece], whole: list[str], salvage: bool) -> tuple[Finding, ...]:
+def _cut(shards: Mapping[int, _Shard], pieces: Mapping[str, list[_Piece]], salvage: bool) -> list[Finding]:
     """Data files that are shorter than the index says; raised as an error unless what is whole was asked for."""
-    found = []
+    whole = [name for name, found in pieces.items() if all(_is_there(piece, shards) for piece in found)]
+    missing = [name for name in pieces if name not in set(whole)]
+    short = []
     for number, shard in shards.items():
-        meant = max(piece.offset + piece.size for piece in pieces if piece.shard == number)
-        if shard.fault is None and meant > shard.bytes:
-            found.append(
-                Finding(
-                    "file.truncated",
-                    "warning" if salvage and whole else "error",
-                    f"{shard.path.name} ends after {shard.bytes:,} of {meant:,} bytes (its index); "
-                    f"{len(whole):,} tensors are whole",
-                    names=tuple(whole),
-                    evidence={"bytes": shard.bytes, "expected": meant, "whole": len(whole)},
-                    fix=f"copy {shard.path.name} again, or read what is there: maskgraft inspect --salvage",
-                )
-            )
-    if any(finding.severity == "error" for finding in found):
-        raise CheckpointError(found)
-    return tuple(found)
+        ends = (piece.offset + piece.size for found in pieces.values() for piece in found if piece.shard == number)
+        cut = Cut(shard.bytes, max(ends, default=0))
+        if shard.fault is None and cut.expected > cut.present:
+            short.append((shard.path, cut))
+    if short and not (salvage and whole):
+        raise CheckpointError(truncated(path, cut, whole, len(pieces)) for path, cut in short)
+    return [salvaged(path, cut, len(whole), missing) for path, cut in short]
 
 
 def _bytes_of(piece: _Piece, shards: Mapping[int, _Shard], data: Callable[[int], memoryview]) -> memoryview:

@@ -13,12 +13,13 @@ import numpy as np
 
 from maskgraft.errors import CheckpointError, Finding
 from maskgraft.files import unreadable
+from maskgraft.files.cuts import Cut, salvaged, truncated
 from maskgraft.files.faults import damaged
 from maskgraft.files.mapping import mapped
-from maskgraft.files.protobuf import BYTES, VARINT, fields
+from maskgraft.files.protobuf import BYTES, VARINT, claimed, fields
 from maskgraft.files.tensors import LazyArray, Tensors
 from maskgraft.files.tf_bundle import bundle_tensors, is_bundle_index
-from maskgraft.files.tf_values import Message, is_message_of, message, tensor_in, text_in, texts_in
+from maskgraft.files.tf_values import Message, is_message_of, message, tensor_in, text_in, texts_in, view_of
 
 _MOST_NODES = 2_000_000
 
@@ -32,16 +33,16 @@ def is_saved_model(view: memoryview) -> bool:
     """Whether the bytes are a `saved_model.pb`: its version, then graphs that begin with what they are for."""
     if not is_message_of(view, (1, VARINT), (2, BYTES)):
         return False
-    inner = next((value for number, _, value in fields(view) if number == 2), 0)
+    inner = next((value for number, _, value in fields(view, cut=True) if number == 2), 0)
     return isinstance(inner, memoryview) and is_message_of(inner, (1, BYTES))
 
 
 def _first(view: memoryview) -> memoryview:
-    value = next(fields(view))[2]
+    value = next(fields(view, cut=True))[2]
     return value if isinstance(value, memoryview) else memoryview(b"")
 
 
-def graph_tensors(view: memoryview, path: Path) -> Tensors:
+def graph_tensors(view: memoryview, path: Path, *, salvage: bool = False) -> Tensors:
     """The weights of a frozen graph: constants that were variables before it was frozen.
 
         graph_tensors(mapped(path), path)["Conv/weights"].read()
@@ -50,22 +51,28 @@ def graph_tensors(view: memoryview, path: Path) -> Tensors:
     from other constants. A graph whose reading nodes were optimised away gives all its arrays of real numbers.
     `about["constants"]` counts the constants that are left out.
 
-    Raises `CheckpointError`: `file.damaged`, `file.no-weights`.
+    Raises `CheckpointError`: `file.damaged`, `file.no-weights`, `file.truncated` for a file that ends inside a node
+    (with `salvage`, the nodes before it are read).
     """
-    arrays, left_out = _constants(view)
+    expected = claimed(view)
+    cut = Cut(len(view), expected, exact=False) if expected > len(view) else None
+    arrays, left_out = _constants(view, cut=cut is not None)
+    if cut and not (salvage and arrays):
+        raise CheckpointError(truncated(path, cut, list(arrays), len(arrays)))
     if not arrays:
         raise CheckpointError(
             Finding("file.no-weights", "error", f"{path.name} is a TensorFlow graph without weights in it")
         )
-    return Tensors(path, "tf-graph", arrays, {"constants": left_out})
+    findings = (salvaged(path, cut, len(arrays), ()),) if cut else ()
+    return Tensors(path, "tf-graph", arrays, {"constants": left_out}, findings=findings)
 
 
-def _constants(graph: memoryview) -> tuple[dict[str, LazyArray], int]:
+def _constants(graph: memoryview, *, cut: bool = False) -> tuple[dict[str, LazyArray], int]:
     constants: dict[str, LazyArray] = {}
     readers: set[str] = set()
     count = 0
-    for number, _, value in fields(graph):
-        if number != 1:
+    for number, _, value in fields(graph, cut=cut):
+        if number != 1 or (cut and claimed(view_of(value)) > len(view_of(value))):
             continue
         count += 1
         if count > _MOST_NODES:

@@ -251,7 +251,7 @@ def typed_values(found: Message, dtype: np.dtype[Any]) -> Array:
 def is_message_of(view: memoryview, *starts: tuple[int, int]) -> bool:
     """Whether the first fields are of these (number, wire type), in this order; only they are looked at."""
     try:
-        for (number, wire, _), start in zip(fields(view), starts, strict=False):
+        for (number, wire, _), start in zip(fields(view, cut=True), starts, strict=False):
             if (number, wire) != start:
                 return False
     except CheckpointError:
