@@ -1,0 +1,151 @@
+"""A COCO-format dataset cut from the two photographs: 64 squares to learn from, 7 strips to be judged by.
+
+The pictures to be judged by come from parts of the photographs that training never sees: the lower two rows of coins,
+and the right third of the sky.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from maskgraft.demo.photos import Labelled, Pixels, coins, galaxies
+from maskgraft.files.writing import atomic
+
+CLASSES = ("coin", "galaxy")
+SIDE = 256  # of a training picture, and the short side of the others
+
+_COIN_ROWS = 150  # coins above this row are learned from, those below are judged
+_SKY_COLUMNS = 640
+_SKY_STRIPS = 6
+_LEAST_VISIBLE = 0.3  # an instance that is cut off to less than this is not learned from and not counted
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A part of a photograph, in its pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def of(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """That part of an array [H, W, …]."""
+        return array[self.top : self.top + self.height, self.left : self.left + self.width]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture of the dataset: `pixels` uint8 [H, W, 3], instances as (class, mask bool [H, W], doubtful)."""
+
+    pixels: Pixels
+    instances: tuple[tuple[str, npt.NDArray[np.bool_], bool], ...]
+
+
+def make(folder: Path, *, seed: int = 0) -> tuple[Path, Path]:
+    """Write the dataset: `train/`, `val/`, `train.json`, `val.json`. Returns the two JSON files.
+
+    Raises `UsageError` where scikit-image is not installed.
+    """
+    photographs = (coins(), galaxies())
+    rng = np.random.default_rng(seed)
+    train = [picture for photo in photographs for picture in learned_from(photo, rng)]
+    val = [picture for photo in photographs for picture in judged_by(photo)]
+    return _write(folder, "train", train), _write(folder, "val", val)
+
+
+def learned_from(photo: Labelled, rng: np.random.Generator, count: int = 32) -> Iterator[Picture]:
+    """`count` squares of random place, size, turn and mirroring from the training part of a photograph."""
+    height, width = photo.labels.shape
+    bottom, right = (_COIN_ROWS, width) if photo.kind == "coin" else (height, _SKY_COLUMNS)
+    made = 0
+    while made < count:
+        side = int(rng.integers(110, 150))
+        window = Window(int(rng.integers(0, bottom - side + 1)), int(rng.integers(0, right - side + 1)), side, side)
+        shares = [share for label, share in _shown(photo, window).items() if label not in photo.doubtful]
+        if shares and min(shares) >= _LEAST_VISIBLE:
+            yield _picture(photo, window, turns=int(rng.integers(4)), mirrored=bool(rng.integers(2)))
+            made += 1
+
+
+def judged_by(photo: Labelled) -> Iterator[Picture]:
+    """The held-out part of a photograph, cut without overlap into strips of about the training scale."""
+    height, width = photo.labels.shape
+    if photo.kind == "coin":
+        windows = [Window(_COIN_ROWS, 0, height - _COIN_ROWS, width)]
+    else:
+        tall = height // _SKY_STRIPS
+        windows = [Window(i * tall, _SKY_COLUMNS, tall, width - _SKY_COLUMNS) for i in range(_SKY_STRIPS)]
+    for window in windows:
+        yield _picture(photo, window, turns=0, mirrored=False)
+
+
+def _shown(photo: Labelled, window: Window) -> dict[int, float]:
+    """Which instances a window shows, and the share of each that is inside."""
+    everywhere = np.bincount(photo.labels.ravel())
+    inside = np.bincount(window.of(photo.labels).ravel(), minlength=len(everywhere))
+    return {i: float(inside[i] / everywhere[i]) for i in np.flatnonzero(inside).tolist() if i}
+
+
+def _picture(photo: Labelled, window: Window, *, turns: int, mirrored: bool) -> Picture:
+    pixels, labels = (np.rot90(window.of(array), turns) for array in (photo.pixels, photo.labels))
+    if mirrored:
+        pixels, labels = pixels[:, ::-1], labels[:, ::-1]
+    scale = SIDE / min(labels.shape)
+    size = round(labels.shape[1] * scale), round(labels.shape[0] * scale)
+    enlarged = np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).resize(size, Image.Resampling.BICUBIC))
+    instances = []
+    for label, share in _shown(photo, window).items():
+        grey = Image.fromarray(((labels == label) * 255).astype(np.uint8))
+        mask = np.asarray(grey.resize(size, Image.Resampling.BILINEAR)) > 127
+        if mask.any():
+            instances.append((photo.kind, mask, label in photo.doubtful or share < _LEAST_VISIBLE))
+    return Picture(enlarged, tuple(instances))
+
+
+def _write(folder: Path, part: str, pictures: list[Picture]) -> Path:
+    from faster_coco_eval import mask as coco_mask
+
+    (folder / part).mkdir(parents=True, exist_ok=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for index, picture in enumerate(pictures, 1):
+        name = f"{part}/{index:03d}.png"
+        Image.fromarray(picture.pixels).save(folder / name)
+        height, width = picture.pixels.shape[:2]
+        images.append({"id": index, "file_name": name, "width": width, "height": height})
+        for kind, mask, doubtful in picture.instances:
+            rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": index,
+                    "category_id": CLASSES.index(kind) + 1,
+                    "bbox": [
+                        int(columns[0]),
+                        int(rows[0]),
+                        int(columns[-1] - columns[0]) + 1,
+                        int(rows[-1] - rows[0]) + 1,
+                    ],
+                    "area": int(mask.sum()),
+                    "iscrowd": int(doubtful),
+                    "segmentation": {"size": [height, width], "counts": rle["counts"].decode()},
+                }
+            )
+    content = {
+        "info": {"description": "coins and galaxies from scikit-image's photographs; labels drawn by segmentation"},
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": i, "name": name} for i, name in enumerate(CLASSES, 1)],
+    }
+    path = folder / f"{part}.json"
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(content))
+    return path
