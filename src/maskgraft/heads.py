@@ -13,7 +13,7 @@ from maskgraft.spec import Arch, ClassRows, Numerics
 
 def rows(kind: ClassRows, classes: int) -> int:
     """How many class rows a predictor has."""
-    return {"foreground": classes, "with-background": classes + 1, "agnostic": 1}[kind]
+    return {"foreground": classes, "with-background": classes + 1, "agnostic": 1, "agnostic-with-background": 2}[kind]
 
 
 class FPN(nn.Module):

@@ -73,8 +73,13 @@ def boxes(
     samples: Sequence[RegionSample],
     targets: Sequence[Target],
     numerics: Numerics,
+    *,
+    agnostic: bool,
 ) -> dict[str, Tensor]:
-    """Class and box losses of the sampled regions: `logits` [N, K + 1], `deltas` [N, R·4]."""
+    """Class and box losses of the sampled regions: `logits` [N, K + 1], `deltas` [N, R·4].
+
+    With `agnostic` deltas the first row is that of all classes.
+    """
     labels = torch.cat([one.labels for one in samples])
     if not len(labels):
         return {"cls": logits.sum() * 0, "box": deltas.sum() * 0}
@@ -86,7 +91,7 @@ def boxes(
         if not one.positives:
             continue
         given = deltas[rows].reshape(one.positives, -1, 4)
-        column = one.labels[: one.positives] if given.shape[1] > 1 else torch.zeros_like(one.labels[: one.positives])
+        column = torch.zeros_like(one.labels[: one.positives]) if agnostic else one.labels[: one.positives]
         given = given[torch.arange(one.positives, device=given.device), column]
         wanted = box_ops.encode(
             target.boxes[one.which[: one.positives]],

@@ -14,8 +14,9 @@ from maskgraft.heads import FPN, RPN, BoxPredictor, ConvBoxHead, MaskHead, MaskP
 from maskgraft.ops import anchors as anchor_ops
 from maskgraft.ops import boxes as box_ops
 from maskgraft.ops import selection
+from maskgraft.ops.boxes import Window
 from maskgraft.ops.paste import paste
-from maskgraft.ops.pooling import pool
+from maskgraft.ops.pooling import levels, pool, pool_crops
 from maskgraft.preprocess import Prepared, as_rgb, prepare, stack
 from maskgraft.spec import Spec
 from maskgraft.targets import Batch
@@ -88,6 +89,7 @@ class MaskRCNN(nn.Module):
                 offset=numerics.anchor_offset,
                 whole_sides=numerics.anchor_whole_sides,
                 inclusive=numerics.inclusive_boxes,
+                corners=numerics.corner_boxes,
             )
             result.append(anchor_ops.grid(cell.to(map_.device), (rows, columns), stride))
         return result
@@ -96,19 +98,28 @@ class MaskRCNN(nn.Module):
         """Pixels of the input per cell of a map: 4 for "c2" and "p2", doubling; C5 of DC5 keeps 16."""
         return 16 if name == "c5" and self.spec.arch.neck == "dc5" else 2 ** int(name[1])
 
+    def window(self, window: Window) -> Window:
+        """Lowest y and x and highest y and x of boxes in a window of pixels: top, left, bottom, right."""
+        numerics = self.spec.numerics
+        last = numerics.inclusive_boxes or numerics.corner_boxes
+        return window[0], window[1], window[2] - last, window[3] - last
+
     def propose(
         self, logits: Sequence[Tensor], deltas: Sequence[Tensor], anchors: Sequence[Tensor], size: Size
     ) -> selection.Scored:
         """Proposals of one image from flat logits [M_l], deltas [M_l, 4] and anchors [M_l, 4] per level."""
         numerics = self.spec.numerics
+        pre_nms = numerics.rpn_pre_nms_train if self.training else numerics.rpn_pre_nms
+        post_nms = numerics.rpn_post_nms_train if self.training else numerics.rpn_post_nms
         return selection.proposals(
             logits,
             deltas,
             anchors,
-            size,
+            self.window((0, 0, *size)),
+            scope=numerics.rpn_scope,
             rank=numerics.rpn_rank,
-            pre_nms=numerics.rpn_pre_nms_train if self.training else numerics.rpn_pre_nms,
-            post_nms=numerics.rpn_post_nms_train if self.training else numerics.rpn_post_nms,
+            pre_nms=pre_nms or post_nms,
+            post_nms=post_nms,
             nms_threshold=numerics.rpn_nms_threshold,
             nms_at_threshold=numerics.nms_at_threshold,
             nms_apart=numerics.nms_apart,
@@ -119,40 +130,68 @@ class MaskRCNN(nn.Module):
             inclusive=numerics.inclusive_boxes,
         )
 
-    def pool(self, maps: dict[str, Tensor], boxes: Sequence[Tensor], size: int) -> Tensor:
-        """Features of regions [N_i, 4] per image: [ΣN_i, C, size, size]."""
+    def pool(self, maps: dict[str, Tensor], boxes: Sequence[Tensor], size: int, padded: Size) -> Tensor:
+        """Features of regions [N_i, 4] per image: [ΣN_i, C, size, size]; `padded` is the size of the batch's pixels."""
         numerics = self.spec.numerics
         names = [name for name in self.proposal_maps(maps) if not (self.fpn and int(name[1]) > 5)]
+        chosen, strides = [maps[name] for name in names], [self.stride(name) for name in names]
+        if numerics.roi_method == "crop":
+            return self._pool_crops(chosen, boxes, size, padded)
         return pool(
-            [maps[name] for name in names],
+            chosen,
             boxes,
-            strides=[self.stride(name) for name in names],
+            strides=strides,
             size=size,
             sampling=numerics.roi_sampling,
             aligned=numerics.roi_aligned,
             epsilon=numerics.level_epsilon,
             epsilon_value=numerics.level_epsilon_value,
+            rounding=numerics.level_rounding,
             inclusive=numerics.inclusive_boxes,
         )
 
-    def mask_logits(self, maps: dict[str, Tensor], boxes: Sequence[Tensor]) -> Tensor:
+    def _pool_crops(self, maps: Sequence[Tensor], boxes: Sequence[Tensor], size: int, padded: Size) -> Tensor:
+        numerics = self.spec.numerics
+        height, width = padded
+        less = numerics.corner_boxes
+        # divided in the boxes' own precision: the last bit of a fraction decides whether a crop ends on the map
+        fractions = [one / one.new_tensor((width - less, height - less) * 2) for one in boxes]
+        level = levels(
+            torch.cat(fractions).float() * maps[0].new_tensor((width, height) * 2),
+            finest=2,
+            coarsest=1 + len(maps),
+            epsilon=numerics.level_epsilon,
+            epsilon_value=numerics.level_epsilon_value,
+            rounding=numerics.level_rounding,
+            inclusive=False,
+        )
+        return pool_crops(maps, [one.float() for one in fractions], level - 2, size=size)
+
+    def mask_logits(self, maps: dict[str, Tensor], boxes: Sequence[Tensor], padded: Size) -> Tensor:
         """Mask logits of regions, [ΣN_i, R, m, m]."""
         if isinstance(self.box_head, Res5BoxHead):
-            inner = self.box_head.maps(self.pool(maps, boxes, self.spec.numerics.box_pool_size))
+            inner = self.box_head.maps(self.pool(maps, boxes, self.spec.numerics.box_pool_size, padded))
         else:
-            inner = self.pool(maps, boxes, self.spec.numerics.mask_pool_size)
+            inner = self.pool(maps, boxes, self.spec.numerics.mask_pool_size, padded)
         logits: Tensor = self.mask_predictor(self.mask_head(inner))
         return logits
 
-    def detect(self, maps: dict[str, Tensor], regions: Tensor, size: Size) -> tuple[selection.Scored, Tensor]:
-        """Detections of one image in pixels of the network's input, and their mask probabilities [N, m, m]."""
+    def detect(
+        self, maps: dict[str, Tensor], regions: Tensor, window: Window, padded: Size
+    ) -> tuple[selection.Scored, Tensor]:
+        """Detections of one image in pixels of the network's input, and their mask probabilities [N, m, m].
+
+        `window` is where the photograph lies: top, left, bottom, right; `padded` is the size of the batch's pixels.
+        """
         numerics = self.spec.numerics
-        logits, deltas = self.box_predictor(self.box_head(self.pool(maps, [regions], numerics.box_pool_size)))
+        logits, deltas = self.box_predictor(self.box_head(self.pool(maps, [regions], numerics.box_pool_size, padded)))
         found = selection.detections(
             logits,
             deltas,
             regions,
-            size,
+            self.window(window),
+            class_choice=numerics.class_choice,
+            agnostic=self.spec.arch.box_rows.startswith("agnostic"),
             score_threshold=numerics.score_threshold,
             min_size=numerics.box_min_size,
             nms_threshold=numerics.nms_threshold,
@@ -164,7 +203,7 @@ class MaskRCNN(nn.Module):
             clip_both=numerics.delta_clip_both,
             inclusive=numerics.inclusive_boxes,
         )
-        masks = self.mask_logits(maps, [found.boxes])
+        masks = self.mask_logits(maps, [found.boxes], padded)
         column = torch.zeros_like(found.labels) if self.spec.arch.mask_rows == "agnostic" else found.labels
         return found, masks[torch.arange(len(masks), device=masks.device), column].sigmoid()
 
@@ -188,12 +227,17 @@ class MaskRCNN(nn.Module):
             self.train(training)
 
     def _predict_one(self, prepared: Prepared) -> Detections:
-        maps, _, _, _, found = self._to_proposals(prepared)
+        pixels = self._stack([prepared])
+        maps, _, _, _, found = self._to_proposals(pixels, prepared.size)
         numerics = self.spec.numerics
-        scored, probabilities = self.detect(maps, found.boxes, prepared.size)
+        scored, probabilities = self.detect(maps, found.boxes, prepared.window, _size(pixels))
         inclusive = numerics.inclusive_boxes
-        boxes = box_ops.clip(prepared.to_original(scored.boxes), prepared.original, inclusive=inclusive).cpu()
-        kept = (boxes[:, 2:] + inclusive > boxes[:, :2]).all(1)
+        height, width = prepared.original
+        boxes = box_ops.clip(prepared.to_original(scored.boxes), (0, 0, height, width)).cpu()
+        whole = boxes.round()
+        boxes = whole if numerics.box_rounding == "whole" else boxes
+        sides = boxes if numerics.box_rounding == "none" else whole
+        kept = (sides[:, 2:] + inclusive > sides[:, :2]).all(1)
         probabilities = probabilities.cpu()[kept]
         return Detections(
             boxes=boxes[kept],
@@ -211,7 +255,7 @@ class MaskRCNN(nn.Module):
 
     @torch.inference_mode()
     def trace(self, image: Any, rois: Tensor | None = None) -> dict[str, Tensor]:
-        """Every stage of one image, in order, by name.
+        """Every stage of one image, in order, by name; a `Prepared` image goes into the network as it is.
 
         "input", "c2".."c5", "p2".."p6", "rpn.logits.p2", "rpn.deltas.p2" …, "anchors", "proposals",
         "proposals.scores", and for given `rois` [N, 4] (pixels of the network's input) "roi.pooled",
@@ -220,19 +264,20 @@ class MaskRCNN(nn.Module):
         training = self.training
         self.eval()
         try:
-            prepared = prepare(as_rgb(image), self.spec.numerics)
-            maps, logits, deltas, anchors, found = self._to_proposals(prepared)
-            stages = {"input": self._stack([prepared]), **maps}
+            prepared = image if isinstance(image, Prepared) else prepare(as_rgb(image), self.spec.numerics)
+            pixels = self._stack([prepared])
+            maps, logits, deltas, anchors, found = self._to_proposals(pixels, prepared.size)
+            stages = {"input": pixels, **maps}
             for name in logits:
                 stages[f"rpn.logits.{name}"], stages[f"rpn.deltas.{name}"] = logits[name], deltas[name]
             stages |= {"anchors": torch.cat(anchors), "proposals": found.boxes, "proposals.scores": found.scores}
             if rois is not None:
                 regions = [rois.to(self.device)]
-                pooled = self.pool(maps, regions, self.spec.numerics.box_pool_size)
+                pooled = self.pool(maps, regions, self.spec.numerics.box_pool_size, _size(pixels))
                 vectors = self.box_head(pooled)
                 stages |= {"roi.pooled": pooled, "roi.features": vectors}
                 stages["roi.class_logits"], stages["roi.box_deltas"] = self.box_predictor(vectors)
-                stages["roi.mask_logits"] = self.mask_logits(maps, regions)
+                stages["roi.mask_logits"] = self.mask_logits(maps, regions, _size(pixels))
             return stages
         finally:
             self.train(training)
@@ -241,20 +286,19 @@ class MaskRCNN(nn.Module):
         return stack(prepared, self.spec.numerics.pad_multiple).to(self.device)
 
     def _to_proposals(
-        self, prepared: Prepared
+        self, pixels: Tensor, size: Size
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], list[Tensor], selection.Scored]:
-        pixels = self._stack([prepared])
         maps = self.features(pixels)
         levels = self.proposal_maps(maps)
         logits, deltas = {}, {}
         for name, map_ in levels.items():
             logits[name], deltas[name] = self.rpn(map_)
-        anchors = self.anchors(levels, (pixels.shape[2], pixels.shape[3]))
+        anchors = self.anchors(levels, _size(pixels))
         found = self.propose(
             [_flat(one, 1)[0, :, 0] for one in logits.values()],
             [_flat(one, 4)[0] for one in deltas.values()],
             anchors,
-            prepared.size,
+            size,
         )
         return maps, logits, deltas, anchors, found
 
@@ -269,7 +313,8 @@ class MaskRCNN(nn.Module):
         heads = [self.rpn(map_) for map_ in levels.values()]
         logits = [_flat(one, 1)[..., 0] for one, _ in heads]
         deltas = [_flat(one, 4) for _, one in heads]
-        anchors = self.anchors(levels, (batch.pixels.shape[2], batch.pixels.shape[3]))
+        padded = _size(batch.pixels)
+        anchors = self.anchors(levels, padded)
         result = losses.rpn(
             torch.cat(logits, 1).float(),
             torch.cat(deltas, 1).float(),
@@ -295,11 +340,18 @@ class MaskRCNN(nn.Module):
                         inclusive=numerics.inclusive_boxes,
                     )
                 )
-        vectors = self.box_head(self.pool(maps, [one.boxes for one in samples], numerics.box_pool_size))
+        vectors = self.box_head(self.pool(maps, [one.boxes for one in samples], numerics.box_pool_size, padded))
         class_logits, box_deltas = self.box_predictor(vectors)
-        result |= losses.boxes(class_logits.float(), box_deltas.float(), samples, batch.targets, numerics)
+        result |= losses.boxes(
+            class_logits.float(),
+            box_deltas.float(),
+            samples,
+            batch.targets,
+            numerics,
+            agnostic=arch.box_rows.startswith("agnostic"),
+        )
         foreground = [one.boxes[: one.positives] for one in samples]
-        mask_logits = self.mask_logits(maps, foreground).float()
+        mask_logits = self.mask_logits(maps, foreground, padded).float()
         wanted = [
             targets.mask_targets(
                 target,
@@ -312,6 +364,10 @@ class MaskRCNN(nn.Module):
         ]
         labels = torch.cat([one.labels[: one.positives] for one in samples])
         return result | losses.masks(mask_logits, labels, torch.cat(wanted))
+
+
+def _size(pixels: Tensor) -> Size:
+    return int(pixels.shape[2]), int(pixels.shape[3])
 
 
 def _flat(maps: Tensor, values: int) -> Tensor:

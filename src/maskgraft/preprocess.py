@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, floor
+from math import ceil, floor, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from maskgraft import resize
 from maskgraft.errors import Finding, UsageError
 from maskgraft.images import load_image, rgb_from_pil
 from maskgraft.spec import Numerics
 
 Size = tuple[int, int]
+Window = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,29 +27,47 @@ class Prepared:
     """One image as the network takes it, before padding to a batch.
 
     `pixels` float32 [3, h, w], normalised, in the model's channel order. `original` is the photograph's
-    (height, width).
+    (height, width), and `window` where it lies in the pixels: top, left, bottom, right. `scale` (y, x) takes lengths of
+    the photograph to lengths of the pixels. `corners`: coordinates run from pixel to pixel (`Numerics.corner_boxes`).
     """
 
     pixels: Tensor
     original: Size
+    window: Window
+    scale: tuple[float, float]
+    corners: bool = False
 
     @property
     def size(self) -> Size:
-        """Height and width of the resized image, without padding."""
+        """Height and width of the pixels."""
         return int(self.pixels.shape[1]), int(self.pixels.shape[2])
 
     def to_network(self, boxes: Tensor) -> Tensor:
         """Boxes [N, 4] in pixels of the photograph, in pixels of the network's input."""
-        return boxes * _ratios(self.original, self.size, boxes)
+        y, x = self.scale
+        return (boxes - _quad(boxes, 0, 0, self.corners, self.corners)) * _quad(boxes, x, y, x, y) + self._origin(boxes)
 
     def to_original(self, boxes: Tensor) -> Tensor:
         """Boxes [N, 4] in pixels of the network's input, in pixels of the photograph."""
-        return boxes * _ratios(self.size, self.original, boxes)
+        y, x = self.scale
+        moved = (boxes - self._origin(boxes)) * _quad(boxes, 1 / x, 1 / y, 1 / x, 1 / y)
+        return moved + _quad(boxes, 0, 0, self.corners, self.corners)
+
+    def _origin(self, like: Tensor) -> Tensor:
+        top, left = self.window[:2]
+        return _quad(like, left, top, left, top)
 
 
-def _ratios(before: Size, after: Size, like: Tensor) -> Tensor:
-    y, x = after[0] / before[0], after[1] / before[1]
-    return torch.tensor((x, y, x, y), dtype=torch.float32, device=like.device)
+def _quad(like: Tensor, *values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=like.device)
+
+
+def network_scale(original: Size, numerics: Numerics) -> float:
+    """By how much a photograph is to grow, before its sides are whole pixels."""
+    scale = numerics.min_size / min(original)
+    if numerics.enlarge_only:
+        scale = max(1.0, scale)
+    return numerics.max_size / max(original) if scale * max(original) > numerics.max_size else scale
 
 
 def network_size(original: Size, numerics: Numerics) -> Size:
@@ -56,6 +76,14 @@ def network_size(original: Size, numerics: Numerics) -> Size:
     if numerics.size_rounding == "floor":
         scale = min(numerics.min_size / short, numerics.max_size / long)
         return floor(original[0] * scale), floor(original[1] * scale)
+    if numerics.size_rounding == "even":
+        scale = network_scale(original, numerics)
+        return round(original[0] * scale), round(original[1] * scale)
+    if numerics.size_rounding == "long-floor":
+        side = numerics.min_size
+        if long / short * side > numerics.max_size:
+            side = round(numerics.max_size * short / long)
+        return side * original[0] // short, side * original[1] // short
     scale = numerics.min_size / short
     height, width = (
         (numerics.min_size, scale * original[1])
@@ -75,9 +103,8 @@ def prepare(image: npt.NDArray[np.uint8], numerics: Numerics) -> Prepared:
     """
     original = (image.shape[0], image.shape[1])
     size = network_size(original, numerics)
-    if not numerics.normalise_first:
-        image = _resize_grey_levels(image, size)
-    pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()
+    resized = image if numerics.normalise_first else _resized(image, size, numerics)
+    pixels = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1))).float()
     if numerics.channel_order == "bgr":
         pixels = pixels.flip(0)
     if numerics.pixel_scale == 1 / 255:
@@ -88,12 +115,50 @@ def prepare(image: npt.NDArray[np.uint8], numerics: Numerics) -> Prepared:
     pixels = (pixels - mean[:, None, None]) / std[:, None, None]
     if numerics.normalise_first:
         pixels = F.interpolate(pixels[None], size=size, mode="bilinear", align_corners=False)[0]
-    return Prepared(pixels, original)
+    top, left = 0, 0
+    if numerics.pad_square or numerics.pad_centred or numerics.pad_black:
+        outside = -mean / std if numerics.pad_black else torch.zeros(3)
+        pixels, top, left = _padded(pixels, outside, numerics)
+    height, width = original
+    match numerics.box_scale:
+        case "sides":
+            less = numerics.corner_boxes
+            scale = (size[0] - less) / max(height - less, 1), (size[1] - less) / max(width - less, 1)
+            window = (top, left, top + size[0], left + size[1])
+        case "factor":  # the photograph ends where its scaled edge lies, and not with the last whole pixel
+            scale = (network_scale(original, numerics),) * 2
+            window = (top, left, top + height * scale[0], left + width * scale[1])
+        case "mean":
+            scale = (sqrt(size[0] / height * size[1] / width),) * 2
+            window = (top, left, top + size[0], left + size[1])
+    return Prepared(pixels, original, window, scale, numerics.corner_boxes)
 
 
-def _resize_grey_levels(image: npt.NDArray[np.uint8], size: Size) -> npt.NDArray[np.uint8]:
-    resized = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    return np.asarray(resized)
+def _resized(image: npt.NDArray[np.uint8], size: Size, numerics: Numerics) -> npt.NDArray[Any]:
+    match numerics.resize:
+        case "pil":
+            return resize.pil(image, size)
+        case "opencv":
+            return resize.opencv(image, size)
+        case "opencv-float":
+            return resize.opencv_float(image, network_scale((image.shape[0], image.shape[1]), numerics))
+        case "skimage":
+            return resize.skimage(image, size)
+        case "torch":
+            raise UsageError(Finding("spec.field", "error", "numerics: torch resizes after normalising only"))
+
+
+def _padded(pixels: Tensor, outside: Tensor, numerics: Numerics) -> tuple[Tensor, int, int]:
+    """The pixels on a larger page of the colour `outside` [3], and how far from its top and left they lie."""
+    height, width = pixels.shape[1:]
+    if numerics.pad_square:
+        rows = columns = max(numerics.max_size, height, width)
+    else:
+        rows, columns = (ceil(side / numerics.pad_multiple) * numerics.pad_multiple for side in (height, width))
+    top, left = ((rows - height) // 2, (columns - width) // 2) if numerics.pad_centred else (0, 0)
+    page = outside[:, None, None].repeat(1, rows, columns)
+    page[:, top : top + height, left : left + width] = pixels
+    return page, top, left
 
 
 def stack(prepared: Sequence[Prepared], multiple: int) -> Tensor:

@@ -21,7 +21,7 @@ from maskgraft.errors import Finding, UsageError
 
 BackboneKind = Literal["resnet", "efficientnet_lite0", "mobilenet_v3_large", "inception_v2", "inception_resnet_v2"]
 NormKind = Literal["none", "frozen", "batch", "affine", "group"]
-ClassRows = Literal["foreground", "with-background", "agnostic"]
+ClassRows = Literal["foreground", "with-background", "agnostic", "agnostic-with-background"]
 How = Literal["read", "implied", "assumed"]
 
 COMPONENTS = ("backbone", "fpn", "rpn", "box_head", "box_predictor", "mask_head", "mask_predictor")
@@ -88,13 +88,18 @@ class Numerics:
     pixel_scale: float  # a grey level 0..255 is multiplied by this before the mean is taken off
     pixel_mean: tuple[float, float, float]  # in channel_order
     pixel_std: tuple[float, float, float]  # in channel_order
-    resize: Literal["torch", "pil"]  # whose bilinear interpolation
+    resize: Literal["torch", "pil", "opencv", "opencv-float", "skimage"]  # whose bilinear interpolation
     normalise_first: bool  # normalise, then resize in float; else resize the uint8 image, then normalise
-    # of height × scale and width × scale: cut, rounded, or the short side whole and the long one cut
-    size_rounding: Literal["floor", "round", "long-floor"]
+    # of height × scale and width × scale: cut, rounded, rounded half to even, or the short side whole and the long cut
+    size_rounding: Literal["floor", "round", "even", "long-floor"]
     min_size: int = 800  # the short side after resizing …
     max_size: int = 1333  # … unless the long side would pass this
+    enlarge_only: bool = False  # a short side above min_size stays as it is
+    box_scale: Literal["sides", "factor", "mean"] = "sides"  # of boxes: each side's, the one asked for, or their mean
     pad_multiple: int = 32  # height and width are padded with zeros at bottom and right to a multiple of this
+    pad_square: bool = False  # … or to a square of max_size
+    pad_centred: bool = False  # on all sides alike, each image by itself
+    pad_black: bool = False  # with black pixels, normalised like all others
     # backbone and neck
     norm_eps: float  # added to the variance by every normalisation layer
     stride_in: Literal["1x1", "3x3"]  # which convolution of a down-sampling bottleneck has stride 2
@@ -114,20 +119,25 @@ class Numerics:
     anchor_whole_sides: bool = False  # sides are rounded at the size of one cell, then enlarged (Detectron)
     # boxes everywhere
     inclusive_boxes: bool = False  # x2, y2 are the last pixels of a box: its width is x2 - x1 + 1 (Detectron)
+    corner_boxes: bool = False  # coordinates run from the first pixel, 0, to the last, width - 1 (Matterport)
     # proposals
-    rpn_rank: Literal["logit", "probability"]  # what suppression ranks by (equal but where the sigmoid saturates)
-    rpn_pre_nms: int = 1000  # candidates per level (of one level in all, for one-level necks)
+    # what suppression ranks by (equal but where the sigmoid saturates); "-first": candidates are chosen by it too
+    rpn_rank: Literal["logit", "probability", "probability-first"]
+    rpn_scope: Literal["level", "image"] = "level"  # candidates are ranked and suppressed per level, or all together
+    rpn_pre_nms: int = 1000  # candidates per level, or of all levels (`rpn_scope`); 0: as many as rpn_post_nms
     rpn_post_nms: int = 1000
     rpn_nms_threshold: float = 0.7
-    rpn_min_size: float  # proposals with a side below this are dropped (0: those of no area)
+    rpn_min_size: float | None  # proposals with a side below this are dropped; 0: those of no area; None: none is
     rpn_delta_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
-    delta_clip: float = 4.135166556742356  # dw, dh are clamped to at most this; log(1000 / 16)
+    delta_clip: float | None = 4.135166556742356  # dw, dh are clamped to at most this; log(1000 / 16); None: to nothing
     delta_clip_both: bool = False  # and to at least its negative
     nms_at_threshold: bool = False  # an overlap that equals the threshold suppresses too
     nms_apart: bool = False  # one suppression a class; else one for all, their boxes shifted apart in float32
     # region features
     level_epsilon: Literal["outside", "inside"]  # floor(4 + log2(s/224) + ε) or floor(4 + log2(s/224 + ε)) …
     level_epsilon_value: float = 1e-6  # … and ε
+    level_rounding: Literal["floor", "round"] = "floor"  # or the nearest level, half to even
+    roi_method: Literal["align", "crop"] = "align"  # RoIAlign, or one sample a bin, the outer ones on the box's edges
     roi_aligned: bool  # RoIAlign shifts by half a pixel
     roi_sampling: int  # samples per bin and axis; 0: as many as the bin has pixels
     box_pool_size: int = 7
@@ -135,11 +145,14 @@ class Numerics:
     res5_stride: int = 2  # of the C5 stage when it is the box head
     # detections
     box_delta_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
+    class_choice: Literal["every", "best"] = "every"  # every class above the threshold, or the best of all
     score_threshold: float = 0.05
     box_min_size: float  # detections with a side below this are dropped before suppression (0: none is)
     nms_threshold: float = 0.5
     max_detections: int = 100
-    mask_paste: Literal["grid-sample", "integer-box"]  # sample at pixel centres, or resize to the box cut to integers
+    box_rounding: Literal["none", "drop", "whole"] = "none"  # drop boxes that round to nothing; round the others too
+    # sample at pixel centres; resize a grown mask to the grown box cut to integers; resize the mask to an integer box
+    mask_paste: Literal["grid-sample", "integer-box", "skimage-box"]
     mask_threshold: float = 0.5
     # training: what a step of the home framework computes
     rpn_pre_nms_train: int = 2000

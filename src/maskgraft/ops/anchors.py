@@ -18,6 +18,7 @@ def cell(
     offset: float,
     whole_sides: bool,
     inclusive: bool,
+    corners: bool,
 ) -> Tensor:
     """Anchors of the cell at the origin: [A, 4] xyxy, A = sizes × ratios.
 
@@ -26,7 +27,7 @@ def cell(
     `rounding`: corners are whole numbers (torchvision `AnchorGenerator.generate_anchors`, MMDetection 1).
     `offset`: the centre is at offset × `stride`; in `inclusive` coordinates a cell ends at stride - 1.
     `whole_sides`: the sides of an anchor of one cell are rounded, and multiplied by size / stride (Detectron
-    `generate_anchors.py`).
+    `generate_anchors.py`). `corners`: the far sides are one less, the coordinates of the last pixels.
     """
     pairs = (
         [(size, ratio) for size in sizes for ratio in ratios]
@@ -41,8 +42,9 @@ def cell(
     else:
         width, height = size / np.sqrt(ratio), size * np.sqrt(ratio)
     width, height, centre = width - inclusive, height - inclusive, offset * (stride - inclusive)
-    boxes = torch.from_numpy((np.stack((-width, -height, width, height), 1) / 2 + centre).astype(np.float32))
-    return boxes.round() if rounding else boxes
+    boxes = np.stack((-width, -height, width, height), 1) / 2 + centre - (0, 0, corners, corners)
+    result = torch.from_numpy(boxes.astype(np.float32))
+    return result.round() if rounding else result
 
 
 def grid(cell: Tensor, size: tuple[int, int], stride: tuple[float, float]) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 Weights = tuple[float, float, float, float]
+Window = tuple[float, float, float, float]
 
 
 def area(boxes: Tensor, *, inclusive: bool) -> Tensor:
@@ -23,14 +24,13 @@ def iou(one: Tensor, other: Tensor, *, inclusive: bool = False) -> Tensor:
     return torch.where(intersection > 0, intersection / union, torch.zeros_like(intersection))
 
 
-def clip(boxes: Tensor, size: tuple[int, int], *, inclusive: bool) -> Tensor:
-    """Boxes [..., 4] cut to an image of `size` (height, width): x in [0, width], y in [0, height].
-
-    Inclusive boxes end at width - 1 and height - 1.
-    """
-    height, width = size[0] - inclusive, size[1] - inclusive
+def clip(boxes: Tensor, window: Window) -> Tensor:
+    """Boxes [..., 4] cut to a `window` of lowest y, lowest x, highest y and highest x."""
+    top, left, bottom, right = window
     x1, y1, x2, y2 = boxes.unbind(-1)
-    return torch.stack((x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)), -1)
+    x1, x2 = x1.clamp(left, right), x2.clamp(left, right)
+    y1, y2 = y1.clamp(top, bottom), y2.clamp(top, bottom)
+    return torch.stack((x1, y1, x2, y2), -1)
 
 
 def encode(truth: Tensor, boxes: Tensor, weights: Weights, *, inclusive: bool) -> Tensor:
@@ -44,7 +44,7 @@ def encode(truth: Tensor, boxes: Tensor, weights: Weights, *, inclusive: bool) -
 
 
 def decode(
-    deltas: Tensor, boxes: Tensor, weights: Weights, limit: float, *, both_ways: bool, inclusive: bool
+    deltas: Tensor, boxes: Tensor, weights: Weights, limit: float | None, *, both_ways: bool, inclusive: bool
 ) -> Tensor:
     """The inverse of `encode` for one or more deltas a box: [N, R·4] and [N, 4] to [N, R, 4].
 
@@ -54,6 +54,7 @@ def decode(
     deltas = deltas.reshape(len(boxes), -1, 4).float()
     width = (boxes[:, 2] - boxes[:, 0] + inclusive)[:, None]
     height = (boxes[:, 3] - boxes[:, 1] + inclusive)[:, None]
+    limit = torch.inf if limit is None else limit
     least = -limit if both_ways else None
     centre_x, centre_y = boxes[:, 0, None] + 0.5 * width, boxes[:, 1, None] + 0.5 * height
     centre_x = deltas[..., 0] / weights[0] * width + centre_x

@@ -12,17 +12,18 @@ def paste(
     boxes: Tensor,
     size: tuple[int, int],
     *,
-    method: Literal["grid-sample", "integer-box"],
+    method: Literal["grid-sample", "integer-box", "skimage-box"],
     threshold: float,
 ) -> Tensor:
     """Masks on the image: probabilities [N, m, m] in `boxes` [N, 4] to bool [N, height, width].
 
     "grid-sample" (Detectron2, MMDetection) reads the probability at the centre of each pixel and keeps those at or
     above the threshold. "integer-box" (torchvision, Detectron) pads the mask by one, grows the box alike, cuts it to
-    whole pixels, resizes the mask to it and keeps those above the threshold.
+    whole pixels, resizes the mask to it and keeps those above the threshold. "skimage-box" (Matterport) resizes the
+    mask to a box of whole pixels, where it fades towards its rim, and keeps those at or above the threshold.
     """
     masks = torch.zeros((len(boxes), *size), dtype=torch.bool, device=boxes.device)
-    one = _at_pixel_centres if method == "grid-sample" else _in_whole_pixels
+    one = {"grid-sample": _at_pixel_centres, "integer-box": _in_whole_pixels, "skimage-box": _as_skimage}[method]
     for mask, probability, box in zip(masks, probabilities.float(), boxes.float(), strict=True):
         one(mask, probability, box, threshold)
     return masks
@@ -57,3 +58,17 @@ def _in_whole_pixels(mask: Tensor, probability: Tensor, box: Tensor, threshold: 
     padded = F.pad(probability[None, None], (1, 1, 1, 1))
     values = F.interpolate(padded, size=(high, wide), mode="bilinear", align_corners=False)[0, 0]
     mask[top:bottom, left:right] = values[top - y1 : bottom - y1, left - x1 : right - x1] > threshold
+
+
+def _as_skimage(mask: Tensor, probability: Tensor, box: Tensor, threshold: float) -> None:
+    height, width = mask.shape
+    x1, y1, x2, y2 = box.round().to(torch.int64).tolist()
+    left, top, right, bottom = max(x1, 0), max(y1, 0), min(x2, width), min(y2, height)
+    if right <= left or bottom <= top:
+        return
+    # half a cell beyond the mask lies nothing, and values fade towards it; but none falls below the mask's least
+    y = (torch.arange(top - y1, bottom - y1, device=box.device) + 0.5) * (2 / (y2 - y1)) - 1
+    x = (torch.arange(left - x1, right - x1, device=box.device) + 0.5) * (2 / (x2 - x1)) - 1
+    y, x = torch.meshgrid(y, x, indexing="ij")
+    values = F.grid_sample(probability[None, None], torch.stack((x, y), 2)[None], align_corners=False)[0, 0]
+    mask[top:bottom, left:right] = values.clamp(min=float(probability.min())) >= threshold

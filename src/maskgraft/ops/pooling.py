@@ -17,18 +17,21 @@ def levels(
     coarsest: int,
     epsilon: Literal["outside", "inside"],
     epsilon_value: float,
+    rounding: Literal["floor", "round"],
     inclusive: bool,
 ) -> Tensor:
     """The pyramid level (2 for P2 …) of each box [N, 4], int64 [N] (Lin et al. 2017, equation 1).
 
     A box of 224 × 224 pixels reads P4. A small number keeps exact powers of two on the upper level: torchvision adds
-    1e-6 to the logarithm ("outside"), Detectron2 1e-8 and Detectron 1e-6 before it is taken ("inside").
+    1e-6 to the logarithm ("outside"), Detectron2 1e-8 and Detectron 1e-6 before it is taken ("inside"). Matterport
+    takes the nearest level ("round").
     """
     size = area(boxes, inclusive=inclusive).sqrt()
     exponent = (
         torch.log2(size / 224) + epsilon_value if epsilon == "outside" else torch.log2(size / 224 + epsilon_value)
     )
-    return (4 + exponent).floor().clamp(finest, coarsest).long()
+    level = (4 + exponent).floor() if rounding == "floor" else 4 + exponent.round()
+    return level.clamp(finest, coarsest).long()
 
 
 def pool(
@@ -41,6 +44,7 @@ def pool(
     aligned: bool,
     epsilon: Literal["outside", "inside"],
     epsilon_value: float,
+    rounding: Literal["floor", "round"],
     inclusive: bool,
 ) -> Tensor:
     """RoIAlign over one map or a pyramid: `boxes` per image [N_i, 4] to [ΣN_i, C, size, size], images in order.
@@ -61,12 +65,27 @@ def pool(
         coarsest=finest + len(maps) - 1,
         epsilon=epsilon,
         epsilon_value=epsilon_value,
+        rounding=rounding,
         inclusive=inclusive,
     )
     pooled = maps[0].new_zeros(len(regions), maps[0].shape[1], size, size)
     for index, (map_, stride) in enumerate(zip(maps, strides, strict=True)):
         chosen = torch.nonzero(level == finest + index).squeeze(1)
         pooled = pooled.index_put((chosen,), roi_align(map_, regions[chosen], size, 1 / stride, sampling, aligned))
+    return pooled
+
+
+def pool_crops(maps: Sequence[Tensor], boxes: Sequence[Tensor], level: Tensor, *, size: int) -> Tensor:
+    """`crop_and_resize` over one map or a pyramid: `boxes` per image [N_i, 4] to [ΣN_i, C, size, size], in order.
+
+    The boxes are fractions of the maps; `level` int64 [ΣN_i] is the index of the map that each of them reads.
+    """
+    image = torch.cat([torch.full((len(one),), i, device=one.device) for i, one in enumerate(boxes)])
+    every = torch.cat(list(boxes))
+    pooled = maps[0].new_zeros(len(every), maps[0].shape[1], size, size)
+    for index, map_ in enumerate(maps):
+        chosen = torch.nonzero(level == index).squeeze(1)
+        pooled = pooled.index_put((chosen,), crop_and_resize(map_, every[chosen], image[chosen], size))
     return pooled
 
 

@@ -7,12 +7,11 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from maskgraft.ops import boxes as box_ops
-from maskgraft.ops.boxes import Weights
+from maskgraft.ops.boxes import Weights, Window
 from maskgraft.torchvision_ops import batched_nms, nms
-
-Size = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,37 +31,44 @@ def proposals(
     logits: Sequence[Tensor],
     deltas: Sequence[Tensor],
     anchors: Sequence[Tensor],
-    size: Size,
+    window: Window,
     *,
-    rank: Literal["logit", "probability"],
+    scope: Literal["level", "image"],
+    rank: Literal["logit", "probability", "probability-first"],
     pre_nms: int,
     post_nms: int,
     nms_threshold: float,
     nms_at_threshold: bool,
     nms_apart: bool,
-    min_size: float,
+    min_size: float | None,
     weights: Weights,
-    clip: float,
+    clip: float | None,
     clip_both: bool,
     inclusive: bool,
 ) -> Scored:
-    """Proposals of one image: per level the best `pre_nms` anchors are moved, cut to the image and suppressed.
+    """Proposals of one image: per level the best `pre_nms` anchors are moved, cut to the `window` and suppressed.
 
-    `logits` [M_l], `deltas` [M_l, 4] and `anchors` [M_l, 4] for each level; `size` (height, width) of the image without
-    padding. `scores` are what `rank` says; `labels` are level indices.
+    `logits` [M_l], `deltas` [M_l, 4] and `anchors` [M_l, 4] for each level; with the `scope` of an image all levels
+    are one. `scores` are what `rank` says; `labels` are level indices. Anchors of equal probability keep their order.
     """
+    if scope == "image":
+        logits, deltas, anchors = [torch.cat(list(logits))], [torch.cat(list(deltas))], [torch.cat(list(anchors))]
     boxes, scores, level = [], [], []
     for index, (logit, delta, anchor) in enumerate(zip(logits, deltas, anchors, strict=True)):
-        score, best = logit.topk(min(pre_nms, len(logit)))
+        if rank == "probability-first":
+            score, best = (one[:pre_nms] for one in logit.sigmoid().sort(descending=True, stable=True))
+        else:
+            score, best = logit.topk(min(pre_nms, len(logit)))
         boxes.append(
             box_ops.decode(delta[best], anchor[best], weights, clip, both_ways=clip_both, inclusive=inclusive)[:, 0]
         )
         scores.append(score)
         level.append(torch.full_like(best, index))
-    found = Scored(box_ops.clip(torch.cat(boxes), size, inclusive=inclusive), torch.cat(scores), torch.cat(level))
+    found = Scored(box_ops.clip(torch.cat(boxes), window), torch.cat(scores), torch.cat(level))
     if rank == "probability":
         found = Scored(found.boxes, found.scores.sigmoid(), found.labels)
-    found = _at_least(found, min_size, inclusive)
+    if min_size is not None:
+        found = _at_least(found, min_size, inclusive)
     kept = suppress(found, nms_threshold, at_threshold=nms_at_threshold, apart=nms_apart, inclusive=inclusive)
     return found[kept[:post_nms]]
 
@@ -71,8 +77,10 @@ def detections(
     logits: Tensor,
     deltas: Tensor,
     regions: Tensor,
-    size: Size,
+    window: Window,
     *,
+    agnostic: bool,
+    class_choice: Literal["every", "best"],
     score_threshold: float,
     min_size: float,
     nms_threshold: float,
@@ -80,20 +88,26 @@ def detections(
     nms_apart: bool,
     max_detections: int,
     weights: Weights,
-    clip: float,
+    clip: float | None,
     clip_both: bool,
     inclusive: bool,
 ) -> Scored:
-    """Detections of one image: every region may answer for several classes; suppression is per class.
+    """Detections of one image, cut to the `window`; suppression is per class.
 
-    `logits` [N, K + 1] with the background last, `deltas` [N, R·4] for K, K + 1 or 1 rows, `regions` [N, 4].
+    `logits` [N, K + 1] with the background last, `deltas` [N, R·4] for R rows, `regions` [N, 4]. With `agnostic` deltas
+    the first row is that of all classes. `class_choice`: a region may answer for "every" class above the threshold, or
+    only for the "best" of all, and for none where that is the background (Matterport).
     """
-    scores = logits.softmax(1)[:, :-1]
-    classes = scores.shape[1]
+    probabilities = logits.softmax(1)
+    scores = probabilities[:, :-1]
     moved = box_ops.decode(deltas, regions, weights, clip, both_ways=clip_both, inclusive=inclusive)
-    moved = box_ops.clip(moved, size, inclusive=inclusive)
-    which, label = torch.nonzero(scores > score_threshold, as_tuple=True)
-    boxes = moved[which, label if moved.shape[1] >= classes and moved.shape[1] > 1 else 0]
+    moved = box_ops.clip(moved, window)
+    if class_choice == "best":
+        best = one_hot(probabilities.argmax(1), probabilities.shape[1])[:, :-1].bool()
+        which, label = torch.nonzero(best & (scores >= score_threshold), as_tuple=True)
+    else:
+        which, label = torch.nonzero(scores > score_threshold, as_tuple=True)
+    boxes = moved[which, torch.zeros_like(label) if agnostic else label]
     found = Scored(boxes, scores[which, label], label)
     if min_size > 0:
         found = _at_least(found, min_size, inclusive)
