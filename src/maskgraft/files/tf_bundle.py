@@ -23,7 +23,7 @@ from maskgraft.files.protobuf import VARINT, varint
 from maskgraft.files.sstable import blocks, entries, is_table
 from maskgraft.files.tensors import Array, LazyArray, Tensors
 from maskgraft.files.tf_objects import GRAPH_KEY, ObjectGraph, names_of, object_graph
-from maskgraft.files.tf_slots import averages, slot_counts, slot_kinds
+from maskgraft.files.tf_slots import sort_out
 from maskgraft.files.tf_values import (
     STRING,
     Slice,
@@ -35,8 +35,6 @@ from maskgraft.files.tf_values import (
     slice_of,
     strings,
 )
-
-COUNTERS = ("global_step", "save_counter")
 
 _MOST_TEXT = 1 << 20
 _MOST_SHARDS = 100_000
@@ -118,25 +116,16 @@ def bundle_tensors(index: Path, *, salvage: bool = False) -> Tensors:
     missing = {name for finding in cut for name in finding.names}
     arrays = {names[key]: _lazy(records[key], pieces[key], shards, data) for key in keys if names[key] not in missing}
 
-    about: dict[str, Any] = {"shards": count}
-    about |= {counter: _number(arrays.pop(counter)) for counter in COUNTERS if counter in arrays}
+    found = sort_out(arrays)
+    about: dict[str, Any] = {"shards": count, **found.about}
     if graph is not None:
         full_names = {key: full for key, full in graph.variables.values()}
         about["full_names"] = {names[key]: full_names[key] for key in keys if full_names.get(key)}
     if texts:
         about["texts"] = _texts(texts, shards, data)
-    kinds = slot_kinds(arrays)
-    if kinds:
-        about["slots"] = slot_counts(kinds)
-    told = averages(kinds)
-    return Tensors(
-        index,
-        "tf-bundle",
-        {name: array for name, array in arrays.items() if name not in kinds},
-        about,
-        slots={name: array for name, array in arrays.items() if name in kinds},
-        findings=(*(shard.fault for shard in shards.values() if shard.fault), *cut, *([told] if told else [])),
-    )
+    faults = tuple(shard.fault for shard in shards.values() if shard.fault)
+    findings = (*faults, *cut, *found.findings)
+    return Tensors(index, "tf-bundle", found.weights, about, slots=found.slots, findings=findings)
 
 
 def _index(view: memoryview) -> tuple[dict[str, _Entry], dict[bytes, _Entry], int]:
@@ -279,16 +268,6 @@ def _lazy(
         return array
 
     return LazyArray(entry.shape, dtype, read)
-
-
-def _number(array: LazyArray) -> int | None:
-    """The value of a counter, `None` when its data file is not there or it is no single number."""
-    if array.size != 1:
-        return None
-    try:
-        return int(array.read().reshape(()).real)
-    except (CheckpointError, ValueError, OverflowError):
-        return None
 
 
 def _graph(entry: _Entry | None, shards: Mapping[int, _Shard], data: Callable[[int], memoryview]) -> ObjectGraph | None:

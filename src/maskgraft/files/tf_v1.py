@@ -18,8 +18,8 @@ from maskgraft.files.mapping import mapped
 from maskgraft.files.protobuf import BYTES
 from maskgraft.files.sstable import blocks, entries
 from maskgraft.files.tensors import Array, LazyArray, Tensors
-from maskgraft.files.tf_bundle import COUNTERS, first_entry
-from maskgraft.files.tf_slots import averages, slot_counts, slot_kinds
+from maskgraft.files.tf_bundle import first_entry
+from maskgraft.files.tf_slots import sort_out
 from maskgraft.files.tf_values import (
     Slice,
     dtype_of,
@@ -78,22 +78,9 @@ def v1_tensors(path: Path) -> Tensors:
         if prod(variable.shape) * variable.dtype.itemsize > _MOST_RATIO * len(view):
             raise damaged(f"{variable.name!r} of shape {variable.shape} cannot stand in {len(view):,} bytes")
         arrays[variable.name] = _lazy(variable, find)
-    about: dict[str, Any] = {"not_read": texts} if texts else {}
-    for counter in COUNTERS:
-        if counter in arrays and arrays[counter].size == 1:
-            about[counter] = int(arrays.pop(counter).read().reshape(()).real)
-    kinds = slot_kinds(arrays)
-    if kinds:
-        about["slots"] = slot_counts(kinds)
-    told = averages(kinds)
-    return Tensors(
-        path,
-        "tf-v1",
-        {name: array for name, array in arrays.items() if name not in kinds},
-        about,
-        slots={name: array for name, array in arrays.items() if name in kinds},
-        findings=(told,) if told else (),
-    )
+    found = sort_out(arrays)
+    about = {**found.about, **({"not_read": texts} if texts else {})}
+    return Tensors(path, "tf-v1", found.weights, about, slots=found.slots, findings=found.findings)
 
 
 def _described(view: memoryview) -> tuple[list[_Variable], list[str]]:

@@ -39,14 +39,22 @@ _DTYPES: dict[int, np.dtype[Any]] = {
     19: np.dtype("<f2"),
     22: np.dtype("<u4"),
     23: np.dtype("<u8"),
-    24: np.dtype(ml_dtypes.float8_e5m2),
-    25: np.dtype(ml_dtypes.float8_e4m3fn),
-    29: np.dtype(ml_dtypes.int4),
-    30: np.dtype(ml_dtypes.uint4),
 }
 _OTHER = {0: "invalid", STRING: "string", 20: "resource", 21: "variant"}
-_HALF, _FLOAT, _DOUBLE, _INT, _INT64, _BOOL, _UINT32, _UINT64, _CONTENT = 13, 5, 6, 7, 10, 11, 16, 17, 4
-_COMPLEX, _COMPLEX_DOUBLE = 9, 12
+# Fields of a TensorProto that hold values: raw bytes, and by type.
+_CONTENT, _INT, _HALF = 4, 7, 13
+_FLOATS: dict[np.dtype[Any], tuple[int, str]] = {
+    np.dtype("<f4"): (5, "<f4"),
+    np.dtype("<f8"): (6, "<f8"),
+    np.dtype("<c8"): (9, "<f4"),
+    np.dtype("<c16"): (12, "<f8"),
+}
+_INTEGERS: dict[np.dtype[Any], int] = {
+    np.dtype("<i8"): 10,
+    np.dtype("?"): 11,
+    np.dtype("<u4"): 16,
+    np.dtype("<u8"): 17,
+}
 _MOST_AXES = 64
 _MOST_REPEATED = 1 << 24
 
@@ -228,23 +236,19 @@ def view_of(value: int | memoryview) -> memoryview:
 def typed_values(found: Message, dtype: np.dtype[Any]) -> Array:
     """The values of a `TensorProto` that stand in the field of their type, flat; packed or one by one."""
     pieces: list[Array] = [np.empty(0, dtype)]
-    for field, wire in ((_FLOAT, "<f4"), (_DOUBLE, "<f8"), (_COMPLEX, "<f4"), (_COMPLEX_DOUBLE, "<f8")):
+    if dtype in _FLOATS:
+        field, wire = _FLOATS[dtype]
         for value in found.get(field, []):
-            width = np.dtype(wire).itemsize
-            raw = value if isinstance(value, memoryview) else value.to_bytes(width, "little")
-            if len(raw) % width:
-                raise damaged(f"{len(raw):,} bytes of packed numbers of {width} bytes each")
-            numbers: Array = np.frombuffer(raw, wire)
-            if field in (_COMPLEX, _COMPLEX_DOUBLE):
-                if len(numbers) % 2:
-                    raise damaged("a complex number has no imaginary part")
-                numbers = numbers.view(f"<c{2 * width}")
-            pieces.append(numbers.astype(dtype, copy=False))
-    for field in (_INT, _INT64, _BOOL, _UINT32, _UINT64):
-        for value in found.get(field, []):
+            raw = value if isinstance(value, memoryview) else value.to_bytes(8, "little")[: np.dtype(wire).itemsize]
+            if len(raw) % dtype.itemsize:
+                raise damaged(f"{len(raw):,} bytes of packed numbers of {dtype.itemsize} bytes each")
+            pieces.append(np.frombuffer(raw, dtype))
+    elif dtype.itemsize == 2 and dtype.kind not in "iu":
+        for value in found.get(_HALF, []):
+            pieces.append((np.array(integers(value), "<u8") & np.uint64(0xFFFF)).astype("<u2").view(dtype))
+    else:
+        for value in found.get(_INTEGERS.get(dtype, _INT), []):
             pieces.append(np.array(integers(value), "<u8").astype(dtype))
-    for value in found.get(_HALF, []):
-        pieces.append((np.array(integers(value), "<u8") & np.uint64(0xFFFF)).astype("<u2").view(dtype))
     return pieces[1] if len(pieces) == 2 else np.concatenate(pieces)
 
 
