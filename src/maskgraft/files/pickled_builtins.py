@@ -93,6 +93,13 @@ def _reconstructor(cls: Any, _base: Any = None, state: Any = None) -> Stub:
     return built
 
 
+def _attribute(owner: Any, name: Any) -> Any:
+    """A method that is only named, `getattr(HistoryBuffer, "mean")`; of results of calls nothing is answered."""
+    if not isinstance(owner, Stub) or owner.called or not isinstance(name, str) or len(name) > 200:
+        return NotImplemented
+    return Stub(owner.module, f"{owner.name}.{name}")
+
+
 BUILTINS: Mapping[tuple[str, str], Callable[..., object]] = {
     ("collections", "OrderedDict"): _ordered,
     ("collections", "Counter"): _ordered,
@@ -106,6 +113,7 @@ BUILTINS: Mapping[tuple[str, str], Callable[..., object]] = {
     ("builtins", "bytes"): _bytes,
     ("builtins", "bytearray"): _bytearray,
     ("builtins", "complex"): _complex,
+    ("builtins", "getattr"): _attribute,
     ("copyreg", "_reconstructor"): _reconstructor,
     **{
         (module, name): _path
