@@ -6,13 +6,18 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from maskgraft.errors import CheckpointError, Finding
-from maskgraft.families import configs, detectron2, efficientnet_lite, torchvision
+from maskgraft.families import configs, detectron2, efficientnet_lite, maskrcnn_benchmark, torchvision
 from maskgraft.families.family import Config, Family
 from maskgraft.files import LazyArray, Tensors
 from maskgraft.links import Link
 from maskgraft.spec import Spec
 
-FAMILIES: tuple[Family, ...] = (torchvision.FAMILY, detectron2.FAMILY, efficientnet_lite.FAMILY)
+FAMILIES: tuple[Family, ...] = (
+    torchvision.FAMILY,
+    detectron2.FAMILY,
+    maskrcnn_benchmark.FAMILY,
+    efficientnet_lite.FAMILY,
+)
 
 # What training wrappers put before every name: DataParallel and DDP, Lightning and plain attributes, torch.compile.
 WRAPPERS = ("module.", "_orig_mod.", "model.", "detector.", "net.", "student.", "ema.")

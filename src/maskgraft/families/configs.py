@@ -1,12 +1,14 @@
 """Config files beside a checkpoint, read as data: nothing in them runs, whatever their tags say."""
 
-from collections.abc import Mapping, Sequence
+import ast
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from maskgraft.errors import CheckpointError, Finding
+from maskgraft.spec import Learned
 
 _MOST_BYTES = 4 << 20
 
@@ -50,6 +52,51 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
     if not isinstance(data, Mapping):
         raise _refused(path, f"holds {type(data).__name__}, not settings by name")
     return data
+
+
+def setting(config: Mapping[str, Any], key: str) -> Any:
+    """The value at a dotted key of a nested config, or None.
+
+        setting(config, "MODEL.RPN.NMS_THRESH")     # 0.7
+
+    Text that yacs would take for a Python literal is one: "(32, 64)" and "1e-05" are a tuple and a number.
+    """
+    value: Any = config
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return None
+        value = value[part]
+    if isinstance(value, str):
+        try:
+            return ast.literal_eval(value)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            return value
+    return value
+
+
+def changes_from(
+    config: Mapping[str, Any],
+    table: Iterable[tuple[str, str, Callable[[Any], Any]]],
+    how: dict[str, Learned],
+) -> dict[str, Any]:
+    """The fields of `Numerics` that a config sets.
+
+    `table` lists field, dotted key, and how a value reads; what was found is noted in `how`. Raises `CheckpointError`
+    naming every key whose value cannot be read.
+    """
+    changes, faults = {}, []
+    for name, key, convert in table:
+        value = setting(config, key)
+        if value is None:
+            continue
+        try:
+            changes[name] = convert(value)
+        except (TypeError, ValueError, IndexError, AttributeError):
+            faults.append(Finding("config.mismatch", "error", f"config: {key} is {value!r}", names=(key,)))
+        how[f"numerics.{name}"] = Learned("read", f"config: {key}")
+    if faults:
+        raise CheckpointError(faults)
+    return changes
 
 
 def find(checkpoint: Path, names: Sequence[str]) -> Path | None:

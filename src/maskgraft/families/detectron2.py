@@ -10,6 +10,7 @@ from typing import Any
 
 from maskgraft.errors import Finding
 from maskgraft.families.class_names import COCO_80, numbered
+from maskgraft.families.configs import changes_from, setting
 from maskgraft.families.family import (
     Config,
     Family,
@@ -117,19 +118,6 @@ _REQUIRED: tuple[tuple[str, tuple[Any, ...]], ...] = (
 )
 
 
-def setting(config: Config, key: str) -> Any:
-    """The value at a dotted key of a nested config, or None.
-
-    setting(config, "MODEL.RPN.NMS_THRESH")     # 0.7
-    """
-    value: Any = config
-    for part in key.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            return None
-        value = value[part]
-    return value
-
-
 def read(tensors: Tensors, config: Config | None) -> Reading:
     """The `Spec` of a Detectron2 file, and of its config where there is one."""
     names = tensors.arrays
@@ -147,13 +135,7 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
             value = setting(config, key)
             if value is not None and value not in allowed:
                 raise unsupported(tensors, "Detectron2", f"{key} is {value!r}, not {' or '.join(map(str, allowed))}")
-        changes = {}
-        for name, key, convert in _FROM_CONFIG:
-            value = setting(config, key)
-            if value is not None:
-                changes[name] = convert(value)
-                how[f"numerics.{name}"] = Learned("read", f"config: {key}")
-        numerics = replace(numerics, **changes)
+        numerics = replace(numerics, **changes_from(config, _FROM_CONFIG, how))
         findings += _disagreements(tensors, arch, config)
     classes = COCO_80 if arch.classes == 80 else numbered(arch.classes)
     how["classes"] = Learned(

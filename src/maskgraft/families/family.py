@@ -110,6 +110,21 @@ def unsupported(tensors: Tensors, title: str, what: str) -> CheckpointError:
     )
 
 
+def class_count_fault(tensors: Tensors, classes: int, said: Any, key: str) -> list[Finding]:
+    """What to say when a config states another number of foreground classes than the file has rows for."""
+    if said is None or said == classes:
+        return []
+    return [
+        Finding(
+            "shape.classes",
+            "warning",
+            f"{tensors.path.name} has {classes} classes, its config says {said} ({key}); the file is followed",
+            evidence={"file": classes, "config": said},
+            effect="the home framework would leave the class-dependent layers random with this config",
+        )
+    ]
+
+
 def learned(source: str, how: str, fields: Sequence[str]) -> dict[str, Learned]:
     """One `Learned` for many fields."""
     return {name: Learned(how, source) for name in fields}  # type: ignore[arg-type]

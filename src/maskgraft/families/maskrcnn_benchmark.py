@@ -1,0 +1,338 @@
+"""maskrcnn-benchmark: FPN and C4 Mask R-CNN, with the box arithmetic of Detectron.
+
+Conventions: maskrcnn-benchmark 57eec25 `config/defaults.py`, `modeling/`, `structures/`, `data/transforms/`. Boxes are
+inclusive, anchors whole, norms have no eps, and the box head of a C4 model is stored a second time for the mask head.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from maskgraft.errors import Finding
+from maskgraft.families.class_names import COCO_80, numbered
+from maskgraft.families.configs import changes_from, setting
+from maskgraft.families.family import (
+    Config,
+    Family,
+    Reading,
+    class_count_fault,
+    conv_links,
+    count,
+    learned,
+    norm_kind,
+    norm_links,
+    shape,
+    unsupported,
+)
+from maskgraft.files import Tensors
+from maskgraft.links import Link, background_last
+from maskgraft.spec import NUMERICS_FIELDS, Arch, Learned, Numerics, Spec
+
+NUMERICS = Numerics(
+    channel_order="bgr",
+    pixel_scale=1.0,
+    pixel_mean=(102.9801, 115.9465, 122.7717),
+    pixel_std=(1.0, 1.0, 1.0),
+    resize="pil",
+    normalise_first=False,
+    size_rounding="long-floor",
+    norm_eps=0.0,
+    stride_in="1x1",
+    anchor_order="ratio",
+    anchor_rounding=False,
+    anchor_stride="nominal",
+    anchor_offset=0.5,
+    anchor_whole_sides=True,
+    inclusive_boxes=True,
+    rpn_rank="probability",
+    rpn_min_size=0.0,
+    nms_at_threshold=True,
+    nms_apart=True,
+    level_epsilon="inside",
+    roi_aligned=False,
+    roi_sampling=2,
+    box_min_size=0.0,
+    mask_paste="integer-box",
+    rpn_straddle=0.0,
+    rpn_normaliser="sampled",
+    rpn_beta=1 / 9,
+    box_beta=1.0,
+    mask_targets="polygon",
+)
+
+_C4: dict[str, Any] = {
+    "anchor_sizes": ((32.0, 64.0, 128.0, 256.0, 512.0),),
+    "rpn_pre_nms": 6000,
+    "rpn_pre_nms_train": 12000,
+    "pad_multiple": 1,
+    "roi_sampling": 0,
+    "box_pool_size": 14,
+}
+
+
+def _quad(value: Any) -> tuple[float, ...]:
+    return tuple(float(number) for number in value)
+
+
+def _straddle(pixels: Any) -> float | None:
+    return float(pixels) if pixels >= 0 else None
+
+
+# Field of Numerics ← (key of the config, how its value reads)
+_FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+    ("channel_order", "INPUT.TO_BGR255", lambda yes: "bgr" if yes else "rgb"),
+    ("pixel_scale", "INPUT.TO_BGR255", lambda yes: 1.0 if yes else 1 / 255),
+    ("pixel_mean", "INPUT.PIXEL_MEAN", _quad),
+    ("pixel_std", "INPUT.PIXEL_STD", _quad),
+    ("min_size", "INPUT.MIN_SIZE_TEST", int),
+    ("max_size", "INPUT.MAX_SIZE_TEST", int),
+    ("pad_multiple", "DATALOADER.SIZE_DIVISIBILITY", lambda multiple: max(1, int(multiple))),
+    ("stride_in", "MODEL.RESNETS.STRIDE_IN_1X1", lambda yes: "1x1" if yes else "3x3"),
+    ("anchor_ratios", "MODEL.RPN.ASPECT_RATIOS", _quad),
+    ("rpn_pre_nms", "MODEL.RPN.PRE_NMS_TOP_N_TEST", int),
+    ("rpn_pre_nms_train", "MODEL.RPN.PRE_NMS_TOP_N_TRAIN", int),
+    ("rpn_nms_threshold", "MODEL.RPN.NMS_THRESH", float),
+    ("rpn_min_size", "MODEL.RPN.MIN_SIZE", float),
+    ("rpn_straddle", "MODEL.RPN.STRADDLE_THRESH", _straddle),
+    ("rpn_positive_iou", "MODEL.RPN.FG_IOU_THRESHOLD", float),
+    ("rpn_negative_iou", "MODEL.RPN.BG_IOU_THRESHOLD", float),
+    ("rpn_samples", "MODEL.RPN.BATCH_SIZE_PER_IMAGE", int),
+    ("rpn_positive_fraction", "MODEL.RPN.POSITIVE_FRACTION", float),
+    ("roi_sampling", "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO", int),
+    ("box_pool_size", "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", int),
+    ("mask_pool_size", "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION", int),
+    ("box_delta_weights", "MODEL.ROI_HEADS.BBOX_REG_WEIGHTS", _quad),
+    ("score_threshold", "MODEL.ROI_HEADS.SCORE_THRESH", float),
+    ("nms_threshold", "MODEL.ROI_HEADS.NMS", float),
+    ("max_detections", "MODEL.ROI_HEADS.DETECTIONS_PER_IMG", int),
+    ("roi_positive_iou", "MODEL.ROI_HEADS.FG_IOU_THRESHOLD", float),
+    ("roi_samples", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", int),
+    ("roi_positive_fraction", "MODEL.ROI_HEADS.POSITIVE_FRACTION", float),
+)
+
+# Settings whose other values change what is computed in ways that the model does not have.
+_REQUIRED: tuple[tuple[str, tuple[Any, ...]], ...] = (
+    ("MODEL.META_ARCHITECTURE", ("GeneralizedRCNN",)),
+    ("MODEL.RETINANET_ON", (False,)),
+    ("MODEL.KEYPOINT_ON", (False,)),
+    ("MODEL.FPN.USE_RELU", (False,)),
+    ("MODEL.ROI_BOX_HEAD.DILATION", (1,)),
+    ("MODEL.ROI_MASK_HEAD.DILATION", (1,)),
+    ("TEST.BBOX_AUG.ENABLED", (False,)),
+)
+
+
+def read(tensors: Tensors, config: Config | None) -> Reading:
+    """The `Spec` of a maskrcnn-benchmark file, and of its config where there is one."""
+    names = tensors.arrays
+    if "backbone.body.stem.conv1.weight" not in names:
+        raise unsupported(tensors, FAMILY.title, "a backbone that is not a ResNet (FBNet)")
+    if "roi_heads.mask.predictor.mask_fcn_logits.weight" not in names:
+        raise unsupported(tensors, FAMILY.title, "no mask head (Faster R-CNN, Keypoint R-CNN or RetinaNet)")
+    if any(".offset." in name or ".conv2.conv." in name for name in names):
+        raise unsupported(tensors, FAMILY.title, "deformable convolutions")
+    if "roi_heads.box.feature_extractor.fc6.1.weight" in names:
+        raise unsupported(tensors, FAMILY.title, "group norm after fully connected layers")
+    arch = _arch(tensors)
+    how = {
+        **learned("tensor names and shapes", "implied", [f"arch.{name}" for name in Arch.__dataclass_fields__]),
+        **learned("maskrcnn-benchmark's maths", "implied", [f"numerics.{name}" for name in NUMERICS_FIELDS]),
+        **learned(
+            "the settings of maskrcnn-benchmark's configs; config.yaml would say",
+            "assumed",
+            [f"numerics.{name}" for name, _, _ in _FROM_CONFIG] + ["numerics.anchor_sizes", "numerics.rpn_post_nms"],
+        ),
+    }
+    numerics = _numerics(arch)
+    findings: list[Finding] = []
+    if config is not None:
+        for key, allowed in _REQUIRED:
+            value = setting(config, key)
+            if value is not None and value not in allowed:
+                raise unsupported(tensors, FAMILY.title, f"{key} is {value!r}, not {' or '.join(map(str, allowed))}")
+        changes = changes_from(config, _FROM_CONFIG, how) | _pyramid_settings(arch, config, how)
+        numerics = replace(numerics, **changes)
+        rows = setting(config, "MODEL.ROI_BOX_HEAD.NUM_CLASSES")
+        said = None if rows is None else rows - 1
+        findings += class_count_fault(tensors, arch.classes, said, "MODEL.ROI_BOX_HEAD.NUM_CLASSES less background")
+    classes = COCO_80 if arch.classes == 80 else numbered(arch.classes)
+    how["classes"] = Learned(
+        "assumed", "81 rows: COCO's classes" if arch.classes == 80 else "the files have no class names"
+    )
+    spec = Spec(family=FAMILY.name, arch=arch, numerics=numerics, classes=classes, learned=how)
+    return Reading(spec, "", tuple(findings))
+
+
+def _pyramid_settings(arch: Arch, config: Config, how: dict[str, Learned]) -> dict[str, Any]:
+    """What the config says in one way for pyramids and in another for a single map."""
+    changes: dict[str, Any] = {}
+    sizes = setting(config, "MODEL.RPN.ANCHOR_SIZES")
+    if sizes is not None:
+        one_level = arch.neck != "fpn"
+        changes["anchor_sizes"] = (
+            (_quad(sizes),)
+            if one_level
+            else tuple(_quad(level if isinstance(level, list | tuple) else (level,)) for level in sizes)
+        )
+        how["numerics.anchor_sizes"] = Learned("read", "config: MODEL.RPN.ANCHOR_SIZES")
+    for name, when in (("rpn_post_nms", "TEST"), ("rpn_post_nms_train", "TRAIN")):
+        keys = [f"MODEL.RPN.POST_NMS_TOP_N_{when}"]
+        if arch.neck == "fpn":  # so many a level, and so many of all
+            keys.append(f"MODEL.RPN.FPN_POST_NMS_TOP_N_{when}")
+        values = [value for key in keys if (value := setting(config, key)) is not None]
+        if len(values) == len(keys):
+            changes[name] = int(values[-1])
+            how[f"numerics.{name}"] = Learned("read", f"config: {keys[-1]}")
+    return changes
+
+
+def _numerics(arch: Arch) -> Numerics:
+    changes: dict[str, Any] = {} if arch.neck == "fpn" else dict(_C4)
+    if arch.groups > 1 or arch.norm == "group":
+        changes["stride_in"] = "3x3"
+    if "group" in (arch.norm, arch.neck_norm, arch.box_norm, arch.mask_norm) and arch.norm != "frozen":
+        changes["norm_eps"] = 1e-5
+    return replace(NUMERICS, **changes)
+
+
+def _arch(tensors: Tensors) -> Arch:
+    names = tensors.arrays
+    inner, per_group = shape(tensors, "backbone.body.layer1.0.conv2.weight")[:2]
+    neck = "fpn" if any(name.startswith("backbone.fpn.fpn_inner4.") for name in names) else "c4"
+    body = {1: "backbone.body", 2: "backbone.body", 3: "backbone.body", 4: "backbone.body"}
+    if neck == "c4":
+        body[4] = "roi_heads.box.feature_extractor.head"
+    classes = shape(tensors, "roi_heads.box.predictor.cls_score.weight")[0] - 1
+    box_rows = shape(tensors, "roi_heads.box.predictor.bbox_pred.weight")[0] // 4
+    box_convs = _box_convs(names)
+    first_conv = f"roi_heads.box.feature_extractor.xconvs.{box_convs[0]}" if box_convs else ""
+    normed_fpn = "backbone.fpn.fpn_inner4.1.weight" in names
+    normed_mask = "roi_heads.mask.feature_extractor.mask_fcn1.1.weight" in names
+    mask_conv = "roi_heads.mask.feature_extractor.mask_fcn{}" + (".0.weight" if normed_mask else ".weight")
+    return Arch(
+        classes=classes,
+        blocks=tuple(count(names, f"{body[layer]}.layer{layer}.{{}}.conv1.weight") for layer in (1, 2, 3, 4)),
+        stem_width=shape(tensors, "backbone.body.stem.conv1.weight")[0],
+        groups=inner // per_group,
+        width_per_group=per_group,
+        norm=norm_kind(names, "backbone.body.stem.bn1"),
+        neck=neck,  # type: ignore[arg-type]
+        neck_channels=shape(tensors, f"backbone.fpn.fpn_inner4{'.0' if normed_fpn else ''}.weight")[0]
+        if neck == "fpn"
+        else 256,
+        neck_norm="group" if normed_fpn else "none",
+        rpn_channels=shape(tensors, "rpn.head.conv.weight")[0],
+        anchors_per_cell=shape(tensors, "rpn.head.cls_logits.weight")[0],
+        box_head="fc" if neck == "fpn" else "res5",
+        box_convs=len(box_convs),
+        box_conv_channels=shape(tensors, f"{first_conv}.weight")[0] if box_convs else 256,
+        box_fcs=count(names, "roi_heads.box.feature_extractor.fc{}.weight", start=6),
+        box_fc_width=shape(tensors, "roi_heads.box.feature_extractor.fc6.weight")[0] if neck == "fpn" else 1024,
+        box_norm="group" if len(box_convs) > 1 and box_convs[1] == 3 else "none",
+        box_rows="agnostic-with-background" if box_rows == 2 and classes > 1 else "with-background",
+        mask_convs=count(names, mask_conv, start=1),
+        mask_channels=shape(tensors, "roi_heads.mask.predictor.mask_fcn_logits.weight")[1],
+        mask_norm="group" if normed_mask else "none",
+        mask_rows="with-background",
+    )
+
+
+def _box_convs(names: Mapping[str, Any]) -> list[int]:
+    """Positions of the convolutions in the box head: each is followed by a ReLU, or by a norm and a ReLU."""
+    for step in (2, 3):
+        found = count(names, "roi_heads.box.feature_extractor.xconvs.{}.weight")  # 1 without norm, 2 with one
+        if found == step - 1:
+            last = 0
+            while f"roi_heads.box.feature_extractor.xconvs.{last + step}.weight" in names:
+                last += step
+            return list(range(0, last + 1, step))
+    return []
+
+
+def links(spec: Spec, era: str) -> Iterator[Link]:
+    """One link a tensor."""
+    arch = spec.arch
+    yield from conv_links("backbone.stem.conv", "backbone.body.stem.conv1", bias=False)
+    yield from norm_links("backbone.stem.norm", "backbone.body.stem.bn1", arch.norm)
+    for layer, blocks in enumerate(arch.blocks, 1):
+        if layer == 4 and arch.neck == "c4":
+            yield from _res5(arch)
+            continue
+        for index in range(blocks):
+            yield from _block(f"backbone.res{layer + 1}.{index}", f"backbone.body.layer{layer}.{index}", index, arch)
+    if arch.neck == "fpn":
+        for index, level in enumerate((2, 3, 4, 5), 1):
+            for ours, theirs in ((f"fpn.lateral{level}", "fpn_inner"), (f"fpn.output{level}", "fpn_layer")):
+                yield from _conv_norm(ours, f"backbone.fpn.{theirs}{index}", normed=arch.neck_norm != "none")
+    yield from conv_links("rpn.convs.0", "rpn.head.conv", bias=True)
+    yield from conv_links("rpn.objectness", "rpn.head.cls_logits", bias=True)
+    yield from conv_links("rpn.deltas", "rpn.head.bbox_pred", bias=True)
+    box = "roi_heads.box.feature_extractor"
+    if arch.box_head == "fc":
+        normed = arch.box_norm != "none"
+        for index in range(arch.box_convs):
+            at = index * (3 if normed else 2)
+            yield from conv_links(f"box_head.convs.{index}.conv", f"{box}.xconvs.{at}", bias=not normed)
+            yield from norm_links(f"box_head.convs.{index}.norm", f"{box}.xconvs.{at + 1}", arch.box_norm)
+        for index in range(arch.box_fcs):
+            yield from conv_links(f"box_head.fcs.{index}", f"{box}.fc{index + 6}", bias=True)
+    rows = arch.classes + 1
+    quads = 2 if arch.box_rows == "agnostic-with-background" else rows
+    moves = (
+        ("box_predictor.cls", "roi_heads.box.predictor.cls_score", background_last(rows)),
+        ("box_predictor.deltas", "roi_heads.box.predictor.bbox_pred", background_last(4 * quads, 4)),
+        ("mask_predictor.logits", "roi_heads.mask.predictor.mask_fcn_logits", background_last(rows)),
+    )
+    for ours, theirs, move in moves:
+        for vector in ("weight", "bias"):
+            yield Link(f"{ours}.{vector}", f"{theirs}.{vector}", (move,))
+    for index in range(arch.mask_convs):
+        theirs = f"roi_heads.mask.feature_extractor.mask_fcn{index + 1}"
+        yield from _conv_norm(f"mask_head.convs.{index}", theirs, normed=arch.mask_norm != "none")
+    yield from conv_links("mask_head.upsample", "roi_heads.mask.predictor.conv5_mask", bias=True)
+
+
+def _res5(arch: Arch) -> Iterator[Link]:
+    """The box head of a C4 model, which the state dict holds again under the mask head that shares it."""
+    for index in range(arch.blocks[3]):
+        ours, theirs = f"box_head.res5.{index}", f"roi_heads.box.feature_extractor.head.layer4.{index}"
+        for link in _block(ours, theirs, index, arch):
+            copy = link.theirs.replace("roi_heads.box.", "roi_heads.mask.", 1)
+            yield replace(link, copies=(copy,))
+
+
+def _block(ours: str, theirs: str, index: int, arch: Arch) -> Iterator[Link]:
+    for conv in (1, 2, 3):
+        yield from conv_links(f"{ours}.conv{conv}.conv", f"{theirs}.conv{conv}", bias=False)
+        yield from norm_links(f"{ours}.conv{conv}.norm", f"{theirs}.bn{conv}", arch.norm)
+    if index == 0:
+        yield from conv_links(f"{ours}.shortcut.conv", f"{theirs}.downsample.0", bias=False)
+        yield from norm_links(f"{ours}.shortcut.norm", f"{theirs}.downsample.1", arch.norm)
+
+
+def _conv_norm(ours: str, theirs: str, *, normed: bool) -> Iterator[Link]:
+    """A convolution that is a module of its own, or the first of two where a group norm follows."""
+    yield from conv_links(f"{ours}.conv", f"{theirs}.0" if normed else theirs, bias=not normed)
+    yield from norm_links(f"{ours}.norm", f"{theirs}.1", "group" if normed else "none")
+
+
+def ignored(name: str) -> str:
+    """Why a tensor is no part of the model, or ""."""
+    return "anchors are computed" if name.startswith("rpn.anchor_generator.") else ""
+
+
+FAMILY = Family(
+    name="maskrcnn-benchmark",
+    title="maskrcnn-benchmark",
+    landmarks=(
+        "backbone.body.stem.conv1.weight",
+        "rpn.head.cls_logits.weight",
+        "roi_heads.box.predictor.cls_score.weight",
+        "roi_heads.mask.predictor.conv5_mask.weight",
+        "roi_heads.mask.predictor.mask_fcn_logits.weight",
+    ),
+    read=read,
+    links=links,
+    ignored=ignored,
+    configs=("config.yaml", "config.yml"),
+)
