@@ -32,7 +32,15 @@ def tiny_spec(classes: tuple[str, ...] = CLASSES) -> Spec:
         mask_rows="with-background",
     )
     numerics = replace(
-        torchvision.NUMERICS, min_size=96, max_size=128, anchor_sizes=((8,), (16,), (32,), (64,), (128,))
+        torchvision.NUMERICS,
+        min_size=96,
+        max_size=128,
+        anchor_sizes=((8,), (16,), (32,), (64,), (128,)),
+        rpn_pre_nms=200,
+        rpn_post_nms=100,
+        rpn_pre_nms_train=200,
+        rpn_post_nms_train=100,
+        roi_samples=64,
     )
     return Spec(family="torchvision", arch=arch, numerics=numerics, classes=classes)
 

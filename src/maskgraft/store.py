@@ -4,6 +4,7 @@ import json
 import os
 import secrets
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,18 @@ def is_saved(path: Path) -> bool:
     return (path / SPEC).is_file()
 
 
-def save(model: MaskRCNN, folder: str | Path, *, about: dict[str, Any] | None = None) -> Path:
+def save(
+    model: MaskRCNN,
+    folder: str | Path,
+    *,
+    about: dict[str, Any] | None = None,
+    beside: Callable[[Path], None] | None = None,
+) -> Path:
     """Write a model into a folder that `mg.load` reads back bit for bit.
 
     The folder appears whole or not at all; a folder of an earlier `save` is replaced. `about` is any JSON that should
-    travel with the weights (metrics, provenance). Raises `UsageError` when `folder` holds something else.
+    travel with the weights (metrics, provenance). `beside` writes further files into the new folder before it appears.
+    Raises `UsageError` when `folder` holds something else.
     """
     target = Path(folder)
     if target.exists() and not (target.is_dir() and (is_saved(target) or not any(target.iterdir()))):
@@ -42,6 +50,8 @@ def save(model: MaskRCNN, folder: str | Path, *, about: dict[str, Any] | None = 
         save_file(state, fresh / WEIGHTS)
         header = {"format": 1, "maskgraft": maskgraft.__version__, "about": about or {}, "spec": model.spec.as_json()}
         (fresh / SPEC).write_text(json.dumps(header, indent=1))
+        if beside is not None:
+            beside(fresh)
         for path in fresh.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())

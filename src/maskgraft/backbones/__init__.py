@@ -9,7 +9,8 @@ from maskgraft.spec import Arch, Numerics
 def build(arch: Arch, numerics: Numerics) -> nn.Module:
     """The backbone that `arch` names, uninitialised.
 
-    The module maps [B, 3, H, W] to a dict of maps "c2".."c5" and has `channels`, a dict from the same names to widths.
+    The module maps [B, 3, H, W] to a dict of maps "c2".."c5" and has `channels`, a dict from the same names to widths,
+    and `stage_of`, a dict from its parts to the stages 1 (stem) to 5 that they belong to.
     Raises `UsageError` for one that maskgraft cannot build.
     """
     match arch.backbone:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maskgraft.backbones.norms import FrozenNorm, norm
+from maskgraft.backbones.padding import surround
 from maskgraft.spec import Arch, Numerics
 
 STEM_WIDTH = 32
@@ -25,16 +26,6 @@ STAGES = (
 
 # the block after which each map is taken: the last one of its stride
 TAPS = {2: "c2", 4: "c3", 10: "c4", 15: "c5"}
-
-
-def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Zeros before and after an axis of `size`, as TensorFlow's "SAME" lays them: the odd one goes after.
-
-    same_padding(224, 3, 2)  # (0, 1)
-    same_padding(224, 5, 1)  # (2, 2)
-    """
-    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-    return total // 2, total - total // 2
 
 
 class SameConvNorm(nn.Module):
@@ -62,9 +53,7 @@ class SameConvNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, C', ⌈H / stride⌉, ⌈W / stride⌉]."""
         if self.stride > 1:
-            rows = same_padding(x.shape[-2], self.kernel, self.stride)
-            columns = same_padding(x.shape[-1], self.kernel, self.stride)
-            x = F.pad(x, (*columns, *rows))
+            x = surround(x, self.kernel, self.stride, padding="same")
         if isinstance(self.norm, FrozenNorm):
             # one pass over memory instead of three: these maps are wide, and a step on two cores waits for memory
             scale, shift = self.norm.scale_and_shift()
@@ -130,6 +119,10 @@ class EfficientNetLite0(nn.Module):
                 self.blocks.append(block)
                 width = channels
         self.channels = {"c2": 24, "c3": 40, "c4": 112, "c5": 320}
+        self.stage_of = {"stem": 1} | {
+            f"blocks.{index}": next(int(map_[1]) for last, map_ in TAPS.items() if index <= last)
+            for index in range(len(self.blocks))
+        }
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """[B, 3, H, W] to the maps of strides 4, 8, 16 and 32."""

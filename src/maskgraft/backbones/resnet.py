@@ -2,9 +2,9 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from maskgraft.backbones.norms import ConvNorm
+from maskgraft.backbones.padding import max_pool
 from maskgraft.spec import Arch, Numerics
 
 
@@ -40,6 +40,7 @@ class Bottleneck(nn.Module):
                 bias=arch.conv_bias,
                 dilation=dilation,
                 groups=groups,
+                padding=numerics.conv_padding,
             )
 
         first, second = (stride, 1) if numerics.stride_in == "1x1" else (1, stride)
@@ -75,6 +76,7 @@ class BasicBlock(nn.Module):
                 norm_kind=arch.norm,
                 eps=numerics.norm_eps,
                 bias=arch.conv_bias,
+                padding=numerics.conv_padding,
             )
 
         self.conv1 = conv(channels_in, 3, stride, dilation)
@@ -125,7 +127,9 @@ class ResNet(nn.Module):
             norm_kind=arch.norm,
             eps=numerics.norm_eps,
             bias=arch.stem_bias or arch.conv_bias,
+            padding=numerics.conv_padding,
         )
+        self.pool_padding = numerics.pool_padding
         self.stages = (2, 3, 4) if arch.neck == "c4" else (2, 3, 4, 5)
         for number in self.stages:
             dilated = number == 5 and arch.neck == "dc5"
@@ -133,10 +137,11 @@ class ResNet(nn.Module):
             module = stage(number, stride=stride, dilation=2 if dilated else 1, arch=arch, numerics=numerics)
             self.add_module(f"res{number}", module)
         self.channels = {f"c{number}": stage_channels(arch, number)[1] for number in self.stages}
+        self.stage_of = {"stem": 1, **{f"res{number}": number for number in self.stages}}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """[B, 3, H, W] to the map of each stage."""
-        x = F.max_pool2d(torch.relu_(self.stem(x)), 3, 2, 1)
+        x = max_pool(torch.relu_(self.stem(x)), 3, 2, padding=self.pool_padding)
         maps: dict[str, Tensor] = {}
         for number in self.stages:
             x = self.get_submodule(f"res{number}")(x)

@@ -53,10 +53,14 @@ def print_report(report: diagnosis.Report, *, every: bool = False) -> None:
         shown = [
             (name.removeprefix("numerics."), _short(_value(spec, name)), one.how, one.source)
             for name, one in sorted(spec.learned.items())
-            if name.startswith("numerics.") and (every or one.how != "implied")
+            if name.startswith("numerics.") and (every or one.how == "assumed")
         ]
         if shown:
             out.print(table("", ("convention", "value", "how", "source"), shown))
+        read = sum(name.startswith("numerics.") and one.how == "read" for name, one in spec.learned.items())
+        if read and not every:
+            out.print(f"{read} conventions are read from the file or its config (--all shows them)", style="dim")
+        if shown or read:
             out.print()
     elif report.format:
         out.print(f"[bold]{report.path}[/]  {report.format}")
