@@ -10,12 +10,15 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from maskgraft.backbones.efficientnet_lite import EfficientNetLite0, same_padding
+import maskgraft as mg
+from maskgraft.backbones.efficientnet_lite import EfficientNetLite0
 from maskgraft.backbones.norms import FrozenNorm
+from maskgraft.backbones.padding import same_padding
 from maskgraft.errors import CheckpointError
 from maskgraft.families import identify
 from maskgraft.families.efficientnet_lite import FAMILY, NUMERICS
 from maskgraft.files import open_checkpoint
+from maskgraft.graft import assemble, moved_parameters
 from maskgraft.links import check
 from maskgraft.preprocess import prepare
 from maskgraft.spec import Arch, NormKind
@@ -121,3 +124,29 @@ def test_the_published_file_knows_what_is_in_real_photographs(published: Path) -
     assert top("coffee.png") == (espresso, pytest.approx(0.95, abs=0.01))
     assert top("chelsea.png") == (tiger_cat, pytest.approx(0.40, abs=0.02))
     assert top("motorcycle_left.png") == (moped, pytest.approx(0.50, abs=0.02))
+
+
+def test_the_backbone_is_grafted_under_new_heads(published: Path) -> None:
+    torch.manual_seed(0)
+    light = {"neck_channels": 16, "rpn_channels": 16, "box_fc_width": 32, "mask_convs": 1, "mask_channels": 16}
+    model = mg.load(published, classes=["coin", "galaxy"], arch=light, numerics={"min_size": 64, "max_size": 128})
+    parts = moved_parameters(model)
+    assert parts.pop("backbone") == (2_998_304, 2_998_304)
+    assert {moved for moved, _ in parts.values()} == {0}
+    assert model.spec.classes == ("coin", "galaxy") and [row.source for row in model.graft.rows] == [None, None]
+    file = open_checkpoint(published)
+    assert torch.equal(
+        model.state_dict()["backbone.blocks.9.project.conv.weight"],
+        torch.from_numpy(np.array(file["_blocks.9._project_conv.weight"].read())),
+    )
+    assert model.box_predictor.deltas.weight.std() < 0.01 < model.fpn.lateral5.conv.weight.std()
+    found = model.predict([np.zeros((64, 80, 3), np.uint8)])[0]
+    assert found.masks.shape[1:] == (64, 80)
+
+
+def test_a_backbone_with_a_hole_is_refused(published: Path) -> None:
+    tensors = open_checkpoint(published)
+    kept = {name: array for name, array in tensors.items() if name != "_blocks.3._bn1.weight"}
+    known = identify(replace(tensors, arrays=kept))
+    with pytest.raises(CheckpointError, match=r"_blocks\.3\._bn1\.weight"):
+        assemble(known, known.spec)

@@ -48,7 +48,7 @@ class Arch:
     groups: int = 1  # groups of the 3×3 convolutions (ResNeXt)
     width_per_group: int = 64  # channels per group in C2; doubles with each stage
     stem_bias: bool = False  # the stem convolution has a bias beside its norm
-    conv_bias: bool = False  # all other backbone convolutions have one too (Keras)
+    conv_bias: bool = False  # so have all other convolutions that a norm follows (Keras)
     norm: NormKind = "frozen"  # frozen: fixed statistics; affine: only scale and shift; batch: trainable BatchNorm
     # neck: "fpn" gives P2..P6; "c4" gives C4 and keeps C5 in the box head; "dc5" gives C5 dilated to stride 16
     neck: Literal["fpn", "c4", "dc5"] = "fpn"
@@ -66,7 +66,8 @@ class Arch:
     box_conv_channels: int = 256
     box_fcs: int = 2
     box_fc_width: int = 1024
-    box_norm: NormKind = "none"
+    box_norm: NormKind = "none"  # after each convolution of the box head
+    fc_norm: NormKind = "none"  # after each fully connected layer of the box head
     box_rows: ClassRows = "foreground"
     # mask head and predictor
     mask_convs: int = 4
@@ -103,6 +104,9 @@ class Numerics:
     # backbone and neck
     norm_eps: float  # added to the variance by every normalisation layer
     stride_in: Literal["1x1", "3x3"]  # which convolution of a down-sampling bottleneck has stride 2
+    # zeros around a strided convolution: alike on all sides, or TensorFlow's SAME with the odd row after, or before
+    conv_padding: Literal["symmetric", "same", "same-before"] = "symmetric"
+    pool_padding: Literal["symmetric", "same", "same-before"] = "symmetric"  # the same of the stem's max-pool
     # anchors
     anchor_sizes: tuple[tuple[float, ...], ...] = (
         (32,),

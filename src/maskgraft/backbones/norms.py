@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from maskgraft.backbones.padding import Padding, surround
 from maskgraft.spec import NormKind
 
 
@@ -84,7 +85,10 @@ def norm(kind: NormKind, channels: int, eps: float) -> nn.Module:
 
 
 class ConvNorm(nn.Module):
-    """Convolution, then its norm, then ReLU where `relu` is set; padding keeps the size at stride 1."""
+    """Convolution, then its norm, then ReLU where `relu` is set.
+
+    Zeros around the map keep its size at stride 1; at other strides, `padding` says on which sides they lie.
+    """
 
     def __init__(
         self,
@@ -99,14 +103,20 @@ class ConvNorm(nn.Module):
         dilation: int = 1,
         groups: int = 1,
         relu: bool = False,
+        padding: Padding = "symmetric",
     ) -> None:
         super().__init__()
-        padding = dilation * (kernel - 1) // 2
-        self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride, padding, dilation, groups, bias)
+        # at stride 1 all paddings are symmetric, and the convolution lays the zeros itself
+        self.padding: Padding | None = padding if padding != "symmetric" and stride > 1 and kernel > 1 else None
+        around = 0 if self.padding else dilation * (kernel - 1) // 2
+        self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride, around, dilation, groups, bias)
         self.norm = norm(norm_kind, channels_out, eps)
         self.relu = relu
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, C', H', W']."""
+        if self.padding:
+            conv = self.conv
+            x = surround(x, conv.kernel_size[0], conv.stride[0], padding=self.padding, dilation=conv.dilation[0])
         x = self.norm(self.conv(x))
         return torch.relu_(x) if self.relu else x
