@@ -220,6 +220,17 @@ def test_a_cut_keras_3_archive():
     assert all((array.read() == array.read().flat[0]).all() for array in found.values())
 
 
+def test_a_cut_archive_that_names_a_member_twice_or_ends_in_its_first():
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        for name in ("config.jsox", "config.json", "other.txt"):
+            file.writestr(name, "{}")
+    twice = archive.getvalue().replace(b"config.jsox", b"config.json")
+    for broken in (twice[: twice.rindex(b"PK")], b"PK\3\4", twice[:40]):
+        with pytest.raises(CheckpointError):
+            archive_tensors(memoryview(broken), Path("model.keras"))
+
+
 def test_an_archive_without_weights():
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:

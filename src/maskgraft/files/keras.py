@@ -97,9 +97,9 @@ def archive_tensors(view: memoryview, path: Path, *, salvage: bool = False) -> T
         members = zips.members(view)
         parts = {name: zips.read(view, members[name]) for name in _ARCHIVE_PARTS if name in members}
     else:
-        found_at = dict(zips.scan(view, lambda name, _: len(view) if name == _ARCHIVE_PARTS[-1] else 0))
-        ends = [*list(found_at.values())[1:], len(view)]
-        parts = {name: view[start:end] for (name, start), end in zip(found_at.items(), ends, strict=True)}
+        found_at = list(zips.scan(view, lambda name, _: len(view) if name == _ARCHIVE_PARTS[-1] else 0))
+        ends = [*(start for _, start in found_at[1:]), len(view)]
+        parts = {name: view[start:end] for (name, start), end in zip(found_at, ends, strict=False)}
     if "model.weights.h5" not in parts:
         raise CheckpointError(
             Finding("file.no-weights", "error", f"{path.name}: no model.weights.h5 in the archive, so no weights")
