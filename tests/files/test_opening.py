@@ -73,7 +73,11 @@ def test_an_empty_file(tmp_path):
         (gzip.compress(b"x" * 100), "gzip"),
         (b"\x89PNG\r\n\x1a\n" + bytes(50), "PNG"),
         (b"\xff\xd8\xff\xe0" + bytes(50), "JPEG"),
-        (b"CUDNN_BENCHMARK: false\nMODEL: {}\n" * 200, "text"),
+        (b"CUDNN_BENCHMARK: false\nDATALOADER: {}\nMODEL: {}\n" * 200, "Detectron2 configuration"),
+        (b"model {\n  faster_rcnn {\n    num_classes: 90\n  }\n}\n", "Object Detection API configuration"),
+        (b"item {\n  name: 'cat'\n  id: 1\n}\n", "label map"),
+        (b"model = dict(\n    type='MaskRCNN')\n", "MMDetection configuration"),
+        (b'[{"image_id": 1, "category_id": 7, "score": 0.5}]', "COCO results"),
         ("größe: ä\n".encode() * 1000, "text"),
         (b"\x00\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00\x00" + bytes(50), "Darknet"),
         (b"\xde\xad\xbe\xef" * 50, "no known format"),
@@ -120,6 +124,15 @@ def test_a_folder_is_answered_with_what_is_in_it(tmp_path):
     torch.save({"w": torch.ones(1)}, tmp_path / "run" / "model_0004999.pth")
     finding = told(tmp_path / "run")
     assert "model_0004999.pth" in finding.message and "model_0004999.pth" in finding.fix
+
+
+def test_the_last_checkpoint_of_a_run_is_named(tmp_path):
+    for name in ("model_0004999.pth", "model_final.pth"):
+        torch.save({"w": torch.ones(1)}, tmp_path / name)
+    (tmp_path / "last_checkpoint").write_text("model_final.pth")
+    assert "model_final.pth" in told(tmp_path).fix
+    finding = told(tmp_path / "last_checkpoint")
+    assert finding.code == "file.placeholder" and finding.fix == "open model_final.pth"
 
 
 def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):

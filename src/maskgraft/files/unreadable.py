@@ -122,9 +122,13 @@ def _text(path: Path, data: memoryview, head: bytes) -> Finding | None:
         message = f"{path.name} is a web page{said}, saved in place of the download"
         fix = "open the link in a browser, and download the file that the page offers"
         return Finding("file.placeholder", "error", message, evidence={"is": "html", "bytes": len(data)}, fix=fix)
-    for what, told_by in _DIALECTS:
+    named = text.strip()
+    if "\n" not in named and named != path.name and 0 < len(named) < 200 and _is_sibling(path, named):
+        message = f"{path.name} is text that names the checkpoint {named}"
+        return Finding("file.placeholder", "error", message, evidence={"names": named}, fix=f"open {named}")
+    for what, fix, told_by in _DIALECTS:
         if all(word in low for word in told_by):
-            return _unknown(path, data, what, _EXPORTED)
+            return _unknown(path, data, what, fix)
     first = text.splitlines()[0][:80] if text else ""
     message = f"{path.name} is text of {len(data):,} bytes, not weights; it begins {first!r}"
     evidence = {"is": "text", "bytes": len(data), "begins": text[:200]}
@@ -143,12 +147,25 @@ def _decoded(head: bytes) -> str:
     return ""
 
 
-_DIALECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("a TensorFlow.js model", ('"modeltopology"',)),
-    ("a TensorFlow.js model", ('"weightsmanifest"',)),
-    ("an OpenVINO network description; its weights are in the .bin beside it", ("<net ", "<layer")),
-    ("a Caffe network description; its weights are in a .caffemodel", ("layer", "bottom:", "top:")),
-    ("an MXNet network description; its weights are in a .params file", ('"nodes"', '"op"', '"name"')),
+def _is_sibling(path: Path, name: str) -> bool:
+    return "/" not in name and "\\" not in name and "\0" not in name and (path.parent / name).is_file()
+
+
+_AS_CONFIG = "give it as config= (--config) beside the weights"
+# What the text is, what to do, and the words that it has, in lower case.
+_DIALECTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("a TensorFlow.js model", _EXPORTED, ('"modeltopology"',)),
+    ("a TensorFlow.js model", _EXPORTED, ('"weightsmanifest"',)),
+    ("an OpenVINO network description; its weights are in the .bin beside it", _EXPORTED, ("<net ", "<layer")),
+    ("a TensorFlow Object Detection API configuration", _AS_CONFIG, ("model {", "num_classes:")),
+    ("a TensorFlow Object Detection API label map", _AS_CONFIG, ("item {", "id:", "name:")),
+    ("a Detectron2 configuration", _AS_CONFIG, ("model:", "meta_architecture")),
+    ("a Detectron2 configuration", _AS_CONFIG, ("cudnn_benchmark:", "dataloader:")),
+    ("an MMDetection configuration", _AS_CONFIG, ("model = dict(", "type=")),
+    ("a list of COCO results", "give it to evaluate, not to open", ('"image_id"', '"category_id"', '"score"')),
+    ("a COCO dataset", "give it as data", ('"images"', '"annotations"')),
+    ("a Caffe network description; its weights are in a .caffemodel", "", ("layer", "bottom:", "top:")),
+    ("an MXNet network description; its weights are in a .params file", "", ('"nodes"', '"op"', '"name"')),
 )
 
 
@@ -193,7 +210,8 @@ def folder_without_weights(path: Path) -> Finding:
 
 
 def neighbours(folder: Path, name: str) -> list[str]:
-    """Up to five files of a folder that may be meant by a name: like it first, then the largest checkpoints."""
+    """Up to five files of a folder that may be meant by a name: like it first, then the last one of a
+    training run, then the largest checkpoints."""
     try:
         files = [entry for entry in folder.iterdir() if entry.is_file()][:10_000]
     except OSError:
@@ -201,4 +219,13 @@ def neighbours(folder: Path, name: str) -> list[str]:
     like = get_close_matches(name, [file.name for file in files], n=3, cutoff=0.7) if name else []
     kept = [file for file in files if file.name.endswith(_CHECKPOINTS) and file.name not in like]
     kept.sort(key=lambda file: -file.stat().st_size)
-    return [*like, *(file.name for file in kept)][:5]
+    return list(dict.fromkeys([*like, *_last(folder), *(file.name for file in kept)]))[:5]
+
+
+def _last(folder: Path) -> list[str]:
+    """The checkpoint that a `last_checkpoint` of Detectron2, maskrcnn-benchmark or MMEngine names, if it is there."""
+    note = folder / "last_checkpoint"
+    if not note.is_file() or note.stat().st_size > 4096:
+        return []
+    name = Path(note.read_text("utf-8", "replace").strip()).name
+    return [name] if name and _is_sibling(note, name) else []
