@@ -294,3 +294,31 @@ def test_a_keras_3_file_with_its_optimizer():
         for name in (*found, *found.slots):
             array = found[name] if name in found else found.slots[name]
             np.testing.assert_array_equal(array.read(), file[name][()])
+
+
+ORACLES = {
+    "matterport-r50-c4/mask_rcnn_shapes_0010.h5": ("datasets", ""),
+    "matterport-tf2port-alsombra-r50-c81/mask_rcnn_coco_tf2port.h5": ("datasets", ""),
+    "keras2-resnet50/resnet50_full.h5": ("resnet50_full.h5", "model_weights/"),
+    "keras3-resnet50/resnet50.weights.h5": ("resnet50.weights.h5", ""),
+    "keras3-resnet50/resnet50_full_legacy.h5": ("resnet50_full_legacy.h5", "model_weights/"),
+    "keras3-resnet50/resnet50.keras": ("resnet50.weights.h5", ""),
+}
+
+
+@real_files
+@pytest.mark.parametrize("case", ORACLES)
+def test_names_and_shapes_of_files_that_keras_wrote(case, unpacked):
+    folder, _, name = case.partition("/")
+    key, prefix = ORACLES[case]
+    path = unpacked(SHARED / "oracles" / folder) / name
+    found = (archive_tensors if name.endswith(".keras") else hdf5_tensors)(mapped(path), path)
+    listed = json.loads((SHARED / "oracles" / folder / "names.json").read_text())[key]
+    assert {(name, array.shape, str(array.dtype)) for name, array in found.items()} == {
+        (row["name"].removeprefix(prefix), tuple(row["shape"]), row["dtype"]) for row in listed
+    }
+    assert not found.slots and not found.findings
+    if not name.endswith(".keras"):
+        with h5py.File(path) as file:
+            for name in list(found)[::40]:
+                np.testing.assert_array_equal(found[name].read(), file[prefix + name][()])

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import tarfile
 from pathlib import Path
 
 import ml_dtypes
@@ -290,11 +289,9 @@ CASES = {
 
 @real_files
 @pytest.mark.parametrize("case", CASES)
-def test_names_and_shapes_of_checkpoints_that_the_frameworks_wrote(case, tmp_path):
+def test_names_and_shapes_of_checkpoints_that_the_frameworks_wrote(case, unpacked):
     folder = SHARED / "oracles" / case
-    with tarfile.open(folder / "checkpoint.tar.xz") as archive:
-        archive.extractall(tmp_path, filter="data")
-    found = bundle_tensors(tmp_path / CASES[case])
+    found = bundle_tensors(unpacked(folder) / CASES[case])
     listed = {row["name"]: row for row in json.loads((folder / "names.json").read_text())}
     counters = {"global_step", "save_counter"} & set(found.about)
     names = {name.removesuffix(VALUE) for name, row in listed.items() if row["dtype"] != "string"}

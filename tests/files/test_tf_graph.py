@@ -1,7 +1,6 @@
 """Frozen graphs and SavedModels."""
 
 import os
-import tarfile
 from pathlib import Path
 
 import ml_dtypes
@@ -148,12 +147,10 @@ def test_variables_whose_graph_is_an_lfs_pointer(tmp_path):
 
 
 @real_files
-def test_a_frozen_graph_has_the_weights_of_its_checkpoint(tmp_path):
-    folder = SHARED / "oracles/tf1od-mask_rcnn_inception_v2_coco"
-    with tarfile.open(folder / "checkpoint.tar.xz") as archive:
-        archive.extractall(tmp_path, filter="data")
-    path = tmp_path / "frozen_inference_graph.pb"
-    frozen, trained = graph_tensors(mapped(path), path), bundle_tensors(tmp_path / "model.ckpt.index")
+def test_a_frozen_graph_has_the_weights_of_its_checkpoint(unpacked):
+    folder = unpacked(SHARED / "oracles/tf1od-mask_rcnn_inception_v2_coco")
+    path = folder / "frozen_inference_graph.pb"
+    frozen, trained = graph_tensors(mapped(path), path), bundle_tensors(folder / "model.ckpt.index")
     assert set(frozen) == set(trained)
     for name in list(frozen)[::7]:
         np.testing.assert_array_equal(frozen[name].read(), trained[name].read())

@@ -170,7 +170,7 @@ def _visit(walking: _Walk, path: str, address: int) -> list[_Link] | None:
     if path and not kinds & {_SYMBOLS, _LINK_INFO, _LINK} and header.fault:
         return None
     if address in walking.seen or path.count("/") >= _DEEPEST_GROUP:
-        raise damaged(f"the group {path!r} stands inside itself")
+        raise damaged(f"the group {path!r} stands in two places or inside itself, or too deep")
     walking.seen.add(address)
     walking.nodes[path] = Node("group", attributes)
     return list(_links(walking, path, header))

@@ -126,22 +126,31 @@ def chunks(source: Source, tree: int, rank: int) -> Iterator[Chunk]:
 
 def global_object(source: Source, collection: int, index: int) -> memoryview:
     """One object of a global heap collection: the text of a variable-length string."""
+    if collection not in source.heaps:
+        source.heaps[collection] = _global_heap(source, collection)
+    found = source.heaps[collection].get(index)
+    if found is None:
+        raise damaged(f"object {index} is not in the heap at {collection:,}")
+    return found
+
+
+def _global_heap(source: Source, collection: int) -> dict[int, memoryview]:
     head = source.signed(collection, 8 + source.length_size, b"GCOL")
     head.number(4)
     size = head.length()
     at, end = collection + 8 + source.length_size, collection + size
+    found: dict[int, memoryview] = {}
     while at + 8 + source.length_size <= end:
         source.budget.spend(records=1)
         cursor = source.cursor(at, 8 + source.length_size)
-        found = cursor.number(2)
+        index = cursor.number(2)
         cursor.number(6)
         length = cursor.length()
-        if found == index:
-            return source.take(at + 8 + source.length_size, length)
-        if found == 0:
+        if index == 0:
             break
+        found[index] = source.take(at + 8 + source.length_size, length)
         at += 8 + source.length_size + length + -length % 8
-    raise damaged(f"object {index} is not in the heap at {collection:,}")
+    return found
 
 
 def dense(source: Source, heap: int, tree: int) -> Iterator[Cursor]:

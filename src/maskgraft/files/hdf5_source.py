@@ -13,7 +13,7 @@ from maskgraft.files.faults import damaged, unsupported
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
-_MOST_RECORDS = 400_000
+_MOST_RECORDS = 250_000
 _PIECE = 1 << 22
 _PLACES = (0, 512, 1024, 2048, 4096)
 
@@ -35,14 +35,17 @@ class Budget:
         self.records -= records
         self.text -= text
         if self.records < 0:
-            raise damaged(f"the file holds more than {_MOST_RECORDS:,} records, or records that lead in circles")
+            raise damaged("the file's records lead in circles, or are more than any checkpoint has")
         if self.text < 0:
             raise damaged("its text attributes are longer than the file, so they must overlap")
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A view on the whole file, where addresses count from, and where the file was meant to end."""
+    """A view on the whole file, where addresses count from, and where the file was meant to end.
+
+    `heaps` keeps the global heap collections that were read, as views by address and number.
+    """
 
     view: memoryview
     base: int
@@ -51,6 +54,7 @@ class Source:
     offset_size: int
     length_size: int
     budget: Budget
+    heaps: dict[int, dict[int, memoryview]]
 
     @property
     def cut(self) -> bool:
@@ -184,8 +188,8 @@ def open_source(view: memoryview) -> Source:
     root = cursor.defined("the root group")
     if base != place:
         base, expected = place, expected - base + place
-    budget = Budget(_MOST_RECORDS, len(view))
-    return Source(view, base, expected, root, offset_size, length_size, budget)
+    budget = Budget(min(_MOST_RECORDS, 2000 + len(view) // 4), len(view))
+    return Source(view, base, expected, root, offset_size, length_size, budget, {})
 
 
 def header_places(source: Source) -> Iterator[int]:

@@ -168,7 +168,7 @@ def attribute_value(source: Source, kind: Datatype, shape: tuple[int, ...] | Non
     if kind.kind == "number":
         array = np.frombuffer(data, kind.dtype).reshape(shape)
         return array.item() if shape == () else array.astype(array.dtype.newbyteorder("="))
-    source.budget.spend(records=count)
+    source.budget.spend(records=len(data) // 8)
     pieces = [data[at * kind.size : (at + 1) * kind.size] for at in range(count)]
     if kind.kind == "opaque":
         return [bytes(piece) for piece in pieces] if shape else bytes(pieces[0])
