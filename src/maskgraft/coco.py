@@ -18,14 +18,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maskgraft.errors import DataError, Finding, worst_first
-from maskgraft.images import Pixels, load_image
+from maskgraft import segmentation
+from maskgraft.errors import DataError, Finding, Severity, UsageError, worst_first
+from maskgraft.faults import Faults
+from maskgraft.images import SUFFIXES, Pixels, load_image, orientation
+from maskgraft.segmentation import Mask, Polygon, Segmentation
 
-Mask = npt.NDArray[np.bool_]
-Rle = Mapping[str, Any]
-Polygon = tuple[npt.NDArray[np.float64], ...]
-
-_EXAMPLES = 5  # how many culprits a message names
+Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,7 @@ class Annotation:
     id: int
     label: int
     box: tuple[float, float, float, float]
-    segmentation: Polygon | Rle
+    segmentation: Segmentation
     crowd: bool
     area: float
 
@@ -69,6 +68,7 @@ class ImageRecord:
                     f"{self.path} is {pixels.shape[1]} × {pixels.shape[0]} pixels, its annotations are for "
                     f"{self.width} × {self.height}",
                     evidence={"file": list(pixels.shape[1::-1]), "annotations": [self.width, self.height]},
+                    fix="give the images that were annotated, or correct width and height in the annotations",
                 )
             )
         return pixels
@@ -116,27 +116,13 @@ def truth(image: ImageRecord) -> Truth:
 
 
 def rle(annotation: Annotation, height: int, width: int) -> dict[str, Any]:
-    """The mask of an instance as COCO's compressed RLE: {"size": [height, width], "counts": bytes}."""
-    from faster_coco_eval import mask as coco_mask  # slow to import, and not needed to read a file
-
-    segmentation = annotation.segmentation
-    if isinstance(segmentation, tuple):
-        parts = coco_mask.frPyObjects([part.tolist() for part in segmentation], height, width)
-        merged: dict[str, Any] = coco_mask.merge(parts)
-        return merged
-    if isinstance(segmentation["counts"], list):
-        encoded: dict[str, Any] = coco_mask.frPyObjects(dict(segmentation), height, width)
-        return encoded
-    counts = segmentation["counts"]
-    return {"size": list(segmentation["size"]), "counts": counts.encode() if isinstance(counts, str) else counts}
+    """The mask of an instance as COCO's packed RLE: {"size": [height, width], "counts": bytes}."""
+    return segmentation.encoded(annotation.segmentation, height, width)
 
 
 def mask(annotation: Annotation, height: int, width: int) -> Mask:
     """The mask of an instance, bool [height, width], as COCO's own tools draw it."""
-    from faster_coco_eval import mask as coco_mask
-
-    decoded: Mask = coco_mask.decode(rle(annotation, height, width)).astype(np.bool_)
-    return decoded
+    return segmentation.decoded(annotation.segmentation, height, width)
 
 
 def read(
@@ -150,9 +136,13 @@ def read(
     Classes are the file's categories by ascending id, or those given by name. Raises `DataError` with every fault that
     stands in the way: unreadable JSON, missing images (`need_files`), ids that nothing has, boxes that are none.
     """
+    if isinstance(classes, str):
+        raise UsageError(
+            Finding("data.classes-unknown", "error", f"classes is the text {classes!r}, not a list of names")
+        )
     path, folder = Path(annotations), Path(images)
     data = _parsed(path)
-    faults = _Faults(path)
+    faults = Faults(path)
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         faults.error("data.folder", f"the image folder {folder} {what}", fix="give the folder that holds the images")
@@ -167,45 +157,10 @@ def read(
     )
     faults.stop()
     ids = {name: number for number, name in names.items()}
-    result = Dataset(path, tuple(wanted), tuple(ids[name] for name in wanted), found)
+    result = Dataset(path, tuple(wanted), tuple(ids[name] for name in wanted), found, faults.findings())
     if not result.trainable():
-        raise DataError(_nothing_usable(result, data))
-    return Dataset(path, result.classes, result.category_ids, found, faults.findings())
-
-
-class _Faults:
-    """Collects culprits by code, so that each fault becomes one finding however often it occurs."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.single: list[Finding] = []
-        self.culprits: dict[tuple[str, str, str, str], list[str]] = defaultdict(list)
-
-    def error(self, code: str, message: str, fix: str = "", names: Sequence[str] = ()) -> None:
-        self.single.append(Finding(code, "error", f"{self.path}: {message}", names=tuple(names), fix=fix))
-
-    def add(self, code: str, severity: str, text: str, culprit: str, fix: str = "") -> None:
-        self.culprits[(code, severity, text, fix)].append(culprit)
-
-    def findings(self) -> tuple[Finding, ...]:
-        folded = [
-            Finding(
-                code,
-                severity,  # type: ignore[arg-type]
-                f"{self.path}: {len(culprits)} × {text}: {'; '.join(culprits[:_EXAMPLES])}"
-                + (" …" if len(culprits) > _EXAMPLES else ""),
-                names=tuple(culprits),
-                evidence={"count": len(culprits)},
-                fix=fix,
-            )
-            for (code, severity, text, fix), culprits in self.culprits.items()
-        ]
-        return worst_first([*self.single, *folded])
-
-    def stop(self) -> None:
-        findings = self.findings()
-        if any(finding.severity == "error" for finding in findings):
-            raise DataError(findings)
+        raise DataError([_nothing_usable(result, data), *result.findings])
+    return result
 
 
 def _parsed(path: Path) -> dict[str, list[Any]]:
@@ -216,13 +171,13 @@ def _parsed(path: Path) -> dict[str, list[Any]]:
         inside = sorted(one.name for one in path.glob("*.json"))
         raise refuse("data.json", "is a folder", f"give one of {', '.join(inside[:5])}" if inside else "")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         near = get_close_matches(path.name, [one.name for one in path.parent.glob("*.json")], 1)
         raise refuse("data.json", "does not exist", f"did you mean {path.parent / near[0]}?" if near else "") from None
     except json.JSONDecodeError as error:
         raise refuse("data.json", f"is no JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
-    except (UnicodeDecodeError, RecursionError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise refuse("data.json", f"cannot be read: {error}") from None
     if isinstance(data, list) and data and isinstance(data[0], dict) and "score" in data[0]:
         raise refuse("data.json", "holds results (a list with scores), not annotations", "give the instances file")
@@ -236,13 +191,34 @@ def _parsed(path: Path) -> dict[str, list[Any]]:
     return data  # type: ignore[no-any-return]
 
 
-def _categories(entries: list[Any], faults: _Faults) -> dict[int, str]:
+def _whole(entry: Any, *fields: str) -> tuple[int, ...]:
+    """Fields of an entry that must be whole numbers; raises `ValueError` naming those that are not."""
+    values = entry if isinstance(entry, dict) else {}
+    found, wrong = [], []
+    for name in fields:
+        value = values.get(name)
+        if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19:
+            value = int(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and value % 1 == 0:
+            found.append(int(value))
+        else:
+            wrong.append(f"{name} {value!r}"[:60] if name in values else f"no {name}")
+    if wrong:
+        raise ValueError(", ".join(wrong))
+    return tuple(found)
+
+
+def _categories(entries: list[Any], faults: Faults) -> dict[int, str]:
     names: dict[int, str] = {}
     for index, entry in enumerate(entries):
         try:
-            number, name = int(entry["id"]), str(entry["name"])
-        except (KeyError, TypeError, ValueError):
-            faults.add("data.category", "error", "categories without an id or a name", f"entry {index}")
+            (number,) = _whole(entry, "id")
+        except ValueError as error:
+            faults.add("data.category", "error", "categories without a whole id", f"entry {index}: {error}")
+            continue
+        name = entry.get("name")
+        if not isinstance(name, str) or not name:
+            faults.add("data.category", "error", "categories without a name", str(number))
             continue
         if number in names:
             faults.add("data.duplicate-id", "error", "categories with the id of another", f"{number} ({name})")
@@ -252,10 +228,12 @@ def _categories(entries: list[Any], faults: _Faults) -> dict[int, str]:
     return dict(sorted(names.items()))
 
 
-def _wanted(names: Mapping[int, str], classes: Sequence[str] | None, faults: _Faults) -> list[str]:
+def _wanted(names: Mapping[int, str], classes: Sequence[str] | None, faults: Faults) -> list[str]:
     if classes is None:
         return list(names.values())
-    for name in classes:
+    for name, times in Counter(classes).items():
+        if times > 1:
+            faults.error("data.classes-repeated", f"the class {name!r} is wanted {times} times", "name it once", [name])
         if name not in names.values():
             near = get_close_matches(name, names.values(), 1)
             hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(list(names.values())[:20])}"
@@ -263,14 +241,19 @@ def _wanted(names: Mapping[int, str], classes: Sequence[str] | None, faults: _Fa
     return list(classes)
 
 
-def _records(entries: list[Any], folder: Path, faults: _Faults, *, need_files: bool) -> dict[int, ImageRecord]:
+def _records(entries: list[Any], folder: Path, faults: Faults, *, need_files: bool) -> dict[int, ImageRecord]:
     records: dict[int, ImageRecord] = {}
+    missing: list[str] = []
     for index, entry in enumerate(entries):
         try:
-            number, name = int(entry["id"]), str(entry["file_name"])
-            width, height = int(entry["width"]), int(entry["height"])
-        except (KeyError, TypeError, ValueError):
-            faults.add("data.image", "error", "images without id, file_name, width or height", f"entry {index}")
+            number, width, height = _whole(entry, "id", "width", "height")
+        except ValueError as error:
+            text = "images without a whole id, width or height"
+            faults.add("data.image", "error", text, f"entry {index}: {error}")
+            continue
+        name = entry.get("file_name")
+        if not isinstance(name, str) or not name:
+            faults.add("data.image", "error", "images without a file_name", str(number))
             continue
         path = folder / name
         if number in records:
@@ -278,14 +261,28 @@ def _records(entries: list[Any], folder: Path, faults: _Faults, *, need_files: b
         if width < 1 or height < 1:
             faults.add("data.image", "error", "images of no size", f"{name} {width} × {height}")
         if need_files and not path.is_file():
-            faults.add(
-                "data.image-missing", "error", f"images are listed and not in {folder}", name, "check the image folder"
-            )
+            missing.append(name)
         records[number] = ImageRecord(number, path, width, height, ())
-    for name, times in Counter(record.path.name for record in records.values()).items():
+    if missing:
+        fix = _where_else(missing[0], folder)
+        text = f"images are listed (of {len(entries)}) and not in {folder}"
+        for name in missing:
+            faults.add("data.image-missing", "error", text, name, fix)
+    for path, times in Counter(record.path for record in records.values()).items():
         if times > 1:
-            faults.add("data.duplicate-file", "warning", "files are listed more than once", name)
+            faults.add("data.duplicate-file", "warning", "files are listed more than once", path.name)
     return records
+
+
+def _where_else(name: str, folder: Path) -> str:
+    """Where a missing image is likely to be."""
+    last = Path(name.replace("\\", "/")).name
+    for place in (folder.parent / name, folder / last, folder.parent / last, *sorted(folder.glob("*/"))):
+        file = place / name if place.is_dir() else place
+        if file.is_file():
+            return f"there is {file}: give its folder, or correct file_name"
+    near = get_close_matches(last.lower(), similar := {one.name.lower(): one.name for one in folder.iterdir()}, 1)
+    return f"did you mean {similar[near[0]]}?" if near else "check the image folder"
 
 
 def _grouped(
@@ -293,15 +290,18 @@ def _grouped(
     records: Mapping[int, ImageRecord],
     names: Mapping[int, str],
     label_of: Mapping[int, int],
-    faults: _Faults,
+    faults: Faults,
 ) -> dict[int, list[Annotation]]:
     grouped: dict[int, list[Annotation]] = defaultdict(list)
     seen: set[int] = set()
+    corners: list[str] = []  # boxes that only fit their masks when read as corners
     for index, entry in enumerate(entries):
         try:
-            number, image, category = int(entry.get("id", index)), int(entry["image_id"]), int(entry["category_id"])
-        except (KeyError, TypeError, ValueError, AttributeError):
-            faults.add("data.annotation", "error", "annotations without image_id or category_id", f"entry {index}")
+            image, category = _whole(entry, "image_id", "category_id")
+            (number,) = _whole(entry, "id") if "id" in entry else (index,)
+        except ValueError as error:
+            text = "annotations without whole numbers for id, image_id and category_id"
+            faults.add("data.annotation", "error", text, f"entry {index}: {error}")
             continue
         where = f"annotation {number} of image {image}"
         if number in seen:
@@ -313,89 +313,80 @@ def _grouped(
             known = ", ".join(map(str, list(names)[:10]))
             text = f"annotations have a category_id that no category has (the file has {known})"
             faults.add("data.category-unknown", "error", text, f"{where}: {category}")
-        elif category in label_of:
-            one = _annotation(entry, number, label_of[category], records[image], where, faults)
+        elif category in label_of and records[image].width > 0 and records[image].height > 0:
+            one = _annotation(entry, number, label_of[category], records[image], where, faults, corners)
             if one is not None:
                 grouped[image].append(one)
+    # One is a slip and can be trained around; most of the file is another format, and every box would be wrong.
+    severity: Severity = "error" if 2 * len(corners) > sum(map(len, grouped.values())) else "warning"
+    for culprit in corners:
+        text = "boxes fit their masks as [x1, y1, x2, y2], not as [x, y, width, height]"
+        faults.add("data.box-format", severity, text, culprit, "write bbox as [x, y, width, height]")
     return grouped
 
 
 def _annotation(
-    entry: Mapping[str, Any], number: int, label: int, image: ImageRecord, where: str, faults: _Faults
+    entry: Mapping[str, Any],
+    number: int,
+    label: int,
+    image: ImageRecord,
+    where: str,
+    faults: Faults,
+    corners: list[str],
 ) -> Annotation | None:
     """One entry, or None when it can be left out; what cannot be left out is an error."""
-    box, segmentation = entry.get("bbox"), entry.get("segmentation")
-    crowd = bool(entry.get("iscrowd", 0))
-    if not _numbers(box, 4):
+    values = segmentation.numbers(entry.get("bbox"), 4)
+    if values is None:
         faults.add("data.box", "error", "annotations have no bbox [x, y, width, height]", where)
         return None
-    x, y, width, height = (float(value) for value in box)  # type: ignore[union-attr]
-    shape = f"{where}: [{x:g}, {y:g}, {width:g}, {height:g}] on {image.width} × {image.height}"
+    x, y, width, height = values
+    passes = max(-x, -y, x + width - image.width, y + height - image.height)
     if width <= 0 or height <= 0:
-        faults.add("data.box-empty", "warning", "boxes have no area and are left out", shape)
+        faults.add("data.box-empty", "warning", "boxes have no area and are left out", _shape(where, values, image))
         return None
     if x >= image.width or y >= image.height or x + width <= 0 or y + height <= 0:
-        faults.add(
-            "data.box-outside", "error", "boxes lie outside their picture", shape, "bbox is [x, y, width, height]"
-        )
+        fix = "bbox is [x, y, width, height]"
+        faults.add("data.box-outside", "error", "boxes lie outside their picture", _shape(where, values, image), fix)
         return None
-    if x < -1 or y < -1 or x + width > image.width + 1 or y + height > image.height + 1:
-        looks_xyxy = width > x and height > y and width <= image.width + 1 and height <= image.height + 1
-        if looks_xyxy:
-            text = "boxes pass the edge of their picture and would fit as [x1, y1, x2, y2]"
-            faults.add("data.box-format", "warning", text, shape, "bbox is [x, y, width, height]")
-        else:
-            faults.add("data.box-outside", "warning", "boxes pass the edge of their picture and are cut", shape)
-    right, bottom = min(x + width, image.width), min(y + height, image.height)
-    clipped = (max(x, 0.0), max(y, 0.0), float(right), float(bottom))
-    parsed = _segmentation(segmentation, image, where, faults)
+    crowd = entry.get("iscrowd", 0)
+    if crowd not in (0, 1):
+        faults.add("data.crowd", "error", "annotations have an iscrowd other than 0 and 1", f"{where}: {crowd!r}"[:80])
+    parsed, wrong = segmentation.parse(entry.get("segmentation"), height=image.height, width=image.width)
+    for fault in wrong:
+        culprit = f"{where}: {fault.detail}" if fault.detail else where
+        faults.add(fault.code, fault.severity, fault.text, culprit)
     if parsed is None:
         return None
-    return Annotation(number, label, clipped, parsed, crowd, float(entry.get("area") or width * height))
+    box = _clipped((x, y, x + width, y + height), image)
+    hull = segmentation.extent(parsed, image.height, image.width)
+    if not _alike(box, hull):
+        shown = f"{_shape(where, values, image)}, mask {_rounded(hull)}"
+        if width > x and height > y and _alike(_clipped((x, y, width, height), image), hull):
+            corners.append(shown)
+        else:
+            faults.add("data.box-mask", "warning", "boxes do not fit their masks (x1 y1 x2 y2 of the mask)", shown)
+    elif passes > 1:
+        text = "boxes pass the edge of their picture and are cut"
+        faults.add("data.box-outside", "warning", text, _shape(where, values, image))
+    area = segmentation.numbers([entry.get("area", width * height)], 1)
+    if area is None or area[0] < 0:
+        faults.add("data.area", "warning", "areas are no sizes; those of the boxes are used", where)
+        area = None
+    return Annotation(number, label, box, parsed, bool(crowd), area[0] if area and area[0] else width * height)
 
 
-def _segmentation(value: Any, image: ImageRecord, where: str, faults: _Faults) -> Polygon | Rle | None:
-    if isinstance(value, Mapping):
-        counts, size = value.get("counts"), value.get("size")
-        if not _numbers(size, 2) or not isinstance(counts, str | bytes | list):
-            faults.add("data.mask", "error", "RLE masks lack counts or size", where)
-            return None
-        if [*(size or ())] != [image.height, image.width]:
-            text = "RLE masks have another size than their image"
-            faults.add("data.mask-size", "error", text, f"{where}: {size} for {[image.height, image.width]}")
-            return None
-        if isinstance(counts, list) and (
-            not all(isinstance(one, int) and one >= 0 for one in counts) or sum(counts) != image.height * image.width
-        ):
-            faults.add("data.mask", "error", "RLE counts do not add up to their image", where)
-            return None
-        return value
-    if isinstance(value, list) and value and isinstance(value[0], int | float):
-        value = [value]  # one polygon without its outer list, as some tools write it
-    if not isinstance(value, list) or not value:
-        faults.add("data.mask-empty", "warning", "annotations without a mask are left out", where)
-        return None
-    parts = []
-    for part in value:
-        if not isinstance(part, list) or not _numbers(part, len(part)) or len(part) % 2:
-            faults.add("data.mask", "error", "polygons are no even list of numbers", where)
-            return None
-        if len(part) < 6:
-            faults.add("data.mask-points", "warning", "polygon parts of fewer than 3 points are left out", where)
-            continue
-        parts.append(np.array(part, np.float64))
-    if not parts:
-        faults.add("data.mask-empty", "warning", "annotations without a mask are left out", where)
-        return None
-    return tuple(parts)
+def _shape(where: str, bbox: Sequence[float], image: ImageRecord) -> str:
+    return f"{where}: bbox [{', '.join(f'{value:g}' for value in bbox)}] on {image.width} × {image.height}"
 
 
-def _numbers(value: Any, length: int) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == length
-        and all(isinstance(one, int | float) and not isinstance(one, bool) and np.isfinite(one) for one in value)
-    )
+def _clipped(box: Box, image: ImageRecord) -> Box:
+    return max(box[0], 0.0), max(box[1], 0.0), min(box[2], float(image.width)), min(box[3], float(image.height))
+
+
+def _alike(box: Box, hull: Box) -> bool:
+    """Whether a box and what its mask covers are one thing: apart by 5 pixels or a tenth of the box at most."""
+    worst = max(abs(box[0] - hull[0]), abs(box[1] - hull[1]), abs(box[2] - hull[2]), abs(box[3] - hull[3]))
+    return worst <= max(5.0, 0.1 * max(box[2] - box[0], box[3] - box[1]))
 
 
 def _nothing_usable(dataset: Dataset, data: Mapping[str, list[Any]]) -> Finding:
@@ -413,9 +404,10 @@ def _nothing_usable(dataset: Dataset, data: Mapping[str, list[Any]]) -> Finding:
 def check(
     dataset: Dataset, *, open_images: bool = False, progress: Callable[[Iterable[Any]], Iterable[Any]] = iter
 ) -> tuple[Finding, ...]:
-    """What is odd about a dataset that can be read: what `read` met, masks that disagree with boxes, classes without
-    instances, images without any. `open_images` also reads every image and compares sizes. Worst first."""
-    faults = _Faults(dataset.path)
+    """What is odd about a dataset that can be read: what `read` met, classes without instances, images without any,
+    pictures that lie beside the listed ones. `open_images` also reads every image, compares sizes and says what became
+    of EXIF orientations. Worst first."""
+    faults = Faults(dataset.path)
     counts = Counter(one.label for image in dataset.images for one in image.instances)
     for label, name in enumerate(dataset.classes):
         if not counts[label]:
@@ -423,27 +415,47 @@ def check(
     empty = len(dataset.images) - len(dataset.trainable())
     if empty:
         text = f"{empty} of {len(dataset.images)} images have no instance; training leaves them out"
-        faults.single.append(Finding("data.image-empty", "info", f"{dataset.path}: {text}", evidence={"count": empty}))
-    for image in progress(dataset.images):
-        if open_images:
-            try:
-                image.load()
-            except DataError as error:
-                faults.single += error.findings
-        for one in image.instances:
-            _check_mask(one, image, faults)
+        faults.note("data.image-empty", text, empty)
+    _check_folders(dataset, faults)
+    if open_images:
+        for image in progress(dataset.images):
+            _check_image(image, faults)
     return worst_first([*dataset.findings, *faults.findings()])
 
 
-def _check_mask(one: Annotation, image: ImageRecord, faults: _Faults) -> None:
-    if not isinstance(one.segmentation, tuple):
+def _check_folders(dataset: Dataset, faults: Faults) -> None:
+    listed = {image.path for image in dataset.images}
+    for folder in sorted({path.parent for path in listed}):
+        if not folder.is_dir():
+            continue
+        for path in sorted(folder.iterdir()):
+            if path.suffix.lower() in SUFFIXES and path not in listed:
+                faults.add("data.image-unlisted", "info", f"pictures in {folder} are not in the file", path.name)
+
+
+def _check_image(image: ImageRecord, faults: Faults) -> None:
+    try:
+        image.load()
+        turn = orientation(image.path)
+    except DataError as error:
+        for finding in error.findings:
+            faults.add(finding.code, finding.severity, "images cannot be used", finding.message, finding.fix)
         return
-    points = np.concatenate([part.reshape(-1, 2) for part in one.segmentation])
-    hull = (*points.min(0).clip(0), *np.minimum(points.max(0), (image.width, image.height)))
-    worst = max(abs(a - b) for a, b in zip(hull, one.box, strict=True))
-    if worst > max(5.0, 0.1 * max(one.box[2] - one.box[0], one.box[3] - one.box[1])):
-        shown = f"annotation {one.id} of image {image.id}: box {_rounded(one.box)}, mask {_rounded(hull)}"
-        faults.add("data.box-mask", "warning", "boxes do not fit their masks (x1 y1 x2 y2)", shown)
+    size = (image.width, image.height)
+    culprit = f"{image.path.name} (orientation {turn.tag})"
+    if turn.tag == 1:
+        return
+    if turn.stored == turn.shown:
+        text = "images are turned as their EXIF orientation says, which their size can neither confirm nor deny"
+        faults.add("data.exif", "info", text, culprit)
+    elif turn.shown == size:
+        text = "images are turned as their EXIF orientation says, which fits the annotations"
+        faults.add("data.exif", "info", text, culprit)
+    else:
+        text = "images are not turned as their EXIF orientation says: their annotations fit the stored pixels"
+        faults.add(
+            "data.exif", "warning", text, culprit, "remove the orientation from the files, or annotate them anew"
+        )
 
 
 def _rounded(box: Sequence[float]) -> str:

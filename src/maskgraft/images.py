@@ -1,5 +1,8 @@
 """Photographs as arrays: any file or PIL image as uint8 [H, W, 3] RGB, the way up that people see it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,29 @@ from maskgraft.errors import DataError, Finding
 
 Pixels = npt.NDArray[np.uint8]
 
+# What a picture's file is usually called, for looking through folders; opening goes by content.
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
+
+_ORIENTATION = 0x0112  # the EXIF tag
+
+
+@dataclass(frozen=True, slots=True)
+class Orientation:
+    """How an image file asks to be shown: its EXIF tag 1..8 (1 is upright), and both sizes as (width, height)."""
+
+    tag: int
+    stored: tuple[int, int]
+    shown: tuple[int, int]
+
+
+def orientation(path: str | Path) -> Orientation:
+    """The EXIF orientation of an image file, from its header. Raises `DataError` as `load_image` does."""
+    path = Path(path)
+    with _telling_faults(path), Image.open(path) as image:
+        tag = image.getexif().get(_ORIENTATION, 1)
+        tag = tag if tag in range(1, 9) else 1
+        return Orientation(tag, image.size, image.size[::-1] if tag >= 5 else image.size)
+
 
 def load_image(path: str | Path, *, size: tuple[int, int] | None = None) -> Pixels:
     """Read an image file: uint8 [H, W, 3] RGB.
@@ -19,27 +45,36 @@ def load_image(path: str | Path, *, size: tuple[int, int] | None = None) -> Pixe
     is missing or no image.
     """
     path = Path(path)
+    turn = orientation(path) if size is not None else None
+    with _telling_faults(path), Image.open(path) as image:
+        image.load()
+        if turn is not None and turn.stored == size != turn.shown:
+            image.getexif().pop(_ORIENTATION, None)
+        return rgb_from_pil(image)
+
+
+@contextmanager
+def _telling_faults(path: Path) -> Iterator[None]:
     try:
-        with Image.open(path) as image:
-            image.load()
-            if size is not None and image.size == size != ImageOps.exif_transpose(image).size:
-                image.getexif().pop(0x0112, None)
-            return rgb_from_pil(image)
+        yield
     except FileNotFoundError:
         raise DataError(Finding("data.image-missing", "error", f"there is no image {path}")) from None
     except IsADirectoryError:
         raise DataError(Finding("data.image-missing", "error", f"{path} is a folder, not an image")) from None
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(Finding("data.image-unreadable", "error", f"{path} cannot be read: {error}")) from None
 
 
 def rgb_from_pil(image: Image.Image) -> Pixels:
     """A PIL image as uint8 [H, W, 3] RGB, with its EXIF orientation applied."""
     image = ImageOps.exif_transpose(image)
-    if image.mode in ("I", "I;16", "I;16B", "I;16L", "F"):  # 16 bits a pixel: PIL would clip instead of scaling
-        values = np.asarray(image, dtype=np.float64)
+    if image.mode in ("I", "I;16", "I;16B", "I;16L", "F"):  # PIL would clip these instead of scaling
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
         top = values.max(initial=0)
-        values = values / 257 if top > 255 else values
+        if top > 255:
+            values = values / 257
+        elif image.mode == "F" and top <= 1:  # 0..1, as scientific tools write floats
+            values = values * 255
         image = Image.fromarray(np.clip(values + 0.5, 0, 255).astype(np.uint8), mode="L")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image.convert("RGBA"))
