@@ -1,6 +1,7 @@
 """`MaskRCNN(spec)`: the one model, which obeys every convention of its `Spec`. Here the stages are joined and named."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -177,19 +178,21 @@ class MaskRCNN(nn.Module):
         return logits
 
     def detect(
-        self, maps: dict[str, Tensor], regions: Tensor, window: Window, padded: Size
+        self, maps: dict[str, Tensor], regions: Tensor, prepared: Prepared, padded: Size
     ) -> tuple[selection.Scored, Tensor]:
-        """Detections of one image in pixels of the network's input, and their mask probabilities [N, m, m].
+        """Detections of one image in pixels of the photograph, and their mask probabilities [N, m, m].
 
-        `window` is where the photograph lies: top, left, bottom, right; `padded` is the size of the batch's pixels.
+        `regions` [N, 4] are in pixels of the network's input, `padded` is the size of the batch's pixels.
         """
         numerics = self.spec.numerics
+        decoded_there, suppressed_there = numerics.detect_in == "photograph", numerics.detect_in != "input"
         logits, deltas = self.box_predictor(self.box_head(self.pool(maps, [regions], numerics.box_pool_size, padded)))
         found = selection.detections(
             logits,
             deltas,
-            regions,
-            self.window(window),
+            prepared.to_original(regions) if decoded_there else regions,
+            self.window((0, 0, *prepared.original) if decoded_there else prepared.window),
+            place=prepared.to_original if suppressed_there and not decoded_there else _as_they_are,
             class_choice=numerics.class_choice,
             agnostic=self.spec.arch.box_rows.startswith("agnostic"),
             score_threshold=numerics.score_threshold,
@@ -203,7 +206,10 @@ class MaskRCNN(nn.Module):
             clip_both=numerics.delta_clip_both,
             inclusive=numerics.inclusive_boxes,
         )
-        masks = self.mask_logits(maps, [found.boxes], padded)
+        boxes = prepared.to_network(found.boxes) if suppressed_there else found.boxes
+        masks = self.mask_logits(maps, [boxes], padded)
+        if not suppressed_there:
+            found = replace(found, boxes=prepared.to_original(found.boxes))
         column = torch.zeros_like(found.labels) if self.spec.arch.mask_rows == "agnostic" else found.labels
         return found, masks[torch.arange(len(masks), device=masks.device), column].sigmoid()
 
@@ -230,10 +236,10 @@ class MaskRCNN(nn.Module):
         pixels = self._stack([prepared])
         maps, _, _, _, found = self._to_proposals(pixels, prepared.size)
         numerics = self.spec.numerics
-        scored, probabilities = self.detect(maps, found.boxes, prepared.window, _size(pixels))
+        scored, probabilities = self.detect(maps, found.boxes, prepared, _size(pixels))
         inclusive = numerics.inclusive_boxes
         height, width = prepared.original
-        boxes = box_ops.clip(prepared.to_original(scored.boxes), (0, 0, height, width)).cpu()
+        boxes = box_ops.clip(scored.boxes, (0, 0, height, width)).cpu()
         whole = boxes.round()
         boxes = whole if numerics.box_rounding == "whole" else boxes
         sides = boxes if numerics.box_rounding == "none" else whole
@@ -298,7 +304,7 @@ class MaskRCNN(nn.Module):
             [_flat(one, 1)[0, :, 0] for one in logits.values()],
             [_flat(one, 4)[0] for one in deltas.values()],
             anchors,
-            size,
+            _size(pixels) if self.spec.numerics.rpn_clip_padded else size,
         )
         return maps, logits, deltas, anchors, found
 
@@ -364,6 +370,10 @@ class MaskRCNN(nn.Module):
         ]
         labels = torch.cat([one.labels[: one.positives] for one in samples])
         return result | losses.masks(mask_logits, labels, torch.cat(wanted))
+
+
+def _as_they_are(boxes: Tensor) -> Tensor:
+    return boxes
 
 
 def _size(pixels: Tensor) -> Size:

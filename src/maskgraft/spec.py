@@ -132,6 +132,7 @@ class Numerics:
     rpn_post_nms: int = 1000
     rpn_nms_threshold: float = 0.7
     rpn_min_size: float | None  # proposals with a side below this are dropped; 0: those of no area; None: none is
+    rpn_clip_padded: bool = False  # for detecting, proposals are cut to the padded input and not to the image
     rpn_delta_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
     delta_clip: float | None = 4.135166556742356  # dw, dh are clamped to at most this; log(1000 / 16); None: to nothing
     delta_clip_both: bool = False  # and to at least its negative
@@ -149,6 +150,8 @@ class Numerics:
     res5_stride: int = 2  # of the C5 stage when it is the box head
     # detections
     box_delta_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
+    # where boxes are decoded and suppressed: in pixels of the input, of the photograph, or the one here and the other there
+    detect_in: Literal["input", "photograph", "input-photograph"] = "input"
     class_choice: Literal["every", "best"] = "every"  # every class above the threshold, or the best of all
     score_threshold: float = 0.05
     box_min_size: float  # detections with a side below this are dropped before suppression (0: none is)

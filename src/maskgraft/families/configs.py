@@ -37,12 +37,17 @@ _InertLoader.add_multi_constructor("tag:yaml.org,2002:python/", _inert)
 _InertLoader.add_multi_constructor("!", _inert)
 
 
+def parse_yaml(text: str) -> Any:
+    """The data in a YAML text. Raises `yaml.YAMLError`."""
+    return yaml.load(text, Loader=_InertLoader)
+
+
 def read_yaml(path: Path) -> Mapping[str, Any]:
     """A YAML config as nested dicts. Raises `CheckpointError` with line and column when it cannot be parsed."""
     if path.stat().st_size > _MOST_BYTES:
         raise _refused(path, f"is {path.stat().st_size:,} bytes long, more than a config ever is")
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_InertLoader)
+        data = parse_yaml(path.read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "an unknown place"

@@ -127,16 +127,9 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
         raise unsupported(tensors, "Detectron2", "no mask head (Faster R-CNN, Keypoint R-CNN or RetinaNet)")
     if _body(names) == "":
         raise unsupported(tensors, "Detectron2", "a backbone that is not a ResNet")
-    findings: list[Finding] = []
     arch = _arch(tensors, config)
-    numerics, how = _numerics(tensors, arch)
-    if config is not None:
-        for key, allowed in _REQUIRED:
-            value = setting(config, key)
-            if value is not None and value not in allowed:
-                raise unsupported(tensors, "Detectron2", f"{key} is {value!r}, not {' or '.join(map(str, allowed))}")
-        numerics = replace(numerics, **changes_from(config, _FROM_CONFIG, how))
-        findings += _disagreements(tensors, arch, config)
+    numerics, how, findings = numerics_of(tensors, arch, config, "Detectron2")
+    how |= learned("tensor names and shapes", "implied", [f"arch.{name}" for name in Arch.__dataclass_fields__])
     classes = COCO_80 if arch.classes == 80 else numbered(arch.classes)
     how["classes"] = Learned(
         "assumed", "80 rows: COCO's classes" if arch.classes == 80 else "Detectron2 files have no class names"
@@ -198,9 +191,26 @@ def _arch(tensors: Tensors, config: Config | None) -> Arch:
     )
 
 
+def numerics_of(
+    tensors: Tensors, arch: Arch, config: Config | None, title: str
+) -> tuple[Numerics, dict[str, Learned], list[Finding]]:
+    """The numbers with which Detectron2 runs an architecture under a config, and how each was learned.
+
+    Raises `CheckpointError` for settings that maskgraft does not have; `title` says of which framework the file is.
+    """
+    numerics, how = _numerics(tensors, arch)
+    if config is None:
+        return numerics, how, []
+    for key, allowed in _REQUIRED:
+        value = setting(config, key)
+        if value is not None and value not in allowed:
+            raise unsupported(tensors, title, f"{key} is {value!r}, not {' or '.join(map(str, allowed))}")
+    numerics = replace(numerics, **changes_from(config, _FROM_CONFIG, how))
+    return numerics, how, list(_disagreements(tensors, arch, config))
+
+
 def _numerics(tensors: Tensors, arch: Arch) -> tuple[Numerics, dict[str, Learned]]:
     how = {
-        **learned("tensor names and shapes", "implied", [f"arch.{name}" for name in Arch.__dataclass_fields__]),
         **learned("Detectron2's maths", "implied", [f"numerics.{name}" for name in NUMERICS_FIELDS]),
         **learned(
             "Detectron2's defaults; config.yaml would say",

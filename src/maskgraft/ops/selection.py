@@ -1,6 +1,6 @@
 """Which of many scored boxes are kept: proposals from anchors, detections from proposals."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -79,6 +79,7 @@ def detections(
     regions: Tensor,
     window: Window,
     *,
+    place: Callable[[Tensor], Tensor],
     agnostic: bool,
     class_choice: Literal["every", "best"],
     score_threshold: float,
@@ -92,7 +93,7 @@ def detections(
     clip_both: bool,
     inclusive: bool,
 ) -> Scored:
-    """Detections of one image, cut to the `window`; suppression is per class.
+    """Detections of one image, cut to the `window`; suppression is per class, of boxes moved by `place`.
 
     `logits` [N, K + 1] with the background last, `deltas` [N, R·4] for R rows, `regions` [N, 4]. With `agnostic` deltas
     the first row is that of all classes. `class_choice`: a region may answer for "every" class above the threshold, or
@@ -101,7 +102,7 @@ def detections(
     probabilities = logits.softmax(1)
     scores = probabilities[:, :-1]
     moved = box_ops.decode(deltas, regions, weights, clip, both_ways=clip_both, inclusive=inclusive)
-    moved = box_ops.clip(moved, window)
+    moved = place(box_ops.clip(moved, window).reshape(-1, 4)).reshape(moved.shape)
     if class_choice == "best":
         best = one_hot(probabilities.argmax(1), probabilities.shape[1])[:, :-1].bool()
         which, label = torch.nonzero(best & (scores >= score_threshold), as_tuple=True)
