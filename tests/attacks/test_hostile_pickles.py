@@ -9,6 +9,7 @@ import pytest
 
 from maskgraft.errors import CheckpointError
 from maskgraft.files import pickles
+from maskgraft.files.stubs import unsafe_pickle
 
 DOORS = (
     "import",
@@ -65,7 +66,7 @@ def test_code_does_not_run(name, tmp_path):
         assert result.findings[0].code == "file.damaged"
         return
     assert result.names
-    (finding,) = pickles.unsafe_pickle(result.names)
+    (finding,) = unsafe_pickle(result.names)
     assert finding.code == "file.unsafe-pickle"
     harmless = {"extension registry", "build replaces a method", "module imported by global alone"}
     assert finding.severity == "warning" or name in harmless - {"build replaces a method"}

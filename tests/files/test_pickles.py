@@ -13,7 +13,7 @@ import pytest
 from maskgraft.errors import CheckpointError
 from maskgraft.files import pickles
 from maskgraft.files.pickled_arrays import PickledArray
-from maskgraft.files.stubs import Stub
+from maskgraft.files.stubs import Stub, unsafe_pickle
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 
@@ -111,7 +111,7 @@ def test_unknown_classes_become_stubs(protocol):
     assert stub.as_dict() == {"lr": 0.02, "steps": [1, 2]}
     assert repr(stub) == "<argparse.Namespace with lr, steps>"
     assert repr(read.value["cls"]) == "<argparse.Action>"
-    (finding,) = pickles.unsafe_pickle(read.names)
+    (finding,) = unsafe_pickle(read.names)
     assert finding.severity == "info" and "argparse.Namespace" in finding.message
 
 
@@ -208,3 +208,15 @@ def test_every_cut_is_told(protocol):
     for end in range(len(data)):
         with pytest.raises(CheckpointError):
             loaded(data[:end])
+
+
+def test_half_surrogates_do_not_reach_the_printer():
+    for data in (b"X\x03\x00\x00\x00\xed\xa0\x80.", b"V\\ud800\n."):
+        assert loaded(data) == "�"
+
+
+def test_methods_that_are_only_named_are_no_danger():
+    data = b"\x80\x02cbuiltins\ngetattr\ncmmengine.logging.history_buffer\nHistoryBuffer\nX\x04\x00\x00\x00mean\x86R."
+    read = pickles.load(memoryview(data))
+    assert repr(read.value) == "<mmengine.logging.history_buffer.HistoryBuffer.mean>"
+    assert unsafe_pickle(read.names)[0].severity == "info"

@@ -367,6 +367,54 @@ def test_deflated_archives(tmp_path):
     same_bits(read(path).value["w"], torch.arange(100.0))
 
 
+def rewritten(path, changes):
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in (members | changes).items():
+            archive.writestr(name, data)
+
+
+def test_values_of_a_big_endian_machine(tmp_path):
+    path = saved(tmp_path, {"w": torch.tensor([1.0, 2.0])}, legacy=False)
+    rewritten(path, {"x/byteorder": b"big", "x/data/0": struct.pack(">2f", 1, 2)})
+    tensor = read(path).value["w"]
+    assert tensor.lazy().dtype == np.float32 and tensor.lazy().read().tolist() == [1, 2]
+    assert tensor.lazy().read().dtype.isnative
+
+
+def test_sizes_above_4_gb_stand_in_the_extra_field(tmp_path):
+    path = saved(tmp_path, {"w": torch.tensor([1.0, 2.0])}, legacy=False)
+    rewritten(path, {})
+    data = path.read_bytes()
+    at = data.index(b"PK\x01\x02", data.index(b"x/data/0", data.index(b"PK\x01\x02")) - 46)
+    name = data[at + 46 :].index(b"x/data/0")
+    assert name == 0
+    extra = struct.pack("<HHQQ", 1, 16, 8, 8)
+    entry = (
+        data[at : at + 20]
+        + b"\xff" * 8
+        + data[at + 28 : at + 30]
+        + struct.pack("<H", len(extra))
+        + data[at + 32 : at + 54]
+    )
+    changed = data[:at] + entry + extra + data[at + 54 :]
+    end = changed.index(b"PK\x05\x06")
+    size, start = struct.unpack("<II", changed[end + 12 : end + 20])
+    record = struct.pack(
+        "<4sQHHIIQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, 99, changed[end + 10], size + len(extra), start
+    )
+    locator = struct.pack("<4sIQI", b"PK\x06\x07", 0, end, 1)
+    closing = changed[end : end + 10] + b"\xff" * 10 + changed[end + 20 :]
+    path.write_bytes(changed[:end] + record + locator + closing)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.read("x/data/0") == struct.pack("<2f", 1, 2)
+    assert read(path).value["w"].lazy().read().tolist() == [1, 2]
+    path.write_bytes(path.read_bytes().replace(b"PK\x06\x06", b"PK\x06\x05"))
+    with pytest.raises(CheckpointError):
+        read(path)
+
+
 def test_members_that_lead_out_are_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
         archive.writestr("x/data.pkl", pickle.dumps({}))

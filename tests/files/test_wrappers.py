@@ -111,6 +111,23 @@ def test_several_models_are_listed_and_none_is_chosen(opened, keys):
         assert opened(file, key=key)["fc.weight"].read()[0, 0] == place
 
 
+def test_student_and_teacher_in_one_state_dict(opened):
+    file = {"state_dict": weights(1, "student.") | weights(2, "teacher.")}
+    assert fault(opened, file).names == ("state_dict.student", "state_dict.teacher")
+    ckpt = opened(file, key="state_dict.teacher")
+    assert list(ckpt) == NAMES and ckpt["fc.weight"].read()[0, 0] == 2
+    ckpt = opened(weights(1, "model.") | weights(2, "ema."))
+    assert ckpt.key == "model" and ckpt.slots["ema.fc.weight"].read()[0, 0] == 2
+    assert len(opened(weights(1, "0.") | weights(2, "1."))) == 10
+
+
+def test_deep_settings_are_cut_short(opened):
+    deep = {}
+    for _ in range(120):
+        deep = {"inner": deep}
+    assert "…" in str(opened({"model": weights(), "deep": deep}).about["deep"])
+
+
 def test_a_key_without_weights_is_answered_with_those_there_are(opened):
     finding = fault(opened, {"model": weights(), "epoch": 1}, key="modle")
     assert finding.code == "file.no-key"

@@ -12,9 +12,13 @@ def parsed(text: bytes | memoryview, what: str) -> Any:
     Raises `CheckpointError` (`file.damaged`) for what is no JSON, or nests too deep.
     """
     try:
-        return json.loads(bytes(text))
+        value = json.loads(bytes(text))
+        if b"\\ud" in bytes(text).lower():
+            # Half a surrogate pair is a name that cannot be printed.
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise damaged(f"{what} is no JSON: {error}") from None
+    return value
 
 
 def parsed_object(text: bytes | memoryview, what: str) -> dict[str, Any]:

@@ -18,7 +18,10 @@ def key(value: Any, depth: int = 0) -> Any:
             key(item, depth + 1)
     elif isinstance(value, LatinText | memoryview):
         raise damaged("the pickle has a key that is raw data")
-    elif value is not None and not isinstance(value, str | int | float | complex | bytes | Stub):
+    elif isinstance(value, int) and abs(value) >= 1 << 63:
+        # Python hashes integers by a remainder, so that large ones can be chosen to fall on one place.
+        raise damaged("the pickle has a key above 64 bits")
+    elif value is not None and not isinstance(value, str | int | float | bytes | Stub):
         raise damaged(f"the pickle has a {type(value).__name__} for a key")
     return value
 

@@ -12,18 +12,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from maskgraft.errors import CheckpointError, Finding
+from maskgraft.errors import CheckpointError
 from maskgraft.files.cuts import Cut
 from maskgraft.files.faults import damaged
 from maskgraft.files.pickled_arrays import NUMPY, LatinText, PickledArray, expects_bytes
 from maskgraft.files.pickled_builtins import BUILTINS, frozen, key
-from maskgraft.files.stubs import Odict, Stub, suspicious
+from maskgraft.files.pickled_trees import check_size
+from maskgraft.files.stubs import Stub
 
 Known = Mapping[tuple[str, str], Callable[..., object]]
 
-MAX_STEPS = 20_000_000
-MAX_DEPTH = 250
-MAX_NODES = 50_000_000
+MAX_STEPS = 10_000_000
 MAX_TEXT = 1 << 28
 
 
@@ -42,27 +41,6 @@ class Pickle:
     end: int
 
 
-def unsafe_pickle(names: Mapping[tuple[str, str], bool]) -> tuple[Finding, ...]:
-    """`file.unsafe-pickle` for the names that became stubs: a warning when one has no place in a checkpoint.
-
-    Nothing for no names.
-    """
-    if not names:
-        return ()
-    bad = [".".join(name)[:100] for name, called in names.items() if suspicious(*name, called)]
-    everything = [".".join(name)[:100] for name in names]
-    shown = bad or everything
-    listed = ", ".join(shown[:6]) + (f" and {len(shown) - 6} more" if len(shown) > 6 else "")
-    if bad:
-        message = f"the pickle asks for {listed}, which has no place in a checkpoint; nothing was imported or called"
-        fix = "do not open this file with torch.load(weights_only=False) or pickle.load"
-    else:
-        message = f"the pickle names classes that were read as plain data, not imported: {listed}"
-        fix = ""
-    evidence = {"names": sorted(everything), "suspicious": sorted(bad)}
-    return (Finding("file.unsafe-pickle", "warning" if bad else "info", message, evidence=evidence, fix=fix),)
-
-
 def load(
     buffer: memoryview, *, at: int = 0, known: Known | None = None, persistent: Callable[[Any], Any] | None = None
 ) -> Pickle:
@@ -74,12 +52,12 @@ def load(
     name (default `KNOWN`), and may return NotImplemented for what it leaves to be a stub; `persistent` turns a
     persistent id into an object.
 
-    Raises `CheckpointError` (`file.damaged`) for everything that is not a pickle, goes past its end, nests deeper than
-    250, or unfolds to more than 50 million values.
+    Raises `CheckpointError` (`file.damaged`) for everything that is not a pickle, goes past its end, has more than 10
+    million instructions, nests too deep or unfolds to too much (`pickled_trees.check_size`).
     """
     machine = _Machine(buffer, at, KNOWN if known is None else known, persistent or _no_persistent)
     machine.run()
-    _check_size(machine.result)
+    check_size(machine.result)
     return Pickle(machine.result, machine.names, machine.at)
 
 
@@ -94,7 +72,7 @@ def load_cut(buffer: memoryview, *, known: Known | None = None) -> tuple[Pickle,
             raise
         machine.result = machine.gathered()
         cut = Cut(len(buffer), machine.wanted, exact=False)
-    _check_size(machine.result)
+    check_size(machine.result)
     return Pickle(machine.result, machine.names, machine.at), cut
 
 
@@ -241,7 +219,7 @@ class _Machine:
         if isinstance(callee, Stub) and (callee.module, callee.name) == ("_codecs", "encode"):
             self.stack.append(LatinText(raw))
         else:
-            self.stack.append(str(_copied(raw), "utf-8", "surrogatepass"))
+            self.stack.append(_printable(str(_copied(raw), "utf-8", "surrogatepass")))
 
     # Objects
 
@@ -263,7 +241,7 @@ class _Machine:
             self.names.setdefault((module, name), False)
         return stub
 
-    def called(self, target: Any, args: Any, kwargs: Any = None) -> Any:
+    def called(self, target: Any, args: Any, kwargs: Any = None, *, is_class: bool = False) -> Any:
         if not isinstance(target, Stub):
             raise damaged(f"the pickle calls a {type(target).__name__}")
         if not isinstance(args, tuple):
@@ -277,7 +255,7 @@ class _Machine:
             if result is not NotImplemented:
                 return result
         name = f"{target.name}()" if target.called else target.name
-        self.names[target.module, target.name.removesuffix("()")] = True
+        self.names[target.module, target.name.removesuffix("()")] = not is_class
         return Stub(target.module, name, args, dict(kwargs or {}), called=True)
 
     def build(self) -> None:
@@ -342,12 +320,16 @@ class _Machine:
         args = self.stack.pop()
         self.stack.append(self.called(self.stack.pop(), args))
 
+    def new(self) -> None:
+        args = self.stack.pop()
+        self.stack.append(self.called(self.stack.pop(), args, is_class=True))
+
     def new_with_keywords(self) -> None:
         kwargs = self.stack.pop()
         args = self.stack.pop()
         if not isinstance(kwargs, dict) or not all(isinstance(name, str) for name in kwargs):
             raise damaged("the pickle gives keyword arguments that are not a dict of names")
-        self.stack.append(self.called(self.stack.pop(), args, kwargs))
+        self.stack.append(self.called(self.stack.pop(), args, kwargs, is_class=True))
 
     def stack_named(self) -> None:
         name = self.stack.pop()
@@ -399,49 +381,12 @@ def _quoted(machine: _Machine) -> None:
 
 
 def _escaped_text(machine: _Machine) -> None:
-    machine.stack.append(machine.line().decode("raw-unicode-escape"))
+    machine.stack.append(_printable(machine.line().decode("raw-unicode-escape")))
 
 
-def children(value: Any) -> list[Any]:
-    """What a value of a pickle directly holds."""
-    if isinstance(value, dict):
-        own = [value.state] if isinstance(value, Odict) and value.state is not None else []
-        return [*value.keys(), *value.values(), *own]
-    if isinstance(value, list | tuple | set | frozenset):
-        return list(value)
-    if isinstance(value, Stub):
-        parts = (value.args, value.kwargs, value.state, value.items, value.entries)
-        return [part for part in parts if part]
-    if isinstance(value, PickledArray) and isinstance(value.values, list):
-        return value.values
-    return []
-
-
-def _check_size(root: Any) -> None:
-    """Refuses what is small in the file and endless when walked: deep nesting, lists of one list of one list …"""
-    sizes: dict[int, tuple[int, int]] = {}
-    open_: set[int] = set()
-    walk: list[tuple[Any, list[Any] | None]] = [(root, None)]
-    while walk:
-        value, parts = walk.pop()
-        if parts is None:
-            if id(value) in sizes or id(value) in open_:
-                continue
-            parts = [part for part in children(value) if isinstance(part, _CONTAINERS)]
-            open_.add(id(value))
-            walk.append((value, parts))
-            walk.extend((part, None) for part in parts)
-        else:
-            open_.discard(id(value))
-            inner = [sizes.get(id(part), (1, 0)) for part in parts]
-            nodes = 1 + len(children(value)) + sum(size for size, _ in inner)
-            depth = 1 + max((depth for _, depth in inner), default=0)
-            if depth > MAX_DEPTH or nodes > MAX_NODES:
-                raise damaged("the pickle unfolds without end: it nests too deep or repeats itself too often")
-            sizes[id(value)] = (nodes, depth)
-
-
-_CONTAINERS = (dict, list, tuple, set, frozenset, Stub, PickledArray)
+def _printable(text: str) -> str:
+    """The text with U+FFFD for each half of a surrogate pair, which no encoding takes."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 KNOWN: Known = {**NUMPY, **BUILTINS}
@@ -513,7 +458,7 @@ _STEPS: Mapping[int, Callable[[_Machine], None]] = {
         (op.INST, lambda m: m.instance(m.named(_old_text(m.line()), _old_text(m.line())), m.popmark())),
         (op.OBJ, lambda m: _object(m, m.popmark())),
         (op.REDUCE, _Machine.reduce),
-        (op.NEWOBJ, _Machine.reduce),
+        (op.NEWOBJ, _Machine.new),
         (op.NEWOBJ_EX, _Machine.new_with_keywords),
         (op.BUILD, _Machine.build),
         (op.PERSID, lambda m: m.stack.append(m.persistent(_old_text(m.line())))),

@@ -10,6 +10,7 @@ from maskgraft.files.stubs import Stub
 from maskgraft.files.torch_tensors import TorchStorage
 
 _SMALL = 4096
+_MAX_DEPTH = 60
 _DROPPED = object()
 
 
@@ -17,8 +18,8 @@ def plain(value: Any, *, tensors: bool = True, without: frozenset[int] = frozens
     """A copy made of None, bool, int, float, str, list, dict, `Stub`, small arrays and `LazyArray`s.
 
     Tuples and sets become lists; bytes become text, or a note of their length; a value that contains itself becomes
-    "…". Arrays up to 4096 elements are read. Without `tensors`, entries that are tensors are left out, and containers
-    that held nothing else; so are, always, the objects of the given ids.
+    "…", as does what is nested deeper than 60. Arrays up to 4096 elements are read. Without `tensors`, entries that
+    are tensors are left out, and containers that held nothing else; so are, always, the objects of the given ids.
     """
     copied = _Copy(tensors, without).of(value)
     return None if copied is _DROPPED else copied
@@ -28,6 +29,7 @@ class _Copy:
     def __init__(self, tensors: bool, without: frozenset[int]) -> None:
         self.tensors, self.without = tensors, without
         self.done: dict[int, Any] = {}
+        self.depth = 0
 
     def of(self, value: Any) -> Any:
         if value is None or isinstance(value, bool | int | float | str):
@@ -36,8 +38,12 @@ class _Copy:
             return _DROPPED
         if id(value) in self.done:
             return self.done[id(value)]
+        if self.depth > _MAX_DEPTH:
+            return "…"
         self.done[id(value)] = "…"
+        self.depth += 1
         copy = self.fresh(value)
+        self.depth -= 1
         self.done[id(value)] = copy
         return copy
 
@@ -69,7 +75,7 @@ class _Copy:
     def stub(self, value: Stub) -> Stub:
         def part(inner: Any, empty: Any) -> Any:
             copy = self.of(inner)
-            return empty if copy is _DROPPED or copy is None else copy
+            return empty if copy is _DROPPED or copy is None or (copy == "…" and empty is not None) else copy
 
         return Stub(
             value.module,

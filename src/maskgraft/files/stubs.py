@@ -1,8 +1,11 @@
 """What stands for the classes and functions that a pickle names: their name and their data, and no behaviour."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from maskgraft.errors import Finding
 
 
 @dataclass(slots=True, eq=False)
@@ -78,8 +81,9 @@ class Odict(dict[Any, Any]):
 
 _HARMLESS_STDLIB = frozenset(
     {
-        "argparse", "array", "collections", "copyreg", "copy_reg", "datetime", "decimal", "enum", "fractions",
-        "functools", "logging", "pathlib", "random", "types.SimpleNamespace", "uuid", "zoneinfo",
+        "__future__", "__main__", "abc", "argparse", "array", "collections", "copyreg", "copy_reg", "dataclasses",
+        "datetime", "decimal", "enum", "fractions", "functools", "logging", "numbers", "pathlib", "random", "re",
+        "string", "time", "types.SimpleNamespace", "typing", "uuid", "zoneinfo",
     }
 )  # fmt: skip
 _HARMLESS_BUILTINS = frozenset(
@@ -90,7 +94,7 @@ _HARMLESS_BUILTINS = frozenset(
     }
 )  # fmt: skip
 _PYTHON2_ONLY = frozenset({"commands", "popen2", "urllib2", "httplib", "cPickle", "thread", "posixfile", "new", "imp"})
-_HARMLESS_CALLS = ("_rebuild", "_reconstruct", "_make", "_unpickle", "restore_type_tag", "build_")
+_HARMLESS_CALLS = ("_rebuild", "_reconstruct", "_make", "_unpickle", "_new", "restore_type_tag", "build_")
 
 
 def suspicious(module: str, name: str, called: bool) -> bool:
@@ -102,7 +106,29 @@ def suspicious(module: str, name: str, called: bool) -> bool:
     if root in ("builtins", "__builtin__"):
         return name not in _HARMLESS_BUILTINS
     if root in sys.stdlib_module_names or root in _PYTHON2_ONLY or root in ("nt", "posix"):
-        known = root in _HARMLESS_STDLIB or f"{module}.{name}" in _HARMLESS_STDLIB or root in ("__future__", "typing")
-        return not known and root != "__main__"
+        return root not in _HARMLESS_STDLIB and f"{module}.{name}" not in _HARMLESS_STDLIB
     last = name.rpartition(".")[2]
-    return called and last[:1].islower() | last.startswith("_") and not last.startswith(_HARMLESS_CALLS)
+    if not called or last.startswith(_HARMLESS_CALLS) or last.endswith("_ctor"):
+        return False
+    return last[:1].islower() or last.startswith("_")
+
+
+def unsafe_pickle(names: Mapping[tuple[str, str], bool]) -> tuple[Finding, ...]:
+    """`file.unsafe-pickle` for the names that became stubs: a warning when one has no place in a checkpoint.
+
+    Nothing for no names.
+    """
+    if not names:
+        return ()
+    bad = [".".join(name)[:100] for name, called in names.items() if suspicious(*name, called)]
+    everything = [".".join(name)[:100] for name in names]
+    shown = bad or everything
+    listed = ", ".join(shown[:6]) + (f" and {len(shown) - 6} more" if len(shown) > 6 else "")
+    if bad:
+        message = f"the pickle asks for {listed}, which has no place in a checkpoint; nothing was imported or called"
+        fix = "do not open this file with torch.load(weights_only=False) or pickle.load"
+    else:
+        message = f"the pickle names classes that were read as plain data, not imported: {listed}"
+        fix = ""
+    evidence = {"names": sorted(everything), "suspicious": sorted(bad)}
+    return (Finding("file.unsafe-pickle", "warning" if bad else "info", message, evidence=evidence, fix=fix),)

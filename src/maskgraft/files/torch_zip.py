@@ -14,6 +14,7 @@ from maskgraft.files.cuts import Cut
 from maskgraft.files.faults import damaged, unsupported
 from maskgraft.files.json_text import parsed_object
 from maskgraft.files.leaves import is_leaf
+from maskgraft.files.pickled_trees import children
 from maskgraft.files.stubs import Stub
 from maskgraft.files.torch_legacy import KNOWN, storage_identity
 from maskgraft.files.torch_tensors import DTYPES, TorchStorage, strided
@@ -125,7 +126,7 @@ def _has_tensors(root: Any) -> bool:
             return True
         if id(value) not in seen:
             seen.add(id(value))
-            walk.extend(pickles.children(value))
+            walk.extend(children(value))
     return False
 
 

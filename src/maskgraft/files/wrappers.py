@@ -14,9 +14,8 @@ from maskgraft.files.contents import Contents
 from maskgraft.files.cuts import Cut, salvaged, truncated
 from maskgraft.files.leaves import Leaf, is_leaf, is_numeric, is_whole, lazy, refusal
 from maskgraft.files.pickled_arrays import PickledArray
-from maskgraft.files.pickles import unsafe_pickle
 from maskgraft.files.plain import plain
-from maskgraft.files.stubs import Odict, Stub
+from maskgraft.files.stubs import Odict, Stub, unsafe_pickle
 from maskgraft.files.tensors import LazyArray, Tensors
 
 _TRAINING = frozenset(
@@ -42,6 +41,16 @@ _COPIES = frozenset(
         "model_ema_state_dict", "ema_shadow",
     }
 )  # fmt: skip
+_TWINS = frozenset(
+    {
+        frozenset({"student", "teacher"}),
+        frozenset({"modelStudent", "modelTeacher"}),
+        frozenset({"online", "target"}),
+        frozenset({"model", "ema"}),
+        frozenset({"model", "model_ema"}),
+        frozenset({"model", "ema_model"}),
+    }
+)
 _MAX_DEPTH = 8
 _TRIFLE = 4  # a mean, a deviation and the like beside a model are no second model
 
@@ -133,12 +142,25 @@ def _search(value: Any, path: tuple[str, ...], seen: set[int]) -> Iterator[Model
         }
         yield Model(path, {**direct, **nested}, nested=True)
         return
-    if any(lazy(leaf).shape for leaf in direct.values()) and (len(direct) > _TRIFLE or not inner):
+    twins = _twins(direct)
+    if twins:
+        yield from (Model((*path, name), tensors) for name, tensors in twins.items())
+    elif any(lazy(leaf).shape for leaf in direct.values()) and (len(direct) > _TRIFLE or not inner):
         rest = {name: entry for name, entry in entries.items() if name not in direct}
         if isinstance(value, Odict) and isinstance(value.state, dict):
             rest.update((str(name), entry) for name, entry in value.state.items())
         yield Model(path, direct, rest)
     yield from inner
+
+
+def _twins(direct: Mapping[str, Leaf]) -> dict[str, dict[str, Leaf]]:
+    """Two models of the same names in one state dict, "teacher.conv.weight" and "student.conv.weight"; {} for one."""
+    groups: dict[str, dict[str, Leaf]] = {}
+    for name, leaf in direct.items():
+        first, _, rest = name.partition(".")
+        groups.setdefault(first, {})[rest] = leaf
+    is_pair = frozenset(groups) in _TWINS and len({frozenset(group) for group in groups.values()}) == 1
+    return groups if is_pair else {}
 
 
 def _is_tree(inner: list[Model]) -> bool:
