@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import native_seeds
 import numpy as np
 
 from maskgraft.errors import CheckpointError
@@ -187,6 +188,7 @@ def seeds() -> dict[str, Callable[[], bytes]]:
         "onnx": _onnx,
         "caffe": _caffe,
         "mxnet": _mxnet,
+        **native_seeds.seeds(arrays()),
     }
 
 
