@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from maskgraft.errors import CheckpointError
-from maskgraft.files import torch_legacy, torch_zip
+from maskgraft.files import open_checkpoint, torch_legacy, torch_zip
 from maskgraft.files.mapping import mapped
 from maskgraft.files.stubs import Stub
 
@@ -413,6 +413,22 @@ def test_sizes_above_4_gb_stand_in_the_extra_field(tmp_path):
     path.write_bytes(path.read_bytes().replace(b"PK\x06\x06", b"PK\x06\x05"))
     with pytest.raises(CheckpointError):
         read(path)
+
+
+def test_an_error_of_reading_says_file_and_tensor(tmp_path):
+    path = saved(tmp_path, {"w": torch.arange(100.0)}, legacy=False)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"x/data/0") + len("x/data/0") + 20
+    data[at : at + 20] = bytes(20)
+    path.write_bytes(data)
+    ckpt = open_checkpoint(path)
+    with pytest.raises(CheckpointError, match=r"x\.pth, w: 'x/data/0' "):
+        ckpt["w"].read()
 
 
 def test_members_that_lead_out_are_refused(tmp_path):

@@ -90,6 +90,19 @@ def test_a_moving_average_is_a_slot_unless_it_is_asked_for(opened, key, prefix):
     assert asked.key == key and asked[f"{prefix}fc.weight"].read()[0, 0] == 0.5
 
 
+@pytest.mark.parametrize(
+    "copy",
+    [
+        {"decay": 0.999, "shadow": {name: value for name, value in weights(0.5).items() if "running" not in name}},
+        {"decay": 0.999, "shadow_params": list(weights(0.5).values())},
+    ],
+)
+def test_a_moving_average_without_buffers_or_names(opened, copy):
+    ckpt = opened({"model": weights(1.0), "ema": copy})
+    assert ckpt.key == "model" and list(ckpt) == NAMES
+    assert all(name.startswith("ema.shadow") for name in ckpt.slots) and len(ckpt.slots) >= 4
+
+
 def test_moving_averages_among_the_weights(opened):
     averages = {"ema_" + name.replace(".", "_"): torch.zeros(value.shape) for name, value in weights().items()}
     ckpt = opened({"state_dict": weights() | averages})
@@ -109,6 +122,8 @@ def test_several_models_are_listed_and_none_is_chosen(opened, keys):
     assert "--key" in finding.fix and 'key="' in finding.fix
     for place, key in enumerate(keys):
         assert opened(file, key=key)["fc.weight"].read()[0, 0] == place
+    together = opened(file, key="")
+    assert len(together) == 10 and together[f"{keys[1]}.fc.weight"].read()[0, 0] == 1
 
 
 def test_student_and_teacher_in_one_state_dict(opened):

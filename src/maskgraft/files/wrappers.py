@@ -12,11 +12,12 @@ from maskgraft.errors import CheckpointError, Finding
 from maskgraft.files import module_trees
 from maskgraft.files.contents import Contents
 from maskgraft.files.cuts import Cut, salvaged, truncated
+from maskgraft.files.faults import named
 from maskgraft.files.leaves import Leaf, is_leaf, is_numeric, is_whole, lazy, refusal
 from maskgraft.files.pickled_arrays import PickledArray
 from maskgraft.files.plain import plain
 from maskgraft.files.stubs import Odict, Stub, unsafe_pickle
-from maskgraft.files.tensors import LazyArray, Tensors
+from maskgraft.files.tensors import Array, LazyArray, Tensors
 
 _TRAINING = frozenset(
     {
@@ -86,7 +87,8 @@ class Model:
 def tensors(contents: Contents, path: Path, *, key: str | None = None, salvage: bool = False) -> Tensors:
     """The weights in what a file holds, with optimizer state and moving averages apart.
 
-    `key` is the path of entries ("model", "ema.state_dict") where the weights stand, for files with several models.
+    `key` is the path of entries ("model", "ema.state_dict") where the weights stand, for files with several models;
+    "" takes all of them, with their keys in front of the names.
 
     Raises `CheckpointError`: `file.truncated` (unless `salvage`), `file.no-weights`, `file.several-models`,
     `file.no-key`, `file.unsupported` for sparse and quantised weights.
@@ -209,6 +211,9 @@ def _chosen(path: Path, contents: Contents, models: list[Model], key: str | None
 
 def _asked_for(path: Path, models: list[Model], key: str) -> Model:
     exact = [model for model in models if model.key == key]
+    if not exact and key == "":
+        joined = {f"{model.key}.{name}": leaf for model in models for name, leaf in model.tensors.items()}
+        return Model((), joined)
     below = [model for model in models if model.key.startswith(f"{key}.")]
     if len(exact or below) == 1:
         return (exact or below)[0]
@@ -225,10 +230,15 @@ def _asked_for(path: Path, models: list[Model], key: str) -> Model:
 
 
 def _is_copy_of_another(model: Model, models: list[Model]) -> bool:
-    if not model.is_copy:
+    return any(_is_average_of(model, other) for other in models)
+
+
+def _is_average_of(model: Model, other: Model) -> bool:
+    """Whether one is, by its key and names, the moving average of the other; some keep no buffers, some no names."""
+    if not model.is_copy or other.is_copy:
         return False
-    own = _bare_names(model)
-    return any(not other.is_copy and _bare_names(other) <= own for other in models)
+    own, theirs = _bare_names(model), _bare_names(other)
+    return own <= theirs or theirs <= own or all(name.isdigit() for name in own)
 
 
 def _bare_names(model: Model) -> set[str]:
@@ -255,7 +265,8 @@ def _several(path: Path, models: list[Model]) -> Finding:
 
 def _how_to_ask(model: Model) -> str:
     typed = model.key or '""'
-    return f'say which one: key="{model.key}" in Python, --key {typed} on the command line'
+    together = '; key="" takes all of them together' if model.key else ""
+    return f'say which one: key="{model.key}" in Python, --key {typed} on the command line{together}'
 
 
 def _listed(models: list[Model]) -> str:
@@ -314,8 +325,20 @@ def _sorted(path: Path, model: Model) -> tuple[dict[str, LazyArray], dict[str, L
         if not is_whole(leaf):
             missing.append(name)
         else:
-            (slots if name in copies else arrays)[name] = lazy(leaf)
+            (slots if name in copies else arrays)[name] = _placed(lazy(leaf), f"{path.name}, {name}")
     return arrays, slots, missing
+
+
+def _placed(array: LazyArray, place: str) -> LazyArray:
+    """The array, whose errors say which one of which file it is."""
+
+    def read() -> Array:
+        try:
+            return array.read()
+        except CheckpointError as error:
+            raise named(error, place) from None
+
+    return LazyArray(array.shape, array.dtype, read)
 
 
 def _flat_copies(names: Mapping[str, Any]) -> set[str]:
@@ -333,7 +356,7 @@ def _beside(root: Any, models: list[Model], chosen: Model) -> dict[str, LazyArra
     """Tensors of the optimizer, and of models that are moving averages of the chosen one."""
     slots: dict[str, LazyArray] = {}
     for model in models:
-        if model is not chosen and model.is_copy and _bare_names(chosen) <= _bare_names(model):
+        if _is_average_of(model, chosen):
             slots.update(
                 (f"{model.key}.{name}", lazy(leaf)) for name, leaf in model.tensors.items() if not refusal(leaf)
             )
