@@ -13,6 +13,7 @@ from maskgraft.detections import Detections
 
 Pixels = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
+Box = tuple[float, float, float, float]
 
 # Okabe & Ito's palette for colour-blind readers, and its lighter and darker neighbours for more classes.
 _PALETTE: tuple[Colour, ...] = (
@@ -37,7 +38,7 @@ _CROWD_FILL = 0.2
 class Shape:
     """One thing to draw: box xyxy, mask bool [H, W], what is written at it, and its colour."""
 
-    box: tuple[float, float, float, float]
+    box: Box
     mask: npt.NDArray[np.bool_]
     text: str
     colour: Colour
@@ -72,25 +73,48 @@ def truth(image: Pixels, record: ImageRecord, classes: Sequence[str]) -> Image.I
 
 def overlay(image: Pixels, shapes: Sequence[Shape]) -> Image.Image:
     """Shapes over an image: masks first, the largest at the back, then boxes and texts."""
-    canvas = image.astype(np.float32)
+    canvas = image.copy()
     stroke = max(1, round(max(image.shape[:2]) / 400))
     for shape in sorted(shapes, key=lambda shape: -int(shape.mask.sum())):
-        paint = np.array(shape.colour, np.float32)
-        canvas[shape.mask] += (paint - canvas[shape.mask]) * (_CROWD_FILL if shape.crowd else _FILL)
-        if shape.crowd:
-            rows, columns = np.nonzero(shape.mask)
-            stripe = (rows + columns) // (3 * stroke) % 3 == 0
-            canvas[rows[stripe], columns[stripe]] = paint
-        edge = shape.mask & ~_eroded(shape.mask, stroke)
-        canvas[edge] = paint
-    picture = Image.fromarray(canvas.clip(0, 255).astype(np.uint8))
+        _paint(canvas, shape, stroke)
+    picture = Image.fromarray(canvas)
     pen = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(size=max(10, round(min(image.shape[:2]) / 30)))
+    size = max(10, round(min(image.shape[:2]) / 30))
     for shape in shapes:
-        pen.rectangle(shape.box, outline=shape.colour, width=stroke)
+        left, top, right, bottom = shape.box
+        # the right and bottom edge of a box lie behind its last pixel, at the border outside the picture
+        right, bottom = max(min(right, picture.width) - 1, left), max(min(bottom, picture.height) - 1, top)
+        pen.rectangle((left, top, right, bottom), outline=shape.colour, width=stroke)
     for shape in sorted(shapes, key=lambda shape: -shape.box[1]):
-        _write(pen, font, shape, picture.size)
+        _write(pen, size, shape, picture.size)
     return picture
+
+
+def _paint(canvas: Pixels, shape: Shape, stroke: int) -> None:
+    """One mask and its outline, in place; only the part of the picture around it is touched."""
+    rows, columns = np.flatnonzero(shape.mask.any(1)), np.flatnonzero(shape.mask.any(0))
+    if not rows.size:
+        return
+    margin = 2 * stroke
+    top, left = max(rows[0] - margin, 0), max(columns[0] - margin, 0)
+    area = (slice(top, rows[-1] + 1 + margin), slice(left, columns[-1] + 1 + margin))
+    mask, part = shape.mask[area], canvas[area]
+    paint = np.array(shape.colour, np.float32)
+    fill = _CROWD_FILL if shape.crowd else _FILL
+    part[mask] = np.rint(part[mask] * (1 - fill) + paint * fill).astype(np.uint8)
+    if shape.crowd:
+        y, x = np.nonzero(mask)
+        stripe = (y + x) // (3 * stroke) % 3 == 0
+        part[y[stripe], x[stripe]] = shape.colour
+    # a line of the opposite lightness around the coloured one: an outline shows on a ground of its own colour too
+    part[_grown(mask, max(1, stroke // 2)) & ~mask] = _ink(shape.colour)
+    part[mask & ~_eroded(mask, stroke)] = shape.colour
+
+
+def _ink(colour: Colour) -> Colour:
+    """Black or white, whichever is read better on a colour (luma of ITU-R BT.601)."""
+    bright = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 130
+    return (0, 0, 0) if bright else (255, 255, 255)
 
 
 def _eroded(mask: npt.NDArray[np.bool_], width: int) -> npt.NDArray[np.bool_]:
@@ -100,17 +124,39 @@ def _eroded(mask: npt.NDArray[np.bool_], width: int) -> npt.NDArray[np.bool_]:
     return mask
 
 
-def _write(
-    pen: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, shape: Shape, size: tuple[int, int]
-) -> None:
-    left, top, right, bottom = pen.textbbox((0, 0), shape.text, font=font)
+def _grown(mask: npt.NDArray[np.bool_], width: int) -> npt.NDArray[np.bool_]:
+    for _ in range(width):
+        padded = np.pad(mask, 1)
+        mask = mask | padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]
+    return mask
+
+
+def _write(pen: ImageDraw.ImageDraw, size: int, shape: Shape, picture: tuple[int, int]) -> None:
+    text, font, (left, top, right, bottom) = _fitted(pen, size, shape.text, picture[0] - 4)
     wide, high = right - left + 4, bottom - top + 4
-    x = min(max(shape.box[0], 0), max(size[0] - wide, 0))
+    x = min(max(shape.box[0], 0), max(picture[0] - wide, 0))
     y = shape.box[1] - high if shape.box[1] >= high else shape.box[1]  # above the box, or inside where there is no room
-    y = min(max(y, 0), max(size[1] - high, 0))
-    pen.rectangle((x, y, x + wide, y + high), fill=shape.colour)
-    bright = 0.299 * shape.colour[0] + 0.587 * shape.colour[1] + 0.114 * shape.colour[2] > 130
-    pen.text((x + 2 - left, y + 2 - top), shape.text, fill=(0, 0, 0) if bright else (255, 255, 255), font=font)
+    y = min(max(y, 0), max(picture[1] - high, 0))
+    pen.rectangle((x, y, x + wide - 1, y + high - 1), fill=shape.colour)
+    pen.text((x + 2 - left, y + 2 - top), text, fill=_ink(shape.colour), font=font)
+
+
+def _fitted(
+    pen: ImageDraw.ImageDraw, size: int, text: str, room: int
+) -> tuple[str, ImageFont.ImageFont | ImageFont.FreeTypeFont, Box]:
+    """A text in the largest font up to `size` that fits into `room` pixels; shortened where no font does."""
+    smallest = min(size, 8)
+    for height in range(size, smallest - 1, -1):
+        font = ImageFont.load_default(size=height)
+        box = pen.textbbox((0, 0), text, font=font)
+        if box[2] - box[0] <= room:
+            return text, font, box
+    for length in range(len(text) - 1, 0, -1):
+        short = text[:length].rstrip() + "…"
+        box = pen.textbbox((0, 0), short, font=font)
+        if box[2] - box[0] <= room:
+            return short, font, box
+    return "", font, (0, 0, 0, 0)
 
 
 def side_by_side(pictures: Sequence[Image.Image], titles: Sequence[str]) -> Image.Image:
