@@ -2,15 +2,17 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from maskgraft import coco
 from maskgraft.detections import Detections
-from maskgraft.errors import DataError
-from maskgraft.evaluation import SUMMARY, Metrics, coco_metrics
+from maskgraft.errors import DataError, UsageError
+from maskgraft.evaluation import SUMMARY, Metrics, coco_metrics, evaluate
 
 SIZE = (60, 80)  # height, width
 
@@ -126,6 +128,7 @@ def test_agrees_with_the_reference_implementation(data: coco.Dataset, tmp_path: 
     results = tmp_path / "results.json"
     metrics = coco_metrics(data, noisy(data, 1.5), images=data.images, classes=CLASSES, results=results)
     truth = COCO(str(data.path))
+    assert any(one["iscrowd"] for one in truth.anns.values())
     for kind, ours in (("bbox", metrics.box), ("segm", metrics.mask)):
         entries = json.loads(results.read_text())
         if kind == "segm":
@@ -136,9 +139,75 @@ def test_agrees_with_the_reference_implementation(data: coco.Dataset, tmp_path: 
         evaluation.summarize()
         for name, value in zip(SUMMARY, evaluation.stats, strict=True):
             assert (ours[name] if ours[name] is not None else -1) == pytest.approx(value, abs=1e-9), (kind, name)
+        for index, name in enumerate(data.classes):
+            values = evaluation.eval["precision"][:, :, index, 0, -1]
+            expected = values[values > -1].mean() if (values > -1).any() else None
+            assert metrics.per_class[name][kind == "segm"] == pytest.approx(expected, abs=1e-9), (kind, name)
     assert 0.1 < metrics.box["AP"] < 0.9  # a comparison of zeros would prove nothing
 
 
 def test_no_common_class_is_an_error(data: coco.Dataset) -> None:
     with pytest.raises(DataError, match="no name in common"):
         coco_metrics(data, [], images=data.images, classes=("zebra",))
+
+
+class Model:
+    """Stands for a model: finds the truth of its images, and counts how often it is asked."""
+
+    def __init__(self, data: coco.Dataset, classes: tuple[str, ...]) -> None:
+        self.spec = SimpleNamespace(classes=classes)
+        self.answers = iter(noisy(data, 0.0))
+        self.asked = 0
+
+    def predict(self, images: list[np.ndarray]) -> list[Detections]:
+        self.asked += len(images)
+        assert all(image.shape == (*SIZE, 3) for image in images)
+        return [next(self.answers)[1] for _ in images]
+
+
+@pytest.fixture
+def drawn(data: coco.Dataset) -> coco.Dataset:
+    for image in data.images:
+        Image.new("RGB", (image.width, image.height)).save(image.path)
+    return data
+
+
+def test_evaluate_asks_the_model_for_each_image(
+    drawn: coco.Dataset, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model, path = Model(drawn, CLASSES), tmp_path / "results.json"
+    seen = []
+    metrics = evaluate(
+        model,
+        drawn,
+        limit=5,
+        results=path,
+        progress=lambda images: (seen.append(image.id) or image for image in images),
+    )
+    assert model.asked == metrics.images == len(seen) == 5
+    entries = json.loads(path.read_text())
+    assert entries and {entry["image_id"] for entry in entries} <= set(seen)
+    assert {entry["category_id"] for entry in entries} <= {3, 8, 9}
+    assert list(tmp_path.iterdir()) == [path]
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        ({"limit": 0}, "limit is 0"),
+        ({"limit": -1}, "limit is -1"),
+        ({"results": "{folder}"}, "is the folder"),
+        ({"results": "{folder}/none/results.json"}, "there is no folder"),
+    ],
+)
+def test_what_cannot_end_well_does_not_begin(
+    data: coco.Dataset, tmp_path: Path, more: dict[str, str | int], text: str
+) -> None:
+    model = Model(data, CLASSES)
+    given = {name: value.format(folder=tmp_path) if isinstance(value, str) else value for name, value in more.items()}
+    with pytest.raises(UsageError, match=text):
+        evaluate(model, data, **given)
+    with pytest.raises(DataError, match="no name in common"):
+        evaluate(Model(data, ("zebra",)), data)
+    assert model.asked == 0

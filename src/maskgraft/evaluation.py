@@ -12,7 +12,7 @@ import numpy as np
 from maskgraft import coco
 from maskgraft.coco import Dataset, ImageRecord
 from maskgraft.detections import Detections
-from maskgraft.errors import DataError, Finding
+from maskgraft.errors import DataError, Finding, UsageError
 from maskgraft.files.writing import atomic
 
 if TYPE_CHECKING:
@@ -61,8 +61,11 @@ def evaluate(
         metrics.box["AP"], metrics.mask["AP"]
 
     Classes are matched by name. `limit` takes the first images only; `results` is a JSON file to write the detections
-    to, in COCO's results format. Raises `DataError` when the model and the dataset share no class.
+    to, in COCO's results format. Raises `DataError` when the model and the dataset share no class, and `UsageError` for
+    a `limit` below 1 or a `results` that cannot be written, before anything is computed.
     """
+    _check_arguments(limit, results)
+    _categories_in_common(data, model.spec.classes)
     images = data.images[:limit] if limit is not None else data.images
     found = ((image, model.predict([image.load()])[0]) for image in progress(images))
     return coco_metrics(data, found, images=images, classes=model.spec.classes, results=results)
@@ -77,17 +80,7 @@ def coco_metrics(
     results: str | Path | None = None,
 ) -> Metrics:
     """COCO metrics of detections on `images` of a dataset; `classes` are the names of the detections' labels."""
-    category = dict(zip(data.classes, data.category_ids, strict=True))
-    if not set(classes) & set(category):
-        raise DataError(
-            Finding(
-                "data.classes-unknown",
-                "error",
-                f"the model's classes ({', '.join(classes[:5])} …) and those of {data.path} "
-                f"({', '.join(data.classes[:5])} …) have no name in common",
-                fix="load the model with classes=[…] named as in the dataset",
-            )
-        )
+    category = _categories_in_common(data, classes)
     entries = [entry for image, detections in found for entry in _results(image, detections, classes, category)]
     if results is not None:
         with atomic(results) as temporary:
@@ -102,6 +95,42 @@ def coco_metrics(
         images=len(images),
         unmatched=tuple(name for name in classes if name not in category),
     )
+
+
+def _check_arguments(limit: int | None, results: str | Path | None) -> None:
+    findings = []
+    if limit is not None and limit < 1:
+        findings.append(Finding("data.limit", "error", f"limit is {limit}; it is a number of images, 1 at least"))
+    if results is not None and Path(results).is_dir():
+        message = f"results is the folder {results}, not a file"
+        findings.append(
+            Finding("data.results", "error", message, fix=f"results={str(Path(results, 'results.json'))!r}")
+        )
+    elif results is not None and not Path(results).parent.is_dir():
+        message = f"results is {results}, but there is no folder {Path(results).parent}"
+        findings.append(Finding("data.results", "error", message, fix="make the folder first"))
+    if findings:
+        raise UsageError(findings)
+
+
+def _categories_in_common(data: Dataset, classes: Sequence[str]) -> dict[str, int]:
+    """The category id of each class of the dataset; `DataError` when a model of `classes` knows none of them."""
+    category = dict(zip(data.classes, data.category_ids, strict=True))
+    if not set(classes) & set(category):
+        raise DataError(
+            Finding(
+                "data.classes-unknown",
+                "error",
+                f"the model's classes ({_first(classes)}) and those of {data.path} ({_first(data.classes)}) have no "
+                "name in common",
+                fix="load the model with classes=[…] named as in the dataset",
+            )
+        )
+    return category
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _results(
