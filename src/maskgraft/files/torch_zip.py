@@ -39,6 +39,7 @@ def is_torch_zip(data: memoryview) -> bool:
     return any(_root_of(names, last) is not None for last in ("data.pkl", _CONFIG, _OLD_EXPORT))
 
 
+_SMALL = 1 << 24
 _CONFIG = "data/weights/model_weights_config.json"
 _OLD_EXPORT = "serialized_state_dict.pt"
 
@@ -93,6 +94,8 @@ class _Archive:
         member = self.table.get(self.root + name)
         if member is None:
             raise damaged(f"the archive has no {name}")
+        if member.size > max(_SMALL, 20 * member.packed):
+            raise damaged(f"{member.name!r} claims {member.size:,} bytes unpacked from {member.packed:,}")
         storages: dict[str, TorchStorage] = {}
 
         def persistent(identity: Any) -> TorchStorage:
