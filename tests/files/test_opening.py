@@ -126,6 +126,12 @@ def test_a_folder_is_answered_with_what_is_in_it(tmp_path):
     assert "model_0004999.pth" in finding.message and "model_0004999.pth" in finding.fix
 
 
+def test_a_folder_of_distributed_shards_is_named(tmp_path):
+    (tmp_path / "__0_0.distcp").write_bytes(b"x")
+    finding = told(tmp_path)
+    assert finding.code == "file.unknown-format" and "dcp_to_torch" in finding.fix
+
+
 def test_the_last_checkpoint_of_a_run_is_named(tmp_path):
     for name in ("model_0004999.pth", "model_final.pth"):
         torch.save({"w": torch.ones(1)}, tmp_path / name)

@@ -203,6 +203,10 @@ def folder_without_weights(path: Path) -> Finding:
     if (path / "Manifest.json").is_file() and path.suffix == ".mlpackage":
         message = f"{path.name} is a Core ML package"
         return Finding("file.unknown-format", "error", message, evidence={"is": "Core ML"}, fix=_EXPORTED)
+    if any(path.glob("*.distcp")):
+        message = f"{str(path)!r} is a checkpoint of torch.distributed.checkpoint, split by process"
+        fix = f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {path} whole.pth"
+        return Finding("file.unknown-format", "error", message, evidence={"is": "torch.distributed"}, fix=fix)
     held = f"; it has {', '.join(near)}" if near else ", and has none in it"
     message = f"{str(path)!r} is a folder and no checkpoint{held}"
     fix = f"open {str(path / near[0])!r}" if near else ""
