@@ -1,4 +1,4 @@
-"""Values that OpenCV 5.0.0 and scikit-image 0.24.0 gave for the same image."""
+"""Values that OpenCV 5.0.0, scikit-image 0.24.0 and TensorFlow 2.20 gave for the same image."""
 
 import numpy as np
 import pytest
@@ -30,6 +30,20 @@ SKIMAGE = {
         [82, 139, 181, 110, 101, 156, 97, 38],
     ],
     (2, 3): [[58, 115, 172], [144, 73, 87]],
+}
+TENSORFLOW = {  # 2.20: centred, size → rows of the first channel
+    (False, (7, 8)): {
+        0: [0.0, 69.375, 138.75, 208.125, 149.5, 90.875, 160.25, 188.0],
+        3: [73.7143, 143.0893, 148.4643, 57.8393, 95.2143, 141.7321, 96.8214, 78.8571],
+        6: [129.0, 198.375, 203.75, 113.125, 150.5, 187.875, 97.25, 61.0],
+    },
+    (False, (2, 3)): {0: [0.0, 185.0, 114.0], 1: [86.0, 100.3333, 114.6667]},
+    (True, (7, 8)): {
+        0: [0.0, 48.5625, 117.9375, 187.3125, 176.6875, 86.0625, 139.4375, 188.0],
+        3: [64.5, 113.0625, 166.4375, 75.8125, 65.1875, 134.5625, 131.9375, 124.5],
+        6: [129.0, 177.5625, 230.9375, 140.3125, 129.6875, 199.0625, 124.4375, 61.0],
+    },
+    (True, (2, 3)): {0: [58.5, 115.5, 172.5], 1: [144.5, 73.5, 87.8334]},
 }
 OPENCV_FLOAT = {
     1.7: (7, 8, [16.441, 58.882, 124.176, 134.772, 133.630, 105.914, 129.353, 194.647]),
@@ -63,6 +77,20 @@ def test_opencv_in_float_keeps_the_step_of_the_factor(factor: float) -> None:
     assert values.shape == (height, width, 3)
     assert values.dtype == np.float32
     assert values[1, :, 0] == pytest.approx(second_row, abs=1e-3)
+
+
+@pytest.mark.parametrize(("centred", "size"), list(TENSORFLOW))
+def test_tensorflow_with_and_without_half_pixel_centres(centred: bool, size: tuple[int, int]) -> None:
+    values = resize.tensorflow(IMAGE, size, centred=centred)
+    assert values.dtype == np.float32
+    assert values.shape == (*size, 3)
+    for row, expected in TENSORFLOW[centred, size].items():
+        assert values[row, :, 0] == pytest.approx(expected, abs=6e-5)
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_tensorflow_at_the_same_size_changes_nothing(centred: bool) -> None:
+    assert (resize.tensorflow(IMAGE, (4, 5), centred=centred) == IMAGE).all()
 
 
 def test_the_libraries_differ_where_they_should() -> None:

@@ -1,7 +1,7 @@
 """Bilinear resizing, one function a library: they differ in grey levels, and a network notices.
 
 Every function takes a photograph, uint8 [H, W, C], and samples at pixel centres: pixel i of the result lies at
-(i + ½) · step - ½ of the source, where the step is before / after.
+(i + ½) · step - ½ of the source, where the step is before / after. Only TensorFlow 1 does not.
 """
 
 from typing import Any
@@ -67,6 +67,32 @@ def opencv_float(image: Grey, factor: float) -> Floats:
     wide = image[:, left].astype(np.float32) * (1 - across) + image[:, right].astype(np.float32) * across
     values = wide[top] * (1 - down) + wide[bottom] * down
     return values.astype(np.float32, copy=False)
+
+
+def tensorflow(image: Grey | Floats, size: Size, *, centred: bool) -> Floats:
+    """TensorFlow's `resize_bilinear` at `size` (height, width), without antialiasing, in its order of operations.
+
+    `centred` is `half_pixel_centers`, as in `tf.image.resize` of TensorFlow 2. Without it, as in TensorFlow 1, pixel i
+    of the result lies at i · step: the first pixels of both images coincide and the picture shifts.
+    """
+    values = image.astype(np.float32)
+    (top, bottom, y), (left, right, x) = (
+        _as_tensorflow(before, after, centred=centred) for before, after in zip(image.shape[:2], size, strict=True)
+    )
+    across, down = x[:, None], y[:, None, None]
+    wide = values[:, left] + (values[:, right] - values[:, left]) * across
+    result: Floats = wide[top] + (wide[bottom] - wide[top]) * down
+    return result
+
+
+def _as_tensorflow(before: int, after: int, *, centred: bool) -> tuple[Indices, Indices, Floats]:
+    """As `_inside`, with positions rounded to float32 after each operation (`resize_bilinear_op.cc`)."""
+    step, half = np.float32(before) / np.float32(after), np.float32(0.5)
+    at = np.arange(after, dtype=np.float32)
+    at = (at + half) * step - half if centred else at * step
+    first = np.floor(at)
+    lower, upper = first.astype(np.int64).clip(0), np.ceil(at).astype(np.int64).clip(0, before - 1)
+    return lower, upper, at - first
 
 
 def _inside(before: int, after: int, step: float, kind: type[np.floating[Any]]) -> tuple[Indices, Indices, Floats]:
