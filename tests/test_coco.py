@@ -217,11 +217,18 @@ def test_classes_wanted_twice_or_as_text(files: tuple[Path, Path]) -> None:
     ("name", "hint"),
     [
         ("images/0.png", r"there is .*/images/0\.png"),
-        ("elsewhere/1.png", r"/images/1\.png"),
-        ("2.PNG", r"mean 2\.png\?"),
+        ("elsewhere/1.png", r"there is .*/images/1\.png"),
+        ("C:\\data\\1.png", r"there is .*/images/1\.png"),
+        ("other.png", r"there is .*/beside/other\.png"),
+        ("2.PNG", r"did you mean 2\.png\?"),
+        ("2.jpg", r"did you mean 2\.png\?"),
+        ("22.png", r"^check the image folder$"),
     ],
 )
 def test_where_a_missing_image_may_be(files: tuple[Path, Path], name: str, hint: str) -> None:
+    beside = files[1].parent / "beside"
+    beside.mkdir()
+    (beside / "other.png").write_bytes(b"")
     with pytest.raises(DataError) as caught:
         coco.read(*edited(files, lambda data: data["images"][0].update(file_name=name)))
     (finding,) = caught.value.findings

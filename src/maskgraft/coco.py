@@ -275,14 +275,19 @@ def _records(entries: list[Any], folder: Path, faults: Faults, *, need_files: bo
 
 
 def _where_else(name: str, folder: Path) -> str:
-    """Where a missing image is likely to be."""
+    """Where a missing image is likely to be: below or beside the folder, or under its name in another spelling."""
     last = Path(name.replace("\\", "/")).name
-    for place in (folder.parent / name, folder / last, folder.parent / last, *sorted(folder.glob("*/"))):
-        file = place / name if place.is_dir() else place
-        if file.is_file():
-            return f"there is {file}: give its folder, or correct file_name"
-    near = get_close_matches(last.lower(), similar := {one.name.lower(): one.name for one in folder.iterdir()}, 1)
-    return f"did you mean {similar[near[0]]}?" if near else "check the image folder"
+    around = [folder, folder.parent, *sorted(folder.glob("*/")), *sorted(folder.parent.glob("*/"))]
+    for place in around:
+        for file in (place / name, place / last):
+            if file.is_file():
+                return f"there is {file}: give its folder, or correct file_name"
+    # not the most similar name: photographs are numbered, and the next number is another photograph
+    stem = Path(last).stem.lower()
+    for path in sorted(folder.iterdir()):
+        if path.stem.lower() == stem and path.suffix.lower() in SUFFIXES:
+            return f"did you mean {path.name}?"
+    return "check the image folder"
 
 
 def _grouped(
