@@ -20,9 +20,9 @@ app = typer.Typer(
 app.command()(checkpoints.diagnose)
 app.command()(models.predict)
 app.command()(models.evaluate)
+app.command()(models.train)
 
 app.add_typer(data.app, name="data")
-
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from maskgraft.cli import options
-from maskgraft.cli.show import console, print_findings, print_json, table
+from maskgraft.cli.show import console, print_json, table
 from maskgraft.errors import DataError, Finding, UsageError
 
 _PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
@@ -140,3 +140,99 @@ def _bar(things: Sequence[Any], title: str, *, quiet: bool) -> Iterator[Any] | I
     from rich.progress import track
 
     return things if quiet else track(things, description=title, transient=True)
+
+
+def train(
+    checkpoint: options.Checkpoint,
+    annotations: Annotated[Path, typer.Option(help="COCO instances JSON to train on.")],
+    images: Annotated[Path, typer.Option(help="Folder of the images.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; must not exist, unless --resume.")],
+    val_annotations: Annotated[Path | None, typer.Option(help="COCO instances JSON to evaluate on.")] = None,
+    val_images: Annotated[Path | None, typer.Option(help="Its images; else those of --images.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="Recipe file, TOML or JSON; the options below win.")] = None,
+    policy: Annotated[str | None, typer.Option(help="What trains: heads, all, 3+, 4+, 5+, predictors …")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the images.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Stop after so many steps.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images a step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate; else derived, and said.")] = None,
+    multiplier: Annotated[
+        list[str] | None, typer.Option(metavar="COMPONENT=FACTOR", help="Multiple of lr, such as backbone=0.1.")
+    ] = None,
+    optimizer: Annotated[str | None, typer.Option(help="sgd or adamw.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="constant, step, cosine or plateau.")] = None,
+    min_size: Annotated[int | None, typer.Option(help="Short side of the images in training, pixels.")] = None,
+    max_size: Annotated[int | None, typer.Option(help="Longest side, pixels.")] = None,
+    clip_norm: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that load images.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything that is drawn.")] = None,
+    classes: options.Classes = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last saved step.")] = False,
+    config: options.Config = None,
+    key: options.Key = None,
+    family: options.FamilyName = None,
+    settings: options.Set = None,
+    device: options.Device = "cpu",
+    as_json: options.Json = False,
+) -> None:
+    """Train a checkpoint on a COCO-format dataset. Class rows are kept by name, new classes start afresh.
+
+    The model gets the classes of the dataset, or those of --classes.
+    """
+    from maskgraft import coco
+    from maskgraft import recipe as recipes
+
+    data = coco.read(annotations, images, classes=options.names(classes))
+    val = coco.read(val_annotations, val_images or images, classes=data.classes) if val_annotations else None
+    values = recipes.read(recipe).model_dump(exclude_unset=True) if recipe else {}
+    given = {
+        "policy": policy,
+        "epochs": epochs,
+        "steps": steps,
+        "batch": batch,
+        "lr": lr,
+        "optimizer": optimizer,
+        "schedule": schedule,
+        "min_size": min_size,
+        "max_size": max_size,
+        "clip_norm": clip_norm,
+        "workers": workers,
+        "seed": seed,
+        "multipliers": options.numerics(multiplier),
+    }
+    chosen = recipes.recipe_from({**values, **{name: value for name, value in given.items() if value is not None}})
+    model = _load(checkpoint, config, key, family, settings, None, device)
+
+    from maskgraft.cli.progress import Watch
+    from maskgraft.graft import with_classes
+    from maskgraft.training import train as run_training
+
+    if tuple(model.spec.classes) != data.classes:
+        model = with_classes(model, data.classes).to(model.device)
+    out_console = console(quiet=as_json)
+    _print_rows(model, out_console)
+    with Watch(out_console) as watch:
+        try:
+            run = run_training(model, data, chosen, out=out, val=val, resume=resume, watcher=watch)
+        except KeyboardInterrupt:
+            watch.bar.stop()
+            out_console.print(f"stopped; the last saved step is in {out / 'last'}: go on with --resume")
+            raise
+        watch.ended(run.metrics)
+    if as_json:
+        metrics = run.metrics.as_json() if run.metrics else None
+        print_json({"run": str(out), "steps": run.steps, "best_mask_ap": run.best, "metrics": metrics})
+    else:
+        out_console.print(
+            f"{run.steps} steps; weights in {out / 'last'}" + (f", best in {out / 'best'}" if val else "")
+        )
+
+
+def _print_rows(model: Any, out: Any) -> None:
+    """Which class rows were kept and which start afresh."""
+    if model.graft is None:
+        return
+    kept = [row.name for row in model.graft.rows if row.source is not None]
+    new = [row.name for row in model.graft.rows if row.source is None]
+    for what, names in (("kept", kept), ("new", new), ("dropped", model.graft.dropped)):
+        if names:
+            out.print(f"{len(names)} classes {what}: {', '.join(names[:8])}{' …' if len(names) > 8 else ''}")

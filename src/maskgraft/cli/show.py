@@ -15,9 +15,9 @@ _STYLE = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 _MOST_NAMES = 6
 
 
-def console() -> Console:
-    """Standard output, for results."""
-    return Console(highlight=False, soft_wrap=True)
+def console(*, quiet: bool = False) -> Console:
+    """Standard output, for results; nothing where `quiet`."""
+    return Console(highlight=False, quiet=quiet)
 
 
 def print_json(data: Any) -> None:
