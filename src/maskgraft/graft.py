@@ -15,9 +15,10 @@ from maskgraft.errors import CheckpointError, Finding, UsageError, worst_first
 from maskgraft.families import Identified, identify
 from maskgraft.files import LazyArray, open_checkpoint
 from maskgraft.grafted import Grafted, Row
+from maskgraft.init import initialise
 from maskgraft.links import Link
 from maskgraft.model import MaskRCNN
-from maskgraft.spec import Learned, Spec, component
+from maskgraft.spec import COMPONENTS, Arch, Learned, Spec, checked_fields, component
 
 # Tensors with one entry (or four) a class, and how a missing row starts (Mask R-CNN as in Detectron2's predictors).
 _CLASS_TENSORS = {
@@ -36,6 +37,7 @@ def load(
     config: str | Path | None = None,
     numerics: Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
+    arch: Mapping[str, Any] | None = None,
     family: str | None = None,
     key: str | None = None,
 ) -> MaskRCNN:
@@ -44,11 +46,13 @@ def load(
         model = mg.load("model_final.pkl")
         model = mg.load("model_final.pkl", config="config.yaml", numerics={"score_threshold": 0.5, "min_size": 480})
         model = mg.load("model_final.pkl", classes=["person", "forklift"])   # rows kept by name, new ones initialised
+        model = mg.load("efficientnet-lite0.pth", classes=["coin"], arch={"neck_channels": 64})    # only a backbone
 
     `path` is a file of any family, or a folder that `mg.save` wrote. `numerics` overrides conventions by name. With
     `classes`, the class, box and mask rows of the classes that the file has are kept and others are initialised;
-    everything else must fit. `model.graft` tells what came from where. Raises `CheckpointError` with everything that
-    stands in the way, and then changes nothing.
+    everything else must fit. `arch` overrides shapes by name, where the file leaves them open: a file that holds only a
+    backbone gets a new pyramid and new heads. `model.graft` tells what came from where. Raises `CheckpointError` with
+    everything that stands in the way, and then changes nothing.
     """
     if store.is_saved(Path(path)):
         model = store.load(Path(path))
@@ -56,26 +60,37 @@ def load(
             model = rebuilt(model, model.spec.with_numerics(numerics))
         return with_classes(model, classes) if classes is not None else model
     known = identify(open_checkpoint(path, key=key), config=config, family_name=family)
-    model = assemble(known, known.spec.with_numerics(numerics) if numerics else known.spec)
+    spec = known.spec.with_numerics(numerics) if numerics else known.spec
+    if arch:
+        spec = replace(spec, arch=replace(spec.arch, **checked_fields(Arch, arch, where="arch")))
+    model = assemble(known, spec)
     return with_classes(model, classes) if classes is not None else model
 
 
 def assemble(known: Identified, spec: Spec) -> MaskRCNN:
     """The model of `spec`, holding the tensors of an identified checkpoint.
 
-    Raises `CheckpointError` listing every tensor that is missing, left over, or of another shape.
+    Components of which a backbone file has nothing are initialised. Raises `CheckpointError` listing every tensor that
+    is missing, left over, or of another shape.
     """
     with torch.device("meta"):
         model = MaskRCNN(spec)
+    table = tuple(known.family.links(spec, known.era))
+    new = set() if known.family.whole else set(COMPONENTS) - {component(link.ours) for link in table}
     ours = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     theirs = {name: array.shape for name, array in known.tensors.items()}
-    findings = links.check(known.links, ours, theirs)
+    from_file = {name: shape for name, shape in ours.items() if component(name) not in new}
+    findings = links.check(table, from_file, theirs)
     if any(finding.code != "names.unexpected" for finding in findings):
         raise CheckpointError([_located(finding, known) for finding in findings])
     if any(finding.code == "names.unexpected" for finding in findings):
         raise CheckpointError([_located(replace(finding, severity="error"), known) for finding in findings])
     state: dict[str, Tensor] = {}
-    for link in known.links:
+    if new:
+        fresh = MaskRCNN(spec)
+        initialise(fresh, new)
+        state |= {name: tensor for name, tensor in fresh.state_dict().items() if component(name) in new}
+    for link in table:
         if link.theirs in known.tensors:
             state[link.ours] = as_tensor(link, known.tensors[link.theirs])
         else:  # only optional links can lack their source here
@@ -88,8 +103,8 @@ def assemble(known: Identified, spec: Spec) -> MaskRCNN:
         family=known.family.name,
         era=known.era,
         prefix=known.prefix,
-        moved={link.ours: link.theirs for link in known.links if link.theirs in known.tensors},
-        rows=tuple(Row(name, index) for index, name in enumerate(spec.classes)),
+        moved={link.ours: link.theirs for link in table if link.theirs in known.tensors},
+        rows=tuple(Row(name, index if known.family.whole else None) for index, name in enumerate(spec.classes)),
         dropped=(),
         ignored=known.ignored,
         findings=worst_first((*known.tensors.findings, *known.findings)),
