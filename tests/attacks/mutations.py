@@ -3,7 +3,7 @@
     python tests/attacks/mutations.py --count 100000 --format pytorch-zip --seed 1
 
 opens that many damaged files and prints, per format, how many opened, how many were refused, and every fault: an error
-that is no `CheckpointError`, more than two seconds of work, more memory than four times the file (with a floor of 8 MB).
+that is no `CheckpointError`, two seconds of work, memory of four times the file (with a floor of 8 MB).
 """
 
 import argparse

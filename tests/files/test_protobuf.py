@@ -35,6 +35,20 @@ def test_readings_of_a_number():
     assert protobuf.text(memoryview("größe".encode())) == "größe"
 
 
+def test_floats_packed_and_one_by_one():
+    assert bytes(protobuf.floats(0x3F800000, protobuf.FIXED32, 4)) == b"\x00\x00\x80\x3f"
+    assert bytes(protobuf.floats(memoryview(b"\x00\x00\x80\x3f"), protobuf.BYTES, 4)) == b"\x00\x00\x80\x3f"
+    for wire in (protobuf.VARINT, protobuf.FIXED64):
+        with pytest.raises(CheckpointError):
+            protobuf.floats(1 << 63, wire, 4)
+
+
+def test_a_cut_message():
+    data = memoryview(b"\x08\x96\x01\x12\x07test")
+    assert protobuf.claimed(data) == 12 and protobuf.claimed(data[:3]) == 3 and protobuf.claimed(data[:2]) == 3
+    assert [bytes(value) for _, wire, value in protobuf.fields(data, cut=True) if wire == protobuf.BYTES] == [b"test"]
+
+
 def test_bytes_are_not_copied():
     data = bytearray(b"\x12\x02hi")
     (_, _, value) = next(protobuf.fields(memoryview(data)))

@@ -98,7 +98,7 @@ def _blob(message: memoryview, name: str) -> LazyArray:
             dims = [size for field, _, part in fields(view(value)) if field == 1 for size in protobuf.integers(part)]
         elif number in (5, 8):
             kind = np.dtype("<f4" if number == 5 else "<f8")
-            parts.append(memoryview(value.to_bytes(kind.itemsize, "little")) if isinstance(value, int) else value)
+            parts.append(protobuf.floats(value, wire, kind.itemsize))
     if dims is None:
         dims = [sizes.get(number, 1) for number in (1, 2, 3, 4)]
     shape = checked_shape(dims)

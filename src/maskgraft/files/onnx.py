@@ -130,7 +130,9 @@ def _tensor(message: memoryview) -> _Tensor:
             tensor.dims += [value] if isinstance(value, int) else protobuf.integers(value)
         elif number == 2:
             tensor.kind = integer(value)
-        elif number in (4, 5, 7, 10, 11):
+        elif number in (4, 10):
+            tensor.numbers.append((number, protobuf.floats(value, wire, 4 if number == 4 else 8)))
+        elif number in (5, 7, 11):
             tensor.numbers.append((number, value))
         elif number == 8:
             tensor.name = text(value)
@@ -233,8 +235,7 @@ def _of_numbers(tensor: _Tensor, shape: tuple[int, ...], dtype: np.dtype[Any]) -
 
 def _numbers(number: int, value: memoryview | int, dtype: np.dtype[Any]) -> Array:
     if number in (4, 10):
-        stored = np.dtype("<f4" if number == 4 else "<f8")
-        raw = value.to_bytes(stored.itemsize, "little") if isinstance(value, int) else value
+        raw = protobuf.view(value)
         if len(raw) % dtype.itemsize or dtype.kind not in "fc":
             raise damaged(f"a tensor of {dtype} is stored as {len(raw):,} bytes of floats")
         return np.frombuffer(raw, dtype)

@@ -117,6 +117,15 @@ def integers(value: int | memoryview) -> list[int]:
     return numbers
 
 
+def floats(value: int | memoryview, wire: int, itemsize: int) -> memoryview:
+    """One element of a repeated `float` (4) or `double` (8) field as little-endian bytes: itself, or its packed form."""
+    if isinstance(value, memoryview):
+        return value
+    if wire != (FIXED32 if itemsize == 4 else FIXED64):
+        raise damaged(f"a protobuf field of {8 * itemsize}-bit floats holds a number of wire type {wire}")
+    return memoryview(value.to_bytes(itemsize, "little"))
+
+
 def float32(value: int | memoryview) -> float:
     """The value of a `float` field."""
     return float(struct.unpack("<f", (integer(value) & 0xFFFF_FFFF).to_bytes(4, "little"))[0])
