@@ -33,11 +33,10 @@ def rpn(
     without padding. Both sums are divided by the number of sampled anchors, or by `rpn_samples` an image
     (`numerics.rpn_normaliser`).
     """
-    inclusive = numerics.inclusive_boxes
     classification, regression, sampled = logits.new_zeros(()), logits.new_zeros(()), 0
     for image, target in enumerate(targets):
         which, kind = match(
-            box_ops.iou(target.boxes, anchors, inclusive=inclusive),
+            box_ops.iou(target.boxes, anchors, inclusive=numerics.inclusive_areas),
             positive=numerics.rpn_positive_iou,
             negative=numerics.rpn_negative_iou,
             rescue=True,
@@ -53,7 +52,10 @@ def rpn(
             )
         if len(positive):
             wanted = box_ops.encode(
-                target.boxes[which[positive]], anchors[positive], numerics.rpn_delta_weights, inclusive=inclusive
+                target.boxes[which[positive]],
+                anchors[positive],
+                numerics.rpn_delta_weights,
+                inclusive=numerics.inclusive_boxes,
             )
             regression = regression + smooth_l1(deltas[image, positive] - wanted, numerics.rpn_beta)
     count = sampled if numerics.rpn_normaliser == "sampled" else numerics.rpn_samples * len(targets)

@@ -129,6 +129,8 @@ class MaskRCNN(nn.Module):
             clip=numerics.delta_clip,
             clip_both=numerics.delta_clip_both,
             inclusive=numerics.inclusive_boxes,
+            inclusive_areas=numerics.inclusive_areas,
+            wider=numerics.decoded_wider,
         )
 
     def pool(self, maps: dict[str, Tensor], boxes: Sequence[Tensor], size: int, padded: Size) -> Tensor:
@@ -148,7 +150,8 @@ class MaskRCNN(nn.Module):
             epsilon=numerics.level_epsilon,
             epsilon_value=numerics.level_epsilon_value,
             rounding=numerics.level_rounding,
-            inclusive=numerics.inclusive_boxes,
+            inclusive_areas=numerics.inclusive_areas,
+            inclusive=numerics.roi_inclusive,
         )
 
     def _pool_crops(self, maps: Sequence[Tensor], boxes: Sequence[Tensor], size: int, padded: Size) -> Tensor:
@@ -205,6 +208,8 @@ class MaskRCNN(nn.Module):
             clip=numerics.delta_clip,
             clip_both=numerics.delta_clip_both,
             inclusive=numerics.inclusive_boxes,
+            inclusive_areas=numerics.inclusive_areas,
+            wider=numerics.decoded_wider,
         )
         boxes = prepared.to_network(found.boxes) if suppressed_there else found.boxes
         masks = self.mask_logits(maps, [boxes], padded)
@@ -237,7 +242,7 @@ class MaskRCNN(nn.Module):
         maps, _, _, _, found = self._to_proposals(pixels, prepared.size)
         numerics = self.spec.numerics
         scored, probabilities = self.detect(maps, found.boxes, prepared, _size(pixels))
-        inclusive = numerics.inclusive_boxes
+        inclusive = numerics.inclusive_areas
         height, width = prepared.original
         boxes = box_ops.clip(scored.boxes, (0, 0, height, width)).cpu()
         whole = boxes.round()
@@ -343,7 +348,7 @@ class MaskRCNN(nn.Module):
                         positive_iou=numerics.roi_positive_iou,
                         count=numerics.roi_samples,
                         positive_fraction=numerics.roi_positive_fraction,
-                        inclusive=numerics.inclusive_boxes,
+                        inclusive=numerics.inclusive_areas,
                     )
                 )
         vectors = self.box_head(self.pool(maps, [one.boxes for one in samples], numerics.box_pool_size, padded))

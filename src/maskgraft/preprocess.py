@@ -76,6 +76,9 @@ def network_size(original: Size, numerics: Numerics) -> Size:
     if numerics.size_rounding == "floor":
         scale = min(numerics.min_size / short, numerics.max_size / long)
         return floor(original[0] * scale), floor(original[1] * scale)
+    if numerics.size_rounding == "both-round":
+        scale = network_scale(original, numerics)
+        return int(original[0] * scale + 0.5), int(original[1] * scale + 0.5)
     if numerics.size_rounding == "even":
         scale = network_scale(original, numerics)
         return round(original[0] * scale), round(original[1] * scale)

@@ -91,8 +91,9 @@ class Numerics:
     pixel_std: tuple[float, float, float]  # in channel_order
     resize: Literal["torch", "pil", "opencv", "opencv-float", "skimage"]  # whose bilinear interpolation
     normalise_first: bool  # normalise, then resize in float; else resize the uint8 image, then normalise
-    # of height × scale and width × scale: cut, rounded, rounded half to even, or the short side whole and the long cut
-    size_rounding: Literal["floor", "round", "even", "long-floor"]
+    # of height × scale and width × scale: cut; the short side whole and the long one rounded, or cut; both rounded, or
+    # rounded half to even
+    size_rounding: Literal["floor", "round", "long-floor", "both-round", "even"]
     min_size: int = 800  # the short side after resizing …
     max_size: int = 1333  # … unless the long side would pass this
     enlarge_only: bool = False  # a short side above min_size stays as it is
@@ -122,7 +123,9 @@ class Numerics:
     anchor_offset: float = 0.0  # where in its cell an anchor is centred, in strides
     anchor_whole_sides: bool = False  # sides are rounded at the size of one cell, then enlarged (Detectron)
     # boxes everywhere
-    inclusive_boxes: bool = False  # x2, y2 are the last pixels of a box: its width is x2 - x1 + 1 (Detectron)
+    inclusive_boxes: bool = False  # x2, y2 are the last pixels of a box: deltas and anchors have x2 - x1 + 1 as width …
+    inclusive_areas: bool = False  # … and so have areas and overlaps
+    decoded_wider: bool = False  # boxes from deltas are half a pixel wider on all sides (MMDetection 2's legacy coder)
     corner_boxes: bool = False  # coordinates run from the first pixel, 0, to the last, width - 1 (Matterport)
     # proposals
     # what suppression ranks by (equal but where the sigmoid saturates); "-first": candidates are chosen by it too
@@ -144,13 +147,14 @@ class Numerics:
     level_rounding: Literal["floor", "round"] = "floor"  # or the nearest level, half to even
     roi_method: Literal["align", "crop"] = "align"  # RoIAlign, or one sample a bin, the outer ones on the box's edges
     roi_aligned: bool  # RoIAlign shifts by half a pixel
+    roi_inclusive: bool = False  # RoIAlign reads to the end of the last pixel, x2 + 1, however small a box is (mmdet 1)
     roi_sampling: int  # samples per bin and axis; 0: as many as the bin has pixels
     box_pool_size: int = 7
     mask_pool_size: int = 14
     res5_stride: int = 2  # of the C5 stage when it is the box head
     # detections
     box_delta_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
-    # where boxes are decoded and suppressed: in pixels of the input, of the photograph, or the one here and the other there
+    # where boxes are decoded and suppressed: in pixels of the input, of the photograph, or the one and then the other
     detect_in: Literal["input", "photograph", "input-photograph"] = "input"
     class_choice: Literal["every", "best"] = "every"  # every class above the threshold, or the best of all
     score_threshold: float = 0.05
@@ -158,8 +162,9 @@ class Numerics:
     nms_threshold: float = 0.5
     max_detections: int = 100
     box_rounding: Literal["none", "drop", "whole"] = "none"  # drop boxes that round to nothing; round the others too
-    # sample at pixel centres; resize a grown mask to the grown box cut to integers; resize the mask to an integer box
-    mask_paste: Literal["grid-sample", "integer-box", "skimage-box"]
+    # sample at pixel centres; resize the grown mask to the grown box, or the mask to the box, cut to integers; or the mask
+    # to a box of integers
+    mask_paste: Literal["grid-sample", "integer-box", "whole-box", "skimage-box"]
     mask_threshold: float = 0.5
     # training: what a step of the home framework computes
     rpn_pre_nms_train: int = 2000

@@ -6,7 +6,15 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from maskgraft.errors import CheckpointError, Finding
-from maskgraft.families import configs, detectron2, efficientnet_lite, maskrcnn_benchmark, torchvision
+from maskgraft.families import (
+    configs,
+    detectron2,
+    detectron_caffe2,
+    efficientnet_lite,
+    maskrcnn_benchmark,
+    mmdet,
+    torchvision,
+)
 from maskgraft.families.family import Config, Family
 from maskgraft.files import LazyArray, Tensors
 from maskgraft.links import Link
@@ -16,6 +24,8 @@ FAMILIES: tuple[Family, ...] = (
     torchvision.FAMILY,
     detectron2.FAMILY,
     maskrcnn_benchmark.FAMILY,
+    detectron_caffe2.FAMILY,
+    mmdet.FAMILY,
     efficientnet_lite.FAMILY,
 )
 
@@ -97,7 +107,7 @@ def identify(tensors: Tensors, *, config: str | Path | None = None, family_name:
     path = Path(config) if config is not None else configs.find(tensors.path, found.configs)
     if path is not None and not path.is_file():
         raise CheckpointError(Finding("config.path", "error", f"there is no config file {path}", fix="check --config"))
-    settings: Config | None = configs.read_yaml(path) if path is not None and found.configs else None
+    settings: Config | None = configs.read_config(path) if path is not None and found.configs else None
     reading = found.read(plain, settings)
     findings = list(reading.findings)
     if prefix:

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from maskgraft.errors import CheckpointError, Finding
+from maskgraft.families.python_configs import parse_python
 from maskgraft.spec import Learned
 
 _MOST_BYTES = 4 << 20
@@ -35,6 +36,18 @@ def _inert(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> Any:
 
 _InertLoader.add_multi_constructor("tag:yaml.org,2002:python/", _inert)
 _InertLoader.add_multi_constructor("!", _inert)
+
+
+def read_config(path: Path) -> Mapping[str, Any]:
+    """A config file as nested dicts: Python text where it is called so, YAML otherwise. Raises `CheckpointError`."""
+    if path.suffix != ".py":
+        return read_yaml(path)
+    if path.stat().st_size > _MOST_BYTES:
+        raise _refused(path, f"is {path.stat().st_size:,} bytes long, more than a config ever is")
+    settings = parse_python(path.read_text(encoding="utf-8", errors="replace"))
+    if not settings:
+        raise _refused(path, "is no Python text of settings")
+    return settings
 
 
 def parse_yaml(text: str) -> Any:

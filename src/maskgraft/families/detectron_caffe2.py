@@ -46,6 +46,7 @@ NUMERICS = Numerics(
     anchor_offset=0.5,
     anchor_whole_sides=True,
     inclusive_boxes=True,
+    inclusive_areas=True,
     rpn_rank="probability",
     rpn_min_size=0.0,
     rpn_clip_padded=True,

@@ -44,12 +44,19 @@ def encode(truth: Tensor, boxes: Tensor, weights: Weights, *, inclusive: bool) -
 
 
 def decode(
-    deltas: Tensor, boxes: Tensor, weights: Weights, limit: float | None, *, both_ways: bool, inclusive: bool
+    deltas: Tensor,
+    boxes: Tensor,
+    weights: Weights,
+    limit: float | None,
+    *,
+    both_ways: bool,
+    inclusive: bool,
+    wider: bool,
 ) -> Tensor:
     """The inverse of `encode` for one or more deltas a box: [N, R·4] and [N, 4] to [N, R, 4].
 
     dw and dh are clamped to at most `limit`, so that an early network cannot make infinite boxes; MMDetection clamps
-    `both_ways`.
+    `both_ways`. `wider` boxes are half a pixel wider on all sides, as MMDetection 2 decodes those of 1.x.
     """
     deltas = deltas.reshape(len(boxes), -1, 4).float()
     width = (boxes[:, 2] - boxes[:, 0] + inclusive)[:, None]
@@ -61,5 +68,6 @@ def decode(
     centre_y = deltas[..., 1] / weights[1] * height + centre_y
     half_width = 0.5 * (deltas[..., 2] / weights[2]).clamp(least, limit).exp() * width
     half_height = 0.5 * (deltas[..., 3] / weights[3]).clamp(least, limit).exp() * height
-    x2, y2 = centre_x + half_width - int(inclusive), centre_y + half_height - int(inclusive)
-    return torch.stack((centre_x - half_width, centre_y - half_height, x2, y2), -1)
+    before, after = 0.5 * wider, inclusive - 0.5 * wider
+    x1, y1 = centre_x - half_width - before, centre_y - half_height - before
+    return torch.stack((x1, y1, centre_x + half_width - after, centre_y + half_height - after), -1)

@@ -12,18 +12,24 @@ def paste(
     boxes: Tensor,
     size: tuple[int, int],
     *,
-    method: Literal["grid-sample", "integer-box", "skimage-box"],
+    method: Literal["grid-sample", "integer-box", "whole-box", "skimage-box"],
     threshold: float,
 ) -> Tensor:
     """Masks on the image: probabilities [N, m, m] in `boxes` [N, 4] to bool [N, height, width].
 
     "grid-sample" (Detectron2, MMDetection) reads the probability at the centre of each pixel and keeps those at or
     above the threshold. "integer-box" (torchvision, Detectron) pads the mask by one, grows the box alike, cuts it to
-    whole pixels, resizes the mask to it and keeps those above the threshold. "skimage-box" (Matterport) resizes the
+    whole pixels, resizes the mask to it and keeps those above the threshold; "whole-box" (MMDetection 1) does the same
+    without growing. "skimage-box" (Matterport) resizes the
     mask to a box of whole pixels, where it fades towards its rim, and keeps those at or above the threshold.
     """
     masks = torch.zeros((len(boxes), *size), dtype=torch.bool, device=boxes.device)
-    one = {"grid-sample": _at_pixel_centres, "integer-box": _in_whole_pixels, "skimage-box": _as_skimage}[method]
+    one = {
+        "grid-sample": _at_pixel_centres,
+        "integer-box": _in_grown_box,
+        "whole-box": _in_whole_pixels,
+        "skimage-box": _as_skimage,
+    }[method]
     for mask, probability, box in zip(masks, probabilities.float(), boxes.float(), strict=True):
         one(mask, probability, box, threshold)
     return masks
@@ -43,20 +49,23 @@ def _at_pixel_centres(mask: Tensor, probability: Tensor, box: Tensor, threshold:
     mask[top:bottom, left:right] = values[0, 0] >= threshold
 
 
-def _in_whole_pixels(mask: Tensor, probability: Tensor, box: Tensor, threshold: float) -> None:
-    height, width = mask.shape
+def _in_grown_box(mask: Tensor, probability: Tensor, box: Tensor, threshold: float) -> None:
     side = probability.shape[-1]
     scale = (side + 2) / side
     half_width, half_height = (box[2] - box[0]) * 0.5 * scale, (box[3] - box[1]) * 0.5 * scale
     centre_x, centre_y = (box[2] + box[0]) * 0.5, (box[3] + box[1]) * 0.5
     edges = torch.stack((centre_x - half_width, centre_y - half_height, centre_x + half_width, centre_y + half_height))
-    x1, y1, x2, y2 = edges.to(torch.int64).tolist()
+    _in_whole_pixels(mask, F.pad(probability, (1, 1, 1, 1)), edges, threshold)
+
+
+def _in_whole_pixels(mask: Tensor, probability: Tensor, box: Tensor, threshold: float) -> None:
+    height, width = mask.shape
+    x1, y1, x2, y2 = box.to(torch.int64).tolist()
     wide, high = max(x2 - x1 + 1, 1), max(y2 - y1 + 1, 1)
     left, top, right, bottom = max(x1, 0), max(y1, 0), min(x2 + 1, width), min(y2 + 1, height)
     if right <= left or bottom <= top:
         return
-    padded = F.pad(probability[None, None], (1, 1, 1, 1))
-    values = F.interpolate(padded, size=(high, wide), mode="bilinear", align_corners=False)[0, 0]
+    values = F.interpolate(probability[None, None], size=(high, wide), mode="bilinear", align_corners=False)[0, 0]
     mask[top:bottom, left:right] = values[top - y1 : bottom - y1, left - x1 : right - x1] > threshold
 
 

@@ -45,19 +45,27 @@ def pool(
     epsilon: Literal["outside", "inside"],
     epsilon_value: float,
     rounding: Literal["floor", "round"],
+    inclusive_areas: bool,
     inclusive: bool,
 ) -> Tensor:
     """RoIAlign over one map or a pyramid: `boxes` per image [N_i, 4] to [ΣN_i, C, size, size], images in order.
 
     `maps` are [B, C, H, W], finest first, with the given `strides` (4 for P2 …). `sampling` 0 takes as many samples a
-    bin as it has pixels; `aligned` shifts by half a pixel (Detectron2's ROIAlignV2).
+    bin as it has pixels; `aligned` shifts by half a pixel (Detectron2's ROIAlignV2). `inclusive` regions end with their
+    last pixel, and are not widened to a cell where they are smaller (MMDetection 1).
     """
     regions = torch.cat(
         [torch.cat((torch.full_like(one[:, :1], index), one), 1) for index, one in enumerate(boxes)]
     ).to(maps[0].dtype)
+
+    def read(map_: Tensor, chosen: Tensor, stride: int) -> Tensor:
+        if inclusive:  # aligned regions may be of any size; the half cell that they are moved by is put back
+            chosen = chosen + chosen.new_tensor((0, 0, 0, 1, 1))
+            chosen[:, 1:] += 0.0 if aligned else stride / 2
+        return roi_align(map_, chosen, size, 1 / stride, sampling, aligned or inclusive)  # type: ignore[no-any-return]
+
     if len(maps) == 1:
-        single: Tensor = roi_align(maps[0], regions, size, 1 / strides[0], sampling, aligned)
-        return single
+        return read(maps[0], regions, strides[0])
     finest = strides[0].bit_length() - 1
     level = levels(
         torch.cat(list(boxes)),
@@ -66,12 +74,12 @@ def pool(
         epsilon=epsilon,
         epsilon_value=epsilon_value,
         rounding=rounding,
-        inclusive=inclusive,
+        inclusive=inclusive_areas,
     )
     pooled = maps[0].new_zeros(len(regions), maps[0].shape[1], size, size)
     for index, (map_, stride) in enumerate(zip(maps, strides, strict=True)):
         chosen = torch.nonzero(level == finest + index).squeeze(1)
-        pooled = pooled.index_put((chosen,), roi_align(map_, regions[chosen], size, 1 / stride, sampling, aligned))
+        pooled = pooled.index_put((chosen,), read(map_, regions[chosen], stride))
     return pooled
 
 

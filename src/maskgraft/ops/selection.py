@@ -45,6 +45,8 @@ def proposals(
     clip: float | None,
     clip_both: bool,
     inclusive: bool,
+    inclusive_areas: bool,
+    wider: bool,
 ) -> Scored:
     """Proposals of one image: per level the best `pre_nms` anchors are moved, cut to the `window` and suppressed.
 
@@ -59,17 +61,18 @@ def proposals(
             score, best = (one[:pre_nms] for one in logit.sigmoid().sort(descending=True, stable=True))
         else:
             score, best = logit.topk(min(pre_nms, len(logit)))
-        boxes.append(
-            box_ops.decode(delta[best], anchor[best], weights, clip, both_ways=clip_both, inclusive=inclusive)[:, 0]
+        moved = box_ops.decode(
+            delta[best], anchor[best], weights, clip, both_ways=clip_both, inclusive=inclusive, wider=wider
         )
+        boxes.append(moved[:, 0])
         scores.append(score)
         level.append(torch.full_like(best, index))
     found = Scored(box_ops.clip(torch.cat(boxes), window), torch.cat(scores), torch.cat(level))
     if rank == "probability":
         found = Scored(found.boxes, found.scores.sigmoid(), found.labels)
     if min_size is not None:
-        found = _at_least(found, min_size, inclusive)
-    kept = suppress(found, nms_threshold, at_threshold=nms_at_threshold, apart=nms_apart, inclusive=inclusive)
+        found = _at_least(found, min_size, inclusive_areas)
+    kept = suppress(found, nms_threshold, at_threshold=nms_at_threshold, apart=nms_apart, inclusive=inclusive_areas)
     return found[kept[:post_nms]]
 
 
@@ -92,6 +95,8 @@ def detections(
     clip: float | None,
     clip_both: bool,
     inclusive: bool,
+    inclusive_areas: bool,
+    wider: bool,
 ) -> Scored:
     """Detections of one image, cut to the `window`; suppression is per class, of boxes moved by `place`.
 
@@ -101,7 +106,7 @@ def detections(
     """
     probabilities = logits.softmax(1)
     scores = probabilities[:, :-1]
-    moved = box_ops.decode(deltas, regions, weights, clip, both_ways=clip_both, inclusive=inclusive)
+    moved = box_ops.decode(deltas, regions, weights, clip, both_ways=clip_both, inclusive=inclusive, wider=wider)
     moved = place(box_ops.clip(moved, window).reshape(-1, 4)).reshape(moved.shape)
     if class_choice == "best":
         best = one_hot(probabilities.argmax(1), probabilities.shape[1])[:, :-1].bool()
@@ -111,8 +116,8 @@ def detections(
     boxes = moved[which, torch.zeros_like(label) if agnostic else label]
     found = Scored(boxes, scores[which, label], label)
     if min_size > 0:
-        found = _at_least(found, min_size, inclusive)
-    kept = suppress(found, nms_threshold, at_threshold=nms_at_threshold, apart=nms_apart, inclusive=inclusive)
+        found = _at_least(found, min_size, inclusive_areas)
+    kept = suppress(found, nms_threshold, at_threshold=nms_at_threshold, apart=nms_apart, inclusive=inclusive_areas)
     return found[kept[:max_detections]]
 
 

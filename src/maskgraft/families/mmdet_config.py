@@ -1,0 +1,224 @@
+"""What an MMDetection config says about numbers: the three ways in which its versions wrote the same settings."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from maskgraft.errors import CheckpointError, Finding
+from maskgraft.families.configs import setting
+
+Config = Mapping[str, Any]
+
+
+def model_of(config: Config) -> Config:
+    """The settings of the model; MMDetection 1 spread its heads over the model itself."""
+    model = config.get("model")
+    return model if isinstance(model, Mapping) else {}
+
+
+def head_of(config: Config) -> Config:
+    """The settings of what works on regions: `model.roi_head` since 2.0, the model itself before."""
+    model = model_of(config)
+    head = model.get("roi_head")
+    return head if isinstance(head, Mapping) else model
+
+
+def stage_settings(config: Config, name: str) -> Config:
+    """`test_cfg` or `train_cfg` of the model: inside it since 2.3, at the top before."""
+    for holder in (model_of(config), config):
+        found = holder.get(name)
+        if isinstance(found, Mapping) and ("rpn" in found or "rcnn" in found):
+            return found
+    return {}
+
+
+def transforms(config: Config) -> list[Config]:
+    """The steps that prepare an image for testing, those inside of a test-time augmentation too."""
+    for key in ("test_pipeline", "test_dataloader.dataset.pipeline", "data.test.pipeline"):
+        steps = setting(config, key)
+        if isinstance(steps, list | tuple):
+            flat: list[Config] = []
+            for step in steps:
+                if isinstance(step, Mapping):
+                    flat.append(step)
+                    inner = step.get("transforms")
+                    flat += [one for one in inner if isinstance(one, Mapping)] if isinstance(inner, list) else []
+            return flat
+    return []
+
+
+def refusal(config: Config) -> str:
+    """What in a config changes the computation in ways that maskgraft does not have, or ""."""
+    model, head = model_of(config), head_of(config)
+    allowed: tuple[tuple[Any, str, tuple[Any, ...]], ...] = (
+        (model, "type", ("MaskRCNN",)),
+        (model, "backbone.type", ("ResNet", "ResNeXt")),
+        (model, "backbone.conv_cfg.type", ("Conv", "Conv2d")),
+        (model, "backbone.deep_stem", (False,)),
+        (model, "backbone.avg_down", (False,)),
+        (model, "backbone.with_cp", (False, True)),
+        (model, "neck.type", ("FPN",)),
+        (model, "neck.conv_cfg.type", ("Conv", "Conv2d")),
+        (model, "rpn_head.type", ("RPNHead",)),
+        (model, "rpn_head.loss_cls.use_sigmoid", (True,)),
+        (model, "rpn_head.anchor_generator.type", ("AnchorGenerator", "LegacyAnchorGenerator")),
+        (model, "rpn_head.bbox_coder.type", ("DeltaXYWHBBoxCoder", "LegacyDeltaXYWHBBoxCoder")),
+        (head, "bbox_roi_extractor.type", ("SingleRoIExtractor",)),
+        (head, "bbox_roi_extractor.finest_scale", (56,)),
+        (head, "bbox_roi_extractor.roi_layer.type", ("RoIAlign",)),
+        (head, "bbox_head.bbox_coder.type", ("DeltaXYWHBBoxCoder", "LegacyDeltaXYWHBBoxCoder")),
+        (head, "bbox_head.loss_cls.use_sigmoid", (False,)),
+        (head, "mask_head.type", ("FCNMaskHead",)),
+        (stage_settings(config, "test_cfg"), "rcnn.nms.type", ("nms",)),
+        (stage_settings(config, "test_cfg"), "rpn.nms.type", ("nms",)),
+        (stage_settings(config, "test_cfg"), "rpn.nms_across_levels", (False,)),
+    )
+    for part, key, values in allowed:
+        said = setting(part, key)
+        if said is not None and said not in values:
+            return f"{key} is {said!r}"
+    for resize in (step for step in transforms(config) if step.get("type") == "Resize"):
+        if resize.get("keep_ratio") is False:
+            return "images are resized without keeping their ratio"
+    return ""
+
+
+def read(config: Config) -> dict[str, Any]:
+    """The fields of `Numerics` that a config sets. Raises `CheckpointError` naming what in it cannot be understood."""
+    changes: dict[str, Any] = {}
+    faults = []
+    for part in (_pixels, _backbone, _proposals, _regions, _testing, _training):
+        try:
+            changes |= {name: value for name, value in part(config).items() if value is not None}
+        except (TypeError, ValueError, IndexError, KeyError, AttributeError, ArithmeticError) as error:
+            about = part.__name__.strip("_")
+            faults.append(Finding("config.mismatch", "error", f"config: its settings of {about} are odd: {error}"))
+    if faults:
+        raise CheckpointError(faults)
+    return changes
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    return tuple(float(one) for one in value)
+
+
+def _when(convert: Callable[[Any], Any], *values: Any) -> Any:
+    """The first of `values` that is set, converted."""
+    first = next((value for value in values if value is not None), None)
+    return None if first is None else convert(first)
+
+
+def _pixels(config: Config) -> dict[str, Any]:
+    steps = transforms(config)
+    normalise: Config = next((step for step in steps if step.get("type") == "Normalize"), {})
+    if "mean" not in normalise:
+        normalise = setting(config, "img_norm_cfg") or {}
+    before: Config = setting(config, "model.data_preprocessor") or {}
+    to_rgb = _when(bool, before.get("bgr_to_rgb", False) if before else None, normalise.get("to_rgb"))
+    scales = [step.get("scale") or step.get("img_scale") for step in steps]
+    scale = next((one for one in scales if isinstance(one, list | tuple)), None)
+    if scale and isinstance(scale[0], list | tuple):
+        scale = scale[0]
+    pad: Config = next((step for step in steps if step.get("type") == "Pad"), {})
+    multiple = before.get("pad_size_divisor", 1) if before else pad.get("size_divisor")
+    return {
+        "channel_order": None if to_rgb is None else "rgb" if to_rgb else "bgr",
+        "pixel_mean": _when(_numbers, before.get("mean"), normalise.get("mean")),
+        "pixel_std": _when(_numbers, before.get("std"), normalise.get("std")),
+        "min_size": min(scale) if scale else None,
+        "max_size": max(scale) if scale else None,
+        "pad_multiple": _when(int, multiple),
+    }
+
+
+def _backbone(config: Config) -> dict[str, Any]:
+    model = model_of(config)
+    style = setting(model, "backbone.style")
+    return {
+        "stride_in": {"caffe": "1x1", "pytorch": "3x3"}.get(str(style)),
+        "norm_eps": _when(float, setting(model, "backbone.norm_cfg.eps")),
+    }
+
+
+def _proposals(config: Config) -> dict[str, Any]:
+    head: Config = model_of(config).get("rpn_head") or {}
+    made: Config = head.get("anchor_generator") or {}
+    scales = made.get("scales", head.get("anchor_scales"))
+    strides = made.get("strides", head.get("anchor_strides"))
+    bases = made.get("base_sizes") or head.get("anchor_base_sizes") or strides
+    sizes = tuple(tuple(float(scale * base) for scale in scales) for base in bases) if scales and bases else None
+    stds = _when(_numbers, setting(head, "bbox_coder.target_stds"), head.get("target_stds"))
+    changes: dict[str, Any] = {
+        "anchor_sizes": sizes,
+        "anchor_ratios": _when(_numbers, made.get("ratios"), head.get("anchor_ratios")),
+        "anchor_offset": _when(float, made.get("center_offset")),
+        "rpn_delta_weights": tuple(round(1 / std, 9) for std in stds) if stds else None,
+        "rpn_beta": _beta(head.get("loss_bbox")),
+    }
+    if made.get("type") == "LegacyAnchorGenerator":
+        changes |= {"anchor_rounding": True}
+    if setting(head, "bbox_coder.type") == "LegacyDeltaXYWHBBoxCoder":
+        changes |= {"inclusive_boxes": True, "decoded_wider": True}
+    return changes
+
+
+def _beta(loss: Any) -> float | None:
+    if not isinstance(loss, Mapping):
+        return None
+    return {"L1Loss": 0.0, "SmoothL1Loss": float(loss.get("beta", 1.0))}.get(str(loss.get("type")))
+
+
+def _regions(config: Config) -> dict[str, Any]:
+    head = head_of(config)
+    layer: Config = setting(head, "bbox_roi_extractor.roi_layer") or {}
+    for_masks: Config = setting(head, "mask_roi_extractor.roi_layer") or {}
+    stds = setting(head, "bbox_head.bbox_coder.target_stds") or setting(head, "bbox_head.target_stds")
+    return {
+        "roi_aligned": _when(bool, layer.get("aligned")),
+        "roi_sampling": _when(int, layer.get("sampling_ratio"), layer.get("sample_num")),
+        "box_pool_size": _when(int, layer.get("output_size"), layer.get("out_size")),
+        "mask_pool_size": _when(int, for_masks.get("output_size"), for_masks.get("out_size")),
+        "box_delta_weights": tuple(round(1 / std, 9) for std in _numbers(stds)) if stds else None,
+        "box_beta": _beta(setting(head, "bbox_head.loss_bbox")),
+    }
+
+
+def _testing(config: Config) -> dict[str, Any]:
+    testing = stage_settings(config, "test_cfg")
+    rpn: Config = testing.get("rpn") or {}
+    rcnn: Config = testing.get("rcnn") or {}
+    return {
+        **_candidates(rpn, ""),
+        "score_threshold": _when(float, rcnn.get("score_thr")),
+        "nms_threshold": _when(float, setting(rcnn, "nms.iou_threshold"), setting(rcnn, "nms.iou_thr")),
+        "max_detections": _when(int, rcnn.get("max_per_img")),
+        "mask_threshold": _when(float, rcnn.get("mask_thr_binary")),
+        "rpn_nms_threshold": _when(float, setting(rpn, "nms.iou_threshold"), rpn.get("nms_thr")),
+        "rpn_min_size": _when(float, rpn.get("min_bbox_size")),
+    }
+
+
+def _candidates(rpn: Config, when: str) -> dict[str, Any]:
+    return {
+        f"rpn_pre_nms{when}": _when(int, rpn.get("nms_pre")),
+        f"rpn_post_nms{when}": _when(int, rpn.get("max_per_img"), rpn.get("max_num"), rpn.get("nms_post")),
+    }
+
+
+def _training(config: Config) -> dict[str, Any]:
+    training = stage_settings(config, "train_cfg")
+    rpn: Config = training.get("rpn") or {}
+    rcnn: Config = training.get("rcnn") or {}
+    border = rpn.get("allowed_border")
+    changes: dict[str, Any] = {
+        **_candidates(training.get("rpn_proposal") or {}, "_train"),
+        "rpn_positive_iou": _when(float, setting(rpn, "assigner.pos_iou_thr")),
+        "rpn_negative_iou": _when(float, setting(rpn, "assigner.neg_iou_thr")),
+        "rpn_samples": _when(int, setting(rpn, "sampler.num")),
+        "rpn_positive_fraction": _when(float, setting(rpn, "sampler.pos_fraction")),
+        "roi_positive_iou": _when(float, setting(rcnn, "assigner.pos_iou_thr")),
+        "roi_samples": _when(int, setting(rcnn, "sampler.num")),
+        "roi_positive_fraction": _when(float, setting(rcnn, "sampler.pos_fraction")),
+    }
+    if border is not None and border >= 0:
+        changes["rpn_straddle"] = float(border)
+    return changes

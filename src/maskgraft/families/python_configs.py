@@ -1,0 +1,103 @@
+"""Configs that are Python text (MMDetection's), read as data: the text is parsed and never run.
+
+Understood are assignments at the top: of literals, `dict(...)`, names assigned before, and sums of numbers or lists.
+Whatever else stands in the text is left out.
+"""
+
+import ast
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+_MOST_CHARACTERS = 2 << 20
+_LARGEST = 1e15  # of a number that is calculated …
+_LONGEST = 10_000  # … and of a list
+_LEFT_OUT = object()
+
+_ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+
+
+def parse_python(text: str) -> Mapping[str, Any]:
+    """What the assignments of a Python config hold, by name; empty for a text that is no Python.
+
+        parse_python("norm = dict(type='BN')\\nmodel = dict(norm=norm)")["model"]     # {"norm": {"type": "BN"}}
+
+    MMDetection 1 and 2 put the name of the file in front of the text; that line is skipped.
+    """
+    if len(text) > _MOST_CHARACTERS:
+        return {}
+    tree = _parsed(text) or _parsed("#" + text)
+    found: dict[str, Any] = {}
+    for statement in tree.body if tree else ():
+        if isinstance(statement, ast.Assign):
+            try:
+                value = _value(statement.value, found)
+            except RecursionError:
+                continue
+            for target in statement.targets:
+                if isinstance(target, ast.Name) and value is not _LEFT_OUT:
+                    found[target.id] = value
+    return found
+
+
+def _parsed(text: str) -> ast.Module | None:
+    try:
+        return ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def _value(node: ast.expr | None, known: Mapping[str, Any]) -> Any:
+    match node:
+        case ast.Constant():
+            return node.value
+        case ast.Name():
+            return known.get(node.id, _LEFT_OUT)
+        case ast.List():
+            return _items(node.elts, known)
+        case ast.Tuple():
+            return tuple(_items(node.elts, known))
+        case ast.Dict():
+            return _pairs(
+                [(_value(key, known), value) for key, value in zip(node.keys, node.values, strict=True)], known
+            )
+        case ast.Call(func=ast.Name(id="dict"), args=[]):
+            return _pairs([(one.arg, one.value) for one in node.keywords], known)
+        case ast.UnaryOp(op=ast.USub()):
+            value = _value(node.operand, known)
+            return -value if _is_number(value) else _LEFT_OUT
+        case ast.BinOp():
+            return _arithmetic(node, known)
+    return _LEFT_OUT
+
+
+def _items(nodes: list[ast.expr], known: Mapping[str, Any]) -> list[Any]:
+    return [value for node in nodes if (value := _value(node, known)) is not _LEFT_OUT]
+
+
+def _pairs(nodes: list[tuple[Any, ast.expr]], known: Mapping[str, Any]) -> dict[Any, Any]:
+    pairs = [(key, _value(node, known)) for key, node in nodes if isinstance(key, str | int)]
+    return {key: value for key, value in pairs if value is not _LEFT_OUT}
+
+
+def _arithmetic(node: ast.BinOp, known: Mapping[str, Any]) -> Any:
+    left, right = _value(node.left, known), _value(node.right, known)
+    if isinstance(left, list) and isinstance(right, list) and isinstance(node.op, ast.Add):
+        return left + right if len(left) + len(right) <= _LONGEST else _LEFT_OUT
+    apply = _ARITHMETIC.get(type(node.op))
+    if apply is None or not (_is_number(left) and _is_number(right)):
+        return _LEFT_OUT
+    try:
+        result = apply(left, right)
+    except ArithmeticError:
+        return _LEFT_OUT
+    return result if abs(result) <= _LARGEST else _LEFT_OUT
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
