@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from maskgraft.cli import checkpoints, data, models
+from maskgraft.cli import checkpoints, data, inspecting, models
 from maskgraft.cli.show import print_findings
 from maskgraft.errors import MaskgraftError
 
@@ -17,6 +17,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(inspecting.inspect)
 app.command()(checkpoints.diagnose)
 app.command()(models.predict)
 app.command()(models.evaluate)

@@ -13,11 +13,12 @@ from maskgraft.errors import Finding
 
 _STYLE = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 _MOST_NAMES = 6
+_PIPE_WIDTH = 160
 
 
 def console(*, quiet: bool = False) -> Console:
-    """Standard output, for results; nothing where `quiet`."""
-    return Console(highlight=False, quiet=quiet)
+    """Standard output, for results; nothing where `quiet`. Wide where nobody's terminal limits it."""
+    return Console(highlight=False, quiet=quiet, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
 def print_json(data: Any) -> None:
