@@ -28,8 +28,8 @@ STAGES = (
 TAPS = {2: "c2", 4: "c3", 10: "c4", 15: "c5"}
 
 
-class SameConvNorm(nn.Module):
-    """Convolution with TensorFlow's "SAME" padding, its norm, and ReLU6 where `relu` is set."""
+class PaddedConvNorm(nn.Module):
+    """Convolution, its norm, and ReLU6 where `relu` is set; the zeros around it lie as `numerics.conv_padding` says."""
 
     def __init__(
         self,
@@ -44,16 +44,16 @@ class SameConvNorm(nn.Module):
         relu: bool = True,
     ) -> None:
         super().__init__()
-        # at stride 1 "SAME" is symmetric, and the convolution lays the zeros itself
+        # at stride 1 every padding is symmetric, and the convolution lays the zeros itself
         padding = kernel // 2 if stride == 1 else 0
         self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride, padding, groups=groups, bias=False)
         self.norm = norm(arch.norm, channels_out, numerics.norm_eps)
-        self.kernel, self.stride, self.relu = kernel, stride, relu
+        self.kernel, self.stride, self.relu, self.padding = kernel, stride, relu, numerics.conv_padding
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, C', ⌈H / stride⌉, ⌈W / stride⌉]."""
         if self.stride > 1:
-            x = surround(x, self.kernel, self.stride, padding="same")
+            x = surround(x, self.kernel, self.stride, padding=self.padding)
         if isinstance(self.norm, FrozenNorm):
             # one pass over memory instead of three: these maps are wide, and a step on two cores waits for memory
             scale, shift = self.norm.scale_and_shift()
@@ -81,10 +81,10 @@ class Block(nn.Module):
         super().__init__()
         inner = channels_in * widening
         self.expand = (
-            SameConvNorm(channels_in, inner, 1, arch=arch, numerics=numerics) if widening > 1 else nn.Identity()
+            PaddedConvNorm(channels_in, inner, 1, arch=arch, numerics=numerics) if widening > 1 else nn.Identity()
         )
-        self.depthwise = SameConvNorm(inner, inner, kernel, stride=stride, groups=inner, arch=arch, numerics=numerics)
-        self.project = SameConvNorm(inner, channels_out, 1, relu=False, arch=arch, numerics=numerics)
+        self.depthwise = PaddedConvNorm(inner, inner, kernel, stride=stride, groups=inner, arch=arch, numerics=numerics)
+        self.project = PaddedConvNorm(inner, channels_out, 1, relu=False, arch=arch, numerics=numerics)
         self.shortcut = stride == 1 and channels_in == channels_out
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,12 +97,12 @@ class EfficientNetLite0(nn.Module):
     """The trunk without its classifier: sixteen blocks, of which four give maps.
 
     `forward` gives {"c2": [B, 24, H/4, W/4], "c3": 40, "c4": 112, "c5": [B, 320, H/32, W/32]}. `arch.norm` chooses the
-    normalisation, `numerics.norm_eps` is 1e-3 for the published weights.
+    normalisation; for the published weights `numerics.norm_eps` is 1e-3 and `numerics.conv_padding` is "same".
     """
 
     def __init__(self, arch: Arch, numerics: Numerics) -> None:
         super().__init__()
-        self.stem = SameConvNorm(3, STEM_WIDTH, 3, stride=2, arch=arch, numerics=numerics)
+        self.stem = PaddedConvNorm(3, STEM_WIDTH, 3, stride=2, arch=arch, numerics=numerics)
         self.blocks = nn.ModuleList()
         width = STEM_WIDTH
         for repeats, kernel, stride, widening, channels in STAGES:

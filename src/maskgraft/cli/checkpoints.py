@@ -1,5 +1,6 @@
 """Verbs on checkpoint files: what they are and what is wrong with them. None of them imports torch."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,8 @@ import typer
 from maskgraft import diagnosis
 from maskgraft.cli import options
 from maskgraft.cli.show import console, print_findings, print_json, table
+
+_MOST_ALIKE = 16  # conventions that were learned in one and the same way are counted beyond this, not listed
 
 
 def diagnose(
@@ -55,8 +58,13 @@ def print_report(report: diagnosis.Report, *, every: bool = False) -> None:
             for name, one in sorted(spec.learned.items())
             if name.startswith("numerics.") and (every or one.how == "assumed")
         ]
-        if shown:
-            out.print(table("", ("convention", "value", "how", "source"), shown))
+        alike = {} if every else Counter((how, source) for _, _, how, source in shown)
+        many = {why: number for why, number in alike.items() if number > _MOST_ALIKE}
+        if len(shown) > sum(many.values()):
+            few = [row for row in shown if row[2:] not in many]
+            out.print(table("", ("convention", "value", "how", "source"), few))
+        for (how, source), number in many.items():
+            out.print(f"{number} conventions are {how}: {source} (--all shows them)", style="dim")
         read = sum(name.startswith("numerics.") and one.how == "read" for name, one in spec.learned.items())
         if read and not every:
             out.print(f"{read} conventions are read from the file or its config (--all shows them)", style="dim")

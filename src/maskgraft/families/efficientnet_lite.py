@@ -34,6 +34,7 @@ NUMERICS = Numerics(
     normalise_first=False,
     size_rounding="round",
     norm_eps=1e-3,
+    conv_padding="same",
     stride_in="3x3",
     anchor_order="size",
     anchor_rounding=False,
@@ -51,7 +52,7 @@ NUMERICS = Numerics(
     mask_targets="bitmap",
 )
 
-_OF_THE_BACKBONE = ("channel_order", "pixel_scale", "pixel_mean", "pixel_std", "norm_eps")
+_OF_THE_BACKBONE = ("channel_order", "pixel_scale", "pixel_mean", "pixel_std", "norm_eps", "conv_padding")
 
 
 def read(tensors: Tensors, config: Config | None) -> Reading:
