@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maskgraft.backbones.norms import ConvNorm
-from maskgraft.backbones.resnet import stage, stage_channels
+from maskgraft.backbones import build_last_stage
+from maskgraft.backbones.norms import ConvNorm, norm
 from maskgraft.spec import Arch, ClassRows, Numerics
 
 
@@ -55,12 +55,14 @@ class FPN(nn.Module):
 class RPN(nn.Module):
     """Proposal head, shared by all levels: objectness and box deltas for each anchor of each cell."""
 
-    def __init__(self, arch: Arch, channels: int) -> None:
+    def __init__(self, arch: Arch, numerics: Numerics, channels: int) -> None:
         super().__init__()
         self.softmax = arch.objectness == "softmax"
+        self.relu6 = numerics.rpn_activation == "relu6"
         widths = [channels] + [arch.rpn_channels] * arch.rpn_convs
+        around = numerics.rpn_dilation
         self.convs = nn.ModuleList(
-            nn.Conv2d(before, after, 3, padding=1) for before, after in itertools.pairwise(widths)
+            nn.Conv2d(before, after, 3, padding=around, dilation=around) for before, after in itertools.pairwise(widths)
         )
         self.objectness = nn.Conv2d(widths[-1], arch.anchors_per_cell * (2 if self.softmax else 1), 1)
         self.deltas = nn.Conv2d(widths[-1], arch.anchors_per_cell * 4, 1)
@@ -71,7 +73,7 @@ class RPN(nn.Module):
         Of a softmax pair (background, foreground) the difference is the logit: its sigmoid is the softmax, exactly.
         """
         for conv in self.convs:
-            x = torch.relu_(conv(x))
+            x = F.relu6(conv(x)) if self.relu6 else torch.relu_(conv(x))
         logits = self.objectness(x)
         if self.softmax:
             logits = logits[:, 1::2] - logits[:, 0::2]
@@ -91,7 +93,7 @@ class ConvBoxHead(nn.Module):
                 3,
                 norm_kind=arch.box_norm,
                 eps=numerics.norm_eps,
-                bias=arch.box_norm == "none",
+                bias=arch.conv_bias or arch.box_norm == "none",
                 relu=True,
             )
             for before, after in itertools.pairwise(widths)
@@ -99,6 +101,7 @@ class ConvBoxHead(nn.Module):
         flat = widths[-1] * numerics.box_pool_size**2
         sizes = [flat] + [arch.box_fc_width] * arch.box_fcs
         self.fcs = nn.ModuleList(nn.Linear(before, after) for before, after in itertools.pairwise(sizes))
+        self.fc_norms = nn.ModuleList(norm(arch.fc_norm, after, numerics.norm_eps) for after in sizes[1:])
         self.channels = sizes[-1]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -106,8 +109,8 @@ class ConvBoxHead(nn.Module):
         for conv in self.convs:
             x = conv(x)
         x = x.flatten(1)
-        for fc in self.fcs:
-            x = torch.relu_(fc(x))
+        for fc, norm_ in zip(self.fcs, self.fc_norms, strict=True):
+            x = torch.relu_(norm_(fc(x)[:, :, None, None])).flatten(1)
         return x
 
 
@@ -116,8 +119,7 @@ class Res5BoxHead(nn.Module):
 
     def __init__(self, arch: Arch, numerics: Numerics) -> None:
         super().__init__()
-        self.res5 = stage(5, stride=numerics.res5_stride, dilation=1, arch=arch, numerics=numerics)
-        self.channels = stage_channels(arch, 5)[1]
+        self.res5, self.channels = build_last_stage(arch, numerics)
 
     def maps(self, x: Tensor) -> Tensor:
         """[N, C4, s, s] to [N, C5, s / stride, s / stride]."""
@@ -143,7 +145,7 @@ class BoxPredictor(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """Convolutions, then one transposed convolution that doubles the size."""
+    """Convolutions, then one transposed convolution that doubles the size; or features resized, then convolutions."""
 
     def __init__(self, arch: Arch, numerics: Numerics, channels: int) -> None:
         super().__init__()
@@ -155,18 +157,23 @@ class MaskHead(nn.Module):
                 3,
                 norm_kind=arch.mask_norm,
                 eps=numerics.norm_eps,
-                bias=arch.mask_norm == "none",
+                bias=arch.conv_bias or arch.mask_norm == "none",
                 relu=True,
             )
             for before, after in itertools.pairwise(widths)
         )
-        self.upsample = nn.ConvTranspose2d(widths[-1], arch.mask_channels, 2, 2)
+        self.size = numerics.mask_size
+        self.upsample = (
+            nn.ConvTranspose2d(widths[-1], arch.mask_channels, 2, 2) if arch.mask_upsample == "deconv" else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, s, s] to [N, C', 2s, 2s]."""
+        """[N, C, s, s] to [N, C', 2s, 2s], or to [N, C', m, m] for masks of a given size m."""
+        if self.upsample is None:  # the corners of both grids coincide
+            x = F.interpolate(x, size=(self.size, self.size), mode="bilinear", align_corners=True)
         for conv in self.convs:
             x = conv(x)
-        return torch.relu_(self.upsample(x))
+        return x if self.upsample is None else torch.relu_(self.upsample(x))
 
 
 class MaskPredictor(nn.Module):
@@ -174,7 +181,8 @@ class MaskPredictor(nn.Module):
 
     def __init__(self, arch: Arch) -> None:
         super().__init__()
-        self.logits = nn.Conv2d(arch.mask_channels, rows(arch.mask_rows, arch.classes), 1)
+        wide = arch.mask_kernel
+        self.logits = nn.Conv2d(arch.mask_channels, rows(arch.mask_rows, arch.classes), wide, padding=wide // 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, m, m] to [N, R, m, m]."""

@@ -44,7 +44,8 @@ def initialise(model: nn.Module, components: Iterable[str] = COMPONENTS) -> None
         elif isinstance(module, nn.GroupNorm):
             module.reset_parameters()
         elif isinstance(module, FrozenNorm | Affine):
-            module.weight.fill_(1)
+            if module.weight is not None:
+                module.weight.fill_(1)
             module.bias.fill_(0)
             if isinstance(module, FrozenNorm):
                 module.running_mean.fill_(0)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from maskgraft import losses, targets
 from maskgraft.backbones import build
@@ -45,7 +46,7 @@ class MaskRCNN(nn.Module):
         channels: dict[str, int] = self.backbone.channels  # type: ignore[assignment]
         self.fpn = FPN(arch, numerics, channels) if arch.neck == "fpn" else None
         width = arch.neck_channels if self.fpn else list(channels.values())[-1]
-        self.rpn = RPN(arch, width)
+        self.rpn = RPN(arch, numerics, width)
         self.box_head = Res5BoxHead(arch, numerics) if arch.box_head == "res5" else ConvBoxHead(arch, numerics, width)
         self.box_predictor = BoxPredictor(arch, self.box_head.channels)
         self.mask_head = MaskHead(arch, numerics, self.box_head.channels if arch.box_head == "res5" else width)
@@ -92,11 +93,15 @@ class MaskRCNN(nn.Module):
                 inclusive=numerics.inclusive_boxes,
                 corners=numerics.corner_boxes,
             )
-            result.append(anchor_ops.grid(cell.to(map_.device), (rows, columns), stride))
+            every = anchor_ops.grid(cell.to(map_.device), (rows, columns), stride)
+            cut = numerics.anchor_clip and not self.training
+            result.append(box_ops.clip(every, self.window((0, 0, *padded))) if cut else every)
         return result
 
     def stride(self, name: str) -> int:
         """Pixels of the input per cell of a map: 4 for "c2" and "p2", doubling; C5 of DC5 keeps 16."""
+        if name == "c4" and self.spec.arch.neck == "c4":
+            return self.spec.numerics.c4_stride
         return 16 if name == "c5" and self.spec.arch.neck == "dc5" else 2 ** int(name[1])
 
     def window(self, window: Window) -> Window:
@@ -119,12 +124,14 @@ class MaskRCNN(nn.Module):
             self.window((0, 0, *size)),
             scope=numerics.rpn_scope,
             rank=numerics.rpn_rank,
-            pre_nms=pre_nms or post_nms,
+            pre_nms=post_nms if pre_nms == 0 else pre_nms,
+            score_threshold=numerics.rpn_score_threshold,
             post_nms=post_nms,
             nms_threshold=numerics.rpn_nms_threshold,
             nms_at_threshold=numerics.nms_at_threshold,
             nms_apart=numerics.nms_apart,
             min_size=numerics.rpn_min_size,
+            clip_after=numerics.clip_after_nms,
             weights=numerics.rpn_delta_weights,
             clip=numerics.delta_clip,
             clip_both=numerics.delta_clip_both,
@@ -139,20 +146,22 @@ class MaskRCNN(nn.Module):
         names = [name for name in self.proposal_maps(maps) if not (self.fpn and int(name[1]) > 5)]
         chosen, strides = [maps[name] for name in names], [self.stride(name) for name in names]
         if numerics.roi_method == "crop":
-            return self._pool_crops(chosen, boxes, size, padded)
-        return pool(
-            chosen,
-            boxes,
-            strides=strides,
-            size=size,
-            sampling=numerics.roi_sampling,
-            aligned=numerics.roi_aligned,
-            epsilon=numerics.level_epsilon,
-            epsilon_value=numerics.level_epsilon_value,
-            rounding=numerics.level_rounding,
-            inclusive_areas=numerics.inclusive_areas,
-            inclusive=numerics.roi_inclusive,
-        )
+            pooled = self._pool_crops(chosen, boxes, size, padded)
+        else:
+            pooled = pool(
+                chosen,
+                boxes,
+                strides=strides,
+                size=size,
+                sampling=numerics.roi_sampling,
+                aligned=numerics.roi_aligned,
+                epsilon=numerics.level_epsilon,
+                epsilon_value=numerics.level_epsilon_value,
+                rounding=numerics.level_rounding,
+                inclusive_areas=numerics.inclusive_areas,
+                inclusive=numerics.roi_inclusive,
+            )
+        return F.max_pool2d(pooled, *numerics.roi_max_pool) if numerics.roi_max_pool != (1, 1) else pooled
 
     def _pool_crops(self, maps: Sequence[Tensor], boxes: Sequence[Tensor], size: int, padded: Size) -> Tensor:
         numerics = self.spec.numerics
@@ -204,6 +213,8 @@ class MaskRCNN(nn.Module):
             nms_at_threshold=numerics.nms_at_threshold,
             nms_apart=numerics.nms_apart,
             max_detections=numerics.max_detections,
+            max_per_class=numerics.max_per_class,
+            clip_after=numerics.clip_after_nms,
             weights=numerics.box_delta_weights,
             clip=numerics.delta_clip,
             clip_both=numerics.delta_clip_both,

@@ -73,6 +73,16 @@ def network_scale(original: Size, numerics: Numerics) -> float:
 def network_size(original: Size, numerics: Numerics) -> Size:
     """Height and width after resizing: the short side becomes `min_size`, unless the long one would pass `max_size`."""
     short, long = min(original), max(original)
+    if numerics.fixed_size is not None:
+        if numerics.fixed_fit == "stretch":
+            return numerics.fixed_size
+        sides = zip(numerics.fixed_size, original, strict=True)
+        return _rounded_as_floats(original, min(np.float32(wanted) / np.float32(side) for wanted, side in sides))
+    if numerics.size_rounding == "even-float":
+        large = _rounded_as_floats(original, np.float32(numerics.min_size) / np.float32(short))
+        if max(large) <= numerics.max_size:
+            return large
+        return _rounded_as_floats(original, np.float32(numerics.max_size) / np.float32(long))
     if numerics.size_rounding == "floor":
         scale = min(numerics.min_size / short, numerics.max_size / long)
         return floor(original[0] * scale), floor(original[1] * scale)
@@ -99,6 +109,12 @@ def network_size(original: Size, numerics: Numerics) -> Size:
     return int(height + 0.5), int(width + 0.5)
 
 
+def _rounded_as_floats(original: Size, scale: np.float32) -> Size:
+    """Both sides times `scale`, rounded half to even, all in float32."""
+    height, width = (int(np.rint(np.float32(side) * scale)) for side in original)
+    return height, width
+
+
 def prepare(image: npt.NDArray[np.uint8], numerics: Numerics) -> Prepared:
     """Resize and normalise a photograph, uint8 [H, W, 3] RGB.
 
@@ -116,10 +132,13 @@ def prepare(image: npt.NDArray[np.uint8], numerics: Numerics) -> Prepared:
         pixels = pixels * numerics.pixel_scale
     mean, std = torch.tensor(numerics.pixel_mean), torch.tensor(numerics.pixel_std)
     pixels = (pixels - mean[:, None, None]) / std[:, None, None]
-    if numerics.normalise_first:
+    if numerics.normalise_first and numerics.resize == "torch":
         pixels = F.interpolate(pixels[None], size=size, mode="bilinear", align_corners=False)[0]
+    elif numerics.normalise_first:
+        floats = resize.tensorflow(pixels.permute(1, 2, 0).numpy(), size, centred=numerics.resize == "tensorflow")
+        pixels = torch.from_numpy(np.ascontiguousarray(floats.transpose(2, 0, 1)))
     top, left = 0, 0
-    if numerics.pad_square or numerics.pad_centred or numerics.pad_black:
+    if numerics.pad_square or numerics.pad_centred or numerics.pad_black or numerics.fixed_size is not None:
         outside = -mean / std if numerics.pad_black else torch.zeros(3)
         pixels, top, left = _padded(pixels, outside, numerics)
     height, width = original
@@ -147,6 +166,8 @@ def _resized(image: npt.NDArray[np.uint8], size: Size, numerics: Numerics) -> np
             return resize.opencv_float(image, network_scale((image.shape[0], image.shape[1]), numerics))
         case "skimage":
             return resize.skimage(image, size)
+        case "tensorflow" | "tensorflow-1":
+            return resize.tensorflow(image, size, centred=numerics.resize == "tensorflow")
         case "torch":
             raise UsageError(Finding("spec.field", "error", "numerics: torch resizes after normalising only"))
 
@@ -154,7 +175,9 @@ def _resized(image: npt.NDArray[np.uint8], size: Size, numerics: Numerics) -> np
 def _padded(pixels: Tensor, outside: Tensor, numerics: Numerics) -> tuple[Tensor, int, int]:
     """The pixels on a larger page of the colour `outside` [3], and how far from its top and left they lie."""
     height, width = pixels.shape[1:]
-    if numerics.pad_square:
+    if numerics.fixed_size is not None:
+        rows, columns = numerics.fixed_size
+    elif numerics.pad_square:
         rows = columns = max(numerics.max_size, height, width)
     else:
         rows, columns = (ceil(side / numerics.pad_multiple) * numerics.pad_multiple for side in (height, width))

@@ -50,6 +50,7 @@ class Arch:
     stem_bias: bool = False  # the stem convolution has a bias beside its norm
     conv_bias: bool = False  # so have all other convolutions that a norm follows (Keras)
     norm: NormKind = "frozen"  # frozen: fixed statistics; affine: only scale and shift; batch: trainable BatchNorm
+    norm_scale: bool = True  # the backbone's norms have a scale (not in Inception-ResNet v2)
     # neck: "fpn" gives P2..P6; "c4" gives C4 and keeps C5 in the box head; "dc5" gives C5 dilated to stride 16
     neck: Literal["fpn", "c4", "dc5"] = "fpn"
     neck_channels: int = 256
@@ -73,6 +74,8 @@ class Arch:
     mask_convs: int = 4
     mask_channels: int = 256
     mask_norm: NormKind = "none"
+    mask_upsample: Literal["deconv", "resize"] = "deconv"  # a transposed convolution, or features resized at first
+    mask_kernel: int = 1  # of the mask predictor
     mask_rows: ClassRows = "foreground"
 
 
@@ -89,14 +92,17 @@ class Numerics:
     pixel_scale: float  # a grey level 0..255 is multiplied by this before the mean is taken off
     pixel_mean: tuple[float, float, float]  # in channel_order
     pixel_std: tuple[float, float, float]  # in channel_order
-    resize: Literal["torch", "pil", "opencv", "opencv-float", "skimage"]  # whose bilinear interpolation
+    # whose bilinear interpolation; "tensorflow-1" samples at pixels' corners
+    resize: Literal["torch", "pil", "opencv", "opencv-float", "skimage", "tensorflow", "tensorflow-1"]
     normalise_first: bool  # normalise, then resize in float; else resize the uint8 image, then normalise
     # of height × scale and width × scale: cut; the short side whole and the long one rounded, or cut; both rounded, or
-    # rounded half to even
-    size_rounding: Literal["floor", "round", "long-floor", "both-round", "even"]
+    # rounded half to even, "-float" in float32 and held against max_size after that
+    size_rounding: Literal["floor", "round", "long-floor", "both-round", "even", "even-float"]
     min_size: int = 800  # the short side after resizing …
     max_size: int = 1333  # … unless the long side would pass this
     enlarge_only: bool = False  # a short side above min_size stays as it is
+    fixed_size: tuple[int, int] | None = None  # height and width of the input, whatever min_size and max_size say …
+    fixed_fit: Literal["stretch", "inside"] = "stretch"  # … which a photograph fills, or fits into
     box_scale: Literal["sides", "factor", "mean"] = "sides"  # of boxes: each side's, the one asked for, or their mean
     pad_multiple: int = 32  # height and width are padded with zeros at bottom and right to a multiple of this
     pad_square: bool = False  # … or to a square of max_size
@@ -105,6 +111,8 @@ class Numerics:
     # backbone and neck
     norm_eps: float  # added to the variance by every normalisation layer
     stride_in: Literal["1x1", "3x3"]  # which convolution of a down-sampling bottleneck has stride 2
+    stride_at: Literal["first", "before"] = "first"  # the first block of a stage, or the last of the stage before
+    c4_stride: Literal[8, 16] = 16  # of C4 in C4 models; where it is 8, the convolutions of C4 are dilated instead
     # zeros around a strided convolution: alike on all sides, or TensorFlow's SAME with the odd row after, or before
     conv_padding: Literal["symmetric", "same", "same-before"] = "symmetric"
     pool_padding: Literal["symmetric", "same", "same-before"] = "symmetric"  # the same of the stem's max-pool
@@ -121,17 +129,23 @@ class Numerics:
     anchor_rounding: bool  # base anchors are rounded to integers
     anchor_stride: Literal["nominal", "grid"]  # 4, 8 … 64, or padded size // grid size
     anchor_offset: float = 0.0  # where in its cell an anchor is centred, in strides
+    anchor_clip: bool = False  # for detecting, anchors are cut to the input
     anchor_whole_sides: bool = False  # sides are rounded at the size of one cell, then enlarged (Detectron)
     # boxes everywhere
     inclusive_boxes: bool = False  # x2, y2 are the last pixels of a box: deltas and anchors have x2 - x1 + 1 as width …
     inclusive_areas: bool = False  # … and so have areas and overlaps
     decoded_wider: bool = False  # boxes from deltas are half a pixel wider on all sides (MMDetection 2's legacy coder)
+    clip_after_nms: bool = False  # boxes are cut to the image, and those of no area dropped, after suppression
     corner_boxes: bool = False  # coordinates run from the first pixel, 0, to the last, width - 1 (Matterport)
     # proposals
+    rpn_activation: Literal["relu", "relu6"] = "relu"
+    rpn_dilation: int = 1  # of the 3×3 convolution of the proposal head
     # what suppression ranks by (equal but where the sigmoid saturates); "-first": candidates are chosen by it too
     rpn_rank: Literal["logit", "probability", "probability-first"]
     rpn_scope: Literal["level", "image"] = "level"  # candidates are ranked and suppressed per level, or all together
-    rpn_pre_nms: int = 1000  # candidates per level, or of all levels (`rpn_scope`); 0: as many as rpn_post_nms
+    # candidates per level, or of all levels (`rpn_scope`); 0: as many as rpn_post_nms; None: all
+    rpn_pre_nms: int | None = 1000
+    rpn_score_threshold: float | None = None  # candidates have more than this probability
     rpn_post_nms: int = 1000
     rpn_nms_threshold: float = 0.7
     rpn_min_size: float | None  # proposals with a side below this are dropped; 0: those of no area; None: none is
@@ -150,6 +164,7 @@ class Numerics:
     roi_inclusive: bool = False  # RoIAlign reads to the end of the last pixel, x2 + 1, however small a box is (mmdet 1)
     roi_sampling: int  # samples per bin and axis; 0: as many as the bin has pixels
     box_pool_size: int = 7
+    roi_max_pool: tuple[int, int] = (1, 1)  # kernel and stride of a max-pool over what was pooled
     mask_pool_size: int = 14
     res5_stride: int = 2  # of the C5 stage when it is the box head
     # detections
@@ -161,13 +176,15 @@ class Numerics:
     box_min_size: float  # detections with a side below this are dropped before suppression (0: none is)
     nms_threshold: float = 0.5
     max_detections: int = 100
+    max_per_class: int | None = None
     box_rounding: Literal["none", "drop", "whole"] = "none"  # drop boxes that round to nothing; round the others too
-    # sample at pixel centres; resize the grown mask to the grown box, or the mask to the box, cut to integers; or the mask
-    # to a box of integers
-    mask_paste: Literal["grid-sample", "integer-box", "whole-box", "skimage-box"]
+    # sample at pixel centres; resize the grown mask to the grown box, or the mask to the box, cut to integers; or the
+    # mask to a box of integers; sample from edge to edge of the image, as the features of a region are
+    mask_paste: Literal["grid-sample", "integer-box", "whole-box", "skimage-box", "crop"]
+    mask_size: int = 28  # side of a mask where the mask head resizes features (`Arch.mask_upsample`)
     mask_threshold: float = 0.5
     # training: what a step of the home framework computes
-    rpn_pre_nms_train: int = 2000
+    rpn_pre_nms_train: int | None = 2000
     rpn_post_nms_train: int = 2000
     rpn_positive_iou: float = 0.7
     rpn_negative_iou: float = 0.3

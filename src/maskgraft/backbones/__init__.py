@@ -22,5 +22,38 @@ def build(arch: Arch, numerics: Numerics) -> nn.Module:
             from maskgraft.backbones.efficientnet_lite import EfficientNetLite0
 
             return EfficientNetLite0(arch, numerics)
+        case "inception_v2":
+            from maskgraft.backbones.inception_v2 import InceptionV2
+
+            return InceptionV2(arch, numerics)
+        case "inception_resnet_v2":
+            from maskgraft.backbones.inception_resnet_v2 import InceptionResNetV2
+
+            return InceptionResNetV2(arch, numerics)
         case other:
             raise UsageError(Finding("family.unknown", "error", f"maskgraft cannot build the backbone {other!r}"))
+
+
+def build_last_stage(arch: Arch, numerics: Numerics) -> tuple[nn.Module, int]:
+    """What of the backbone comes after C4, for a C4 model to apply to each region, and how many channels it gives.
+
+    Raises `UsageError` for a backbone that maskgraft cannot divide there.
+    """
+    match arch.backbone:
+        case "resnet":
+            from maskgraft.backbones.resnet import stage, stage_channels
+
+            module = stage(5, stride=numerics.res5_stride, dilation=1, arch=arch, numerics=numerics)
+            return module, stage_channels(arch, 5)[1]
+        case "inception_v2":
+            from maskgraft.backbones import inception_v2
+
+            return inception_v2.last_stage(arch, numerics), inception_v2.LAST_CHANNELS
+        case "inception_resnet_v2":
+            from maskgraft.backbones import inception_resnet_v2
+
+            return inception_resnet_v2.last_stage(arch, numerics), inception_resnet_v2.LAST_CHANNELS
+        case other:
+            raise UsageError(
+                Finding("family.unknown", "error", f"maskgraft cannot divide the backbone {other!r} after C4")
+            )

@@ -11,24 +11,26 @@ class FrozenNorm(nn.Module):
     """Batch normalisation with fixed statistics: y = (x - mean) · weight / √(var + eps) + bias.
 
     All four vectors are buffers, as in Detectron2 and torchvision: no gradient, no update, the same in training mode.
+    Without `scale` the weight is 1.
     """
 
-    weight: Tensor
+    weight: Tensor | None
     bias: Tensor
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, channels: int, eps: float) -> None:
+    def __init__(self, channels: int, eps: float, *, scale: bool = True) -> None:
         super().__init__()
         self.eps = eps
-        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("weight", torch.ones(channels) if scale else None)
         self.register_buffer("bias", torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
         """The affine map that this layer is: y = x · scale + shift, each [C]."""
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        scale = (self.running_var + self.eps).rsqrt()
+        scale = scale if self.weight is None else self.weight * scale
         return scale, self.bias - self.running_mean * scale
 
     def forward(self, x: Tensor) -> Tensor:
@@ -38,7 +40,7 @@ class FrozenNorm(nn.Module):
 
     def extra_repr(self) -> str:
         """Channels and eps, for printing the model."""
-        return f"{len(self.weight)}, eps={self.eps}"
+        return f"{len(self.bias)}, eps={self.eps}"
 
 
 class Affine(nn.Module):
@@ -66,7 +68,7 @@ class Affine(nn.Module):
         return x * scale[:, None, None].to(x.dtype) + shift[:, None, None].to(x.dtype)
 
 
-def norm(kind: NormKind, channels: int, eps: float) -> nn.Module:
+def norm(kind: NormKind, channels: int, eps: float, *, scale: bool = True) -> nn.Module:
     """The normalisation layer `kind` for `channels` channels; `nn.Identity` for "none".
 
     Group norm has 32 groups, as everywhere in this field (Wu & He 2018, Detectron2, MMDetection).
@@ -75,7 +77,7 @@ def norm(kind: NormKind, channels: int, eps: float) -> nn.Module:
         case "none":
             return nn.Identity()
         case "frozen":
-            return FrozenNorm(channels, eps)
+            return FrozenNorm(channels, eps, scale=scale)
         case "affine":
             return Affine(channels, eps)
         case "batch":
@@ -94,7 +96,7 @@ class ConvNorm(nn.Module):
         self,
         channels_in: int,
         channels_out: int,
-        kernel: int,
+        kernel: int | tuple[int, int],
         *,
         norm_kind: NormKind,
         eps: float,
@@ -104,13 +106,15 @@ class ConvNorm(nn.Module):
         groups: int = 1,
         relu: bool = False,
         padding: Padding = "symmetric",
+        scale: bool = True,
     ) -> None:
         super().__init__()
+        sides = (kernel, kernel) if isinstance(kernel, int) else kernel
         # at stride 1 all paddings are symmetric, and the convolution lays the zeros itself
-        self.padding: Padding | None = padding if padding != "symmetric" and stride > 1 and kernel > 1 else None
-        around = 0 if self.padding else dilation * (kernel - 1) // 2
-        self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride, around, dilation, groups, bias)
-        self.norm = norm(norm_kind, channels_out, eps)
+        self.padding: Padding | None = padding if padding != "symmetric" and stride > 1 and sides != (1, 1) else None
+        around = (0, 0) if self.padding else (dilation * (sides[0] - 1) // 2, dilation * (sides[1] - 1) // 2)
+        self.conv = nn.Conv2d(channels_in, channels_out, sides, stride, around, dilation, groups, bias)
+        self.norm = norm(norm_kind, channels_out, eps, scale=scale)
         self.relu = relu
 
     def forward(self, x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-Padding = Literal["symmetric", "same", "same-before"]
+Padding = Literal["symmetric", "same", "same-before", "valid"]
 
 
 def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:
@@ -22,8 +22,10 @@ def surround(x: Tensor, kernel: int, stride: int, *, padding: Padding, dilation:
     """`x` [B, C, H, W] with the rows and columns of `value` that a filter of `kernel` × `kernel` needs around it.
 
     "symmetric": as many on all sides (PyTorch). "same": as TensorFlow's SAME, with the odd one at bottom and right.
-    "same-before": with the odd one at top and left (Tensorpack, which turns images and filters around).
+    "same-before": with the odd one at top and left (Tensorpack, which turns images and filters around). "valid": none.
     """
+    if padding == "valid":
+        return x
     if padding == "symmetric":
         each = dilation * (kernel - 1) // 2
         rows = columns = (each, each)

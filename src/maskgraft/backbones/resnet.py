@@ -19,6 +19,18 @@ def stage_channels(arch: Arch, stage: int) -> tuple[int, int]:
     return inner, outer
 
 
+class EveryNth(nn.Module):
+    """A shortcut without weights: every `stride`-th row and column."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, C, H / stride, W / stride]."""
+        return x if self.stride == 1 else x[:, :, :: self.stride, :: self.stride]
+
+
 class Bottleneck(nn.Module):
     """1×1, 3×3, 1×1 with a shortcut; the stride sits where `numerics.stride_in` says."""
 
@@ -41,14 +53,14 @@ class Bottleneck(nn.Module):
                 dilation=dilation,
                 groups=groups,
                 padding=numerics.conv_padding,
+                scale=arch.norm_scale,
             )
 
         first, second = (stride, 1) if numerics.stride_in == "1x1" else (1, stride)
         self.conv1 = conv(channels_in, inner, 1, first)
         self.conv2 = conv(inner, inner, 3, second, dilation=dilation, groups=arch.groups)
         self.conv3 = conv(inner, outer, 1, 1)
-        project = channels_in != outer or stride != 1
-        self.shortcut = conv(channels_in, outer, 1, stride) if project else nn.Identity()
+        self.shortcut = conv(channels_in, outer, 1, stride) if channels_in != outer else EveryNth(stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, C', H / stride, W / stride]."""
@@ -77,12 +89,12 @@ class BasicBlock(nn.Module):
                 eps=numerics.norm_eps,
                 bias=arch.conv_bias,
                 padding=numerics.conv_padding,
+                scale=arch.norm_scale,
             )
 
         self.conv1 = conv(channels_in, 3, stride, dilation)
         self.conv2 = conv(outer, 3, 1, dilation)
-        project = channels_in != outer or stride != 1
-        self.shortcut = conv(channels_in, 1, stride) if project else nn.Identity()
+        self.shortcut = conv(channels_in, 1, stride) if channels_in != outer else EveryNth(stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, C', H / stride, W / stride]."""
@@ -90,10 +102,13 @@ class BasicBlock(nn.Module):
         return torch.relu_(y + self.shortcut(x))
 
 
-def stage(number: int, *, stride: int, dilation: int, arch: Arch, numerics: Numerics) -> nn.Sequential:
-    """Stage C`number` (2..5): the first block changes width and stride, the others keep both."""
+def stage(
+    number: int, *, stride: int, dilation: int, arch: Arch, numerics: Numerics, last_stride: int = 1
+) -> nn.Sequential:
+    """Stage C`number` (2..5): the first block changes the width and takes `stride`, the last takes `last_stride`."""
     block = BasicBlock if arch.block == "basic" else Bottleneck
     inner, outer = stage_channels(arch, number)
+    last = arch.blocks[number - 2] - 1
     before = arch.stem_width if number == 2 else stage_channels(arch, number - 1)[1]
     return nn.Sequential(
         *(
@@ -101,7 +116,7 @@ def stage(number: int, *, stride: int, dilation: int, arch: Arch, numerics: Nume
                 before if i == 0 else outer,
                 inner,
                 outer,
-                stride=stride if i == 0 else 1,
+                stride=(stride if i == 0 else 1) * (last_stride if i == last else 1),
                 dilation=dilation,
                 arch=arch,
                 numerics=numerics,
@@ -114,7 +129,8 @@ def stage(number: int, *, stride: int, dilation: int, arch: Arch, numerics: Nume
 class ResNet(nn.Module):
     """Stem and the stages C2.. that the neck needs: all four for FPN and DC5, three for C4.
 
-    `forward` gives {"c2": [B, 256, H/4, W/4], …}; DC5 dilates C5 by two and keeps its stride at 16.
+    `forward` gives {"c2": [B, 256, H/4, W/4], …}; DC5 dilates C5 by two and keeps its stride at 16. With
+    `numerics.stride_at` "before", all maps but the last are as small as the next.
     """
 
     def __init__(self, arch: Arch, numerics: Numerics) -> None:
@@ -128,16 +144,27 @@ class ResNet(nn.Module):
             eps=numerics.norm_eps,
             bias=arch.stem_bias or arch.conv_bias,
             padding=numerics.conv_padding,
+            scale=arch.norm_scale,
         )
         self.pool_padding = numerics.pool_padding
         self.stages = (2, 3, 4) if arch.neck == "c4" else (2, 3, 4, 5)
+        strides = {number: 1 if number == 2 or number == self._dilated(arch, numerics) else 2 for number in self.stages}
         for number in self.stages:
-            dilated = number == 5 and arch.neck == "dc5"
-            stride = 1 if number == 2 or dilated else 2
-            module = stage(number, stride=stride, dilation=2 if dilated else 1, arch=arch, numerics=numerics)
+            first, last = strides[number], 1
+            if numerics.stride_at == "before":
+                first, last = 1, strides.get(number + 1, 1)
+            dilation = 2 if number == self._dilated(arch, numerics) else 1
+            module = stage(number, stride=first, last_stride=last, dilation=dilation, arch=arch, numerics=numerics)
             self.add_module(f"res{number}", module)
         self.channels = {f"c{number}": stage_channels(arch, number)[1] for number in self.stages}
         self.stage_of = {"stem": 1, **{f"res{number}": number for number in self.stages}}
+
+    @staticmethod
+    def _dilated(arch: Arch, numerics: Numerics) -> int:
+        """The stage that is dilated by two and keeps the stride of the one before it; 0: none."""
+        if arch.neck == "dc5":
+            return 5
+        return 4 if arch.neck == "c4" and numerics.c4_stride == 8 else 0
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """[B, 3, H, W] to the map of each stage."""

@@ -6,13 +6,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from maskgraft.ops.pooling import crop_and_resize
+
 
 def paste(
     probabilities: Tensor,
     boxes: Tensor,
     size: tuple[int, int],
     *,
-    method: Literal["grid-sample", "integer-box", "whole-box", "skimage-box"],
+    method: Literal["grid-sample", "integer-box", "whole-box", "skimage-box", "crop"],
     threshold: float,
 ) -> Tensor:
     """Masks on the image: probabilities [N, m, m] in `boxes` [N, 4] to bool [N, height, width].
@@ -20,8 +22,9 @@ def paste(
     "grid-sample" (Detectron2, MMDetection) reads the probability at the centre of each pixel and keeps those at or
     above the threshold. "integer-box" (torchvision, Detectron) pads the mask by one, grows the box alike, cuts it to
     whole pixels, resizes the mask to it and keeps those above the threshold; "whole-box" (MMDetection 1) does the same
-    without growing. "skimage-box" (Matterport) resizes the
-    mask to a box of whole pixels, where it fades towards its rim, and keeps those at or above the threshold.
+    without growing. "skimage-box" (Matterport) resizes the mask to a box of whole pixels, where it fades towards its
+    rim, and keeps those at or above the threshold. "crop" (TF Object Detection API) takes the image for a region of the
+    mask, and reads it as features of regions are read, from edge to edge.
     """
     masks = torch.zeros((len(boxes), *size), dtype=torch.bool, device=boxes.device)
     one = {
@@ -29,6 +32,7 @@ def paste(
         "integer-box": _in_grown_box,
         "whole-box": _in_whole_pixels,
         "skimage-box": _as_skimage,
+        "crop": _as_crop,
     }[method]
     for mask, probability, box in zip(masks, probabilities.float(), boxes.float(), strict=True):
         one(mask, probability, box, threshold)
@@ -81,3 +85,12 @@ def _as_skimage(mask: Tensor, probability: Tensor, box: Tensor, threshold: float
     y, x = torch.meshgrid(y, x, indexing="ij")
     values = F.grid_sample(probability[None, None], torch.stack((x, y), 2)[None], align_corners=False)[0, 0]
     mask[top:bottom, left:right] = values.clamp(min=float(probability.min())) >= threshold
+
+
+def _as_crop(mask: Tensor, probability: Tensor, box: Tensor, threshold: float) -> None:
+    height, width = mask.shape
+    x1, y1, x2, y2 = (box / box.new_tensor((width, height, width, height))).unbind()
+    wide, high = (x2 - x1).clamp(min=1e-4), (y2 - y1).clamp(min=1e-4)
+    image = torch.stack((-x1 / wide, -y1 / high, (1 - x1) / wide, (1 - y1) / high))
+    only = torch.zeros(1, dtype=torch.int64, device=box.device)
+    mask[:] = crop_and_resize(probability[None, None], image[None], only, (height, width))[0, 0] > threshold

@@ -97,8 +97,10 @@ def pool_crops(maps: Sequence[Tensor], boxes: Sequence[Tensor], level: Tensor, *
     return pooled
 
 
-def crop_and_resize(map_: Tensor, boxes: Tensor, image: Tensor, size: int) -> Tensor:
+def crop_and_resize(map_: Tensor, boxes: Tensor, image: Tensor, size: int | tuple[int, int]) -> Tensor:
     """One bilinear sample per bin, the outer samples on the edges of the box: [N, C, size, size].
+
+    `size` may be rows and columns.
 
     `map_` is [B, C, H, W]; `boxes` [N, 4] xyxy are fractions of the map in which 0 is the centre of its first cell and
     1 the centre of its last; `image` int64 [N] says which of the B each box reads. A sample outside of the cells'
@@ -109,8 +111,9 @@ def crop_and_resize(map_: Tensor, boxes: Tensor, image: Tensor, size: int) -> Te
     """
     rows, columns = map_.shape[-2:]
     x1, y1, x2, y2 = boxes.float().unbind(1)
-    y, inside_y = _samples(y1, y2, rows, size)
-    x, inside_x = _samples(x1, x2, columns, size)
+    bins = (size, size) if isinstance(size, int) else size
+    y, inside_y = _samples(y1, y2, rows, bins[0])
+    x, inside_x = _samples(x1, x2, columns, bins[1])
     top, left = y.floor(), x.floor()
     cells = map_.permute(0, 2, 3, 1)
     page = image[:, None, None]

@@ -1,7 +1,7 @@
 """Which of many scored boxes are kept: proposals from anchors, detections from proposals."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -35,12 +35,14 @@ def proposals(
     *,
     scope: Literal["level", "image"],
     rank: Literal["logit", "probability", "probability-first"],
-    pre_nms: int,
+    pre_nms: int | None,
+    score_threshold: float | None,
     post_nms: int,
     nms_threshold: float,
     nms_at_threshold: bool,
     nms_apart: bool,
     min_size: float | None,
+    clip_after: bool,
     weights: Weights,
     clip: float | None,
     clip_both: bool,
@@ -52,6 +54,7 @@ def proposals(
 
     `logits` [M_l], `deltas` [M_l, 4] and `anchors` [M_l, 4] for each level; with the `scope` of an image all levels
     are one. `scores` are what `rank` says; `labels` are level indices. Anchors of equal probability keep their order.
+    With `clip_after` boxes are cut, and those of no area dropped, after the best `post_nms` are chosen.
     """
     if scope == "image":
         logits, deltas, anchors = [torch.cat(list(logits))], [torch.cat(list(deltas))], [torch.cat(list(anchors))]
@@ -60,20 +63,35 @@ def proposals(
         if rank == "probability-first":
             score, best = (one[:pre_nms] for one in logit.sigmoid().sort(descending=True, stable=True))
         else:
-            score, best = logit.topk(min(pre_nms, len(logit)))
+            score, best = logit.topk(len(logit) if pre_nms is None else min(pre_nms, len(logit)))
         moved = box_ops.decode(
             delta[best], anchor[best], weights, clip, both_ways=clip_both, inclusive=inclusive, wider=wider
         )
         boxes.append(moved[:, 0])
         scores.append(score)
         level.append(torch.full_like(best, index))
-    found = Scored(box_ops.clip(torch.cat(boxes), window), torch.cat(scores), torch.cat(level))
+    found = Scored(torch.cat(boxes), torch.cat(scores), torch.cat(level))
     if rank == "probability":
-        found = Scored(found.boxes, found.scores.sigmoid(), found.labels)
-    if min_size is not None:
+        found = replace(found, scores=found.scores.sigmoid())
+    if score_threshold is not None:
+        found = found[(found.scores.sigmoid() if rank == "logit" else found.scores) > score_threshold]
+    if not clip_after:
+        found = replace(found, boxes=box_ops.clip(found.boxes, window))
+    if min_size is not None and not clip_after:
         found = _at_least(found, min_size, inclusive_areas)
-    kept = suppress(found, nms_threshold, at_threshold=nms_at_threshold, apart=nms_apart, inclusive=inclusive_areas)
-    return found[kept[:post_nms]]
+    kept = suppress(
+        found,
+        nms_threshold,
+        at_threshold=nms_at_threshold,
+        apart=nms_apart,
+        inclusive=inclusive_areas,
+        most=post_nms if nms_apart and scope == "image" else None,
+    )
+    found = found[kept[:post_nms]]
+    if not clip_after:
+        return found
+    found = replace(found, boxes=box_ops.clip(found.boxes, window))
+    return found if min_size is None else _at_least(found, min_size, inclusive_areas)
 
 
 def detections(
@@ -91,6 +109,8 @@ def detections(
     nms_at_threshold: bool,
     nms_apart: bool,
     max_detections: int,
+    max_per_class: int | None,
+    clip_after: bool,
     weights: Weights,
     clip: float | None,
     clip_both: bool,
@@ -102,12 +122,14 @@ def detections(
 
     `logits` [N, K + 1] with the background last, `deltas` [N, R·4] for R rows, `regions` [N, 4]. With `agnostic` deltas
     the first row is that of all classes. `class_choice`: a region may answer for "every" class above the threshold, or
-    only for the "best" of all, and for none where that is the background (Matterport).
+    only for the "best" of all, and for none where that is the background (Matterport). With `clip_after`, where `place`
+    moves nothing, boxes are cut, and those of no area dropped, after suppression.
     """
     probabilities = logits.softmax(1)
     scores = probabilities[:, :-1]
     moved = box_ops.decode(deltas, regions, weights, clip, both_ways=clip_both, inclusive=inclusive, wider=wider)
-    moved = place(box_ops.clip(moved, window).reshape(-1, 4)).reshape(moved.shape)
+    moved = moved if clip_after else box_ops.clip(moved, window)
+    moved = place(moved.reshape(-1, 4)).reshape(moved.shape)
     if class_choice == "best":
         best = one_hot(probabilities.argmax(1), probabilities.shape[1])[:, :-1].bool()
         which, label = torch.nonzero(best & (scores >= score_threshold), as_tuple=True)
@@ -118,24 +140,41 @@ def detections(
     if min_size > 0:
         found = _at_least(found, min_size, inclusive_areas)
     kept = suppress(found, nms_threshold, at_threshold=nms_at_threshold, apart=nms_apart, inclusive=inclusive_areas)
-    return found[kept[:max_detections]]
+    if max_per_class is not None:
+        of_class = one_hot(found.labels[kept])
+        kept = kept[(of_class.cumsum(0) * of_class).amax(1) <= max_per_class] if len(kept) else kept
+    found = found[kept]
+    if clip_after:
+        found = _at_least(replace(found, boxes=box_ops.clip(found.boxes, window)), 0, inclusive_areas)
+    return found[torch.arange(min(max_detections, len(found.scores)), device=kept.device)]
 
 
-def suppress(found: Scored, threshold: float, *, at_threshold: bool, apart: bool, inclusive: bool) -> Tensor:
+def suppress(
+    found: Scored, threshold: float, *, at_threshold: bool, apart: bool, inclusive: bool, most: int | None = None
+) -> Tensor:
     """Greedy non-maximum suppression within each label: indices of what stays, int64, best first.
 
     A box goes when a better one of its label overlaps it by more than `threshold`, or, with `at_threshold`, by as much.
     `apart`: the labels are suppressed one after the other. Otherwise all go together, shifted so far apart that labels
-    do not meet, which rounds boxes of high labels to 1/100 of a pixel (torchvision, Detectron2, mmcv).
+    do not meet, which rounds boxes of high labels to 1/100 of a pixel (torchvision, Detectron2, mmcv). `most`: no more
+    are wanted of what is in order of score, so that often its first part will do.
     """
+    if most is not None:
+        first = 8 * most
+        while first < len(found.scores):
+            ahead = found[torch.arange(first, device=found.scores.device)]
+            kept = suppress(ahead, threshold, at_threshold=at_threshold, apart=apart, inclusive=inclusive)
+            if len(kept) >= most:
+                return kept
+            first *= 4
     boxes = found.boxes
     if inclusive:  # moved by one, the far sides give the same areas and intersections
         boxes = boxes + boxes.new_tensor((0, 0, 1, 1))
     if at_threshold:
         threshold = float(np.nextafter(np.float32(threshold), np.float32(-1)))
     if not apart:
-        kept: Tensor = batched_nms(boxes, found.scores, found.labels, threshold)
-        return kept
+        together: Tensor = batched_nms(boxes, found.scores, found.labels, threshold)
+        return together
     stays = torch.zeros_like(found.scores, dtype=torch.bool)
     for label in torch.unique(found.labels):
         of_label = torch.nonzero(found.labels == label).squeeze(1)
