@@ -118,7 +118,7 @@ def integers(value: int | memoryview) -> list[int]:
 
 
 def floats(value: int | memoryview, wire: int, itemsize: int) -> memoryview:
-    """One element of a repeated `float` (4) or `double` (8) field as little-endian bytes: itself, or its packed form."""
+    """One element of a repeated `float` (4) or `double` (8) field as little-endian bytes: itself, or packed ones."""
     if isinstance(value, memoryview):
         return value
     if wire != (FIXED32 if itemsize == 4 else FIXED64):
