@@ -130,6 +130,14 @@ def background_last(rows: int, per_class: int = 1) -> Reorder:
     return Reorder(0, tuple(int(i) for i in order.ravel()))
 
 
+def xy_first(rows: int) -> Reorder:
+    """Row order for box deltas that stand as dy, dx, dh, dw: each row changes places with its neighbour.
+
+    xy_first(12)    # rows 1, 0, 3, 2, 5, 4 …
+    """
+    return Reorder(0, tuple(row ^ 1 for row in range(rows)))
+
+
 def check(links: Sequence[Link], ours: Mapping[str, Shape], theirs: Mapping[str, Shape]) -> list[Finding]:
     """Do `links` join the model's tensors `ours` and the file's tensors `theirs` one to one, with equal shapes?
 

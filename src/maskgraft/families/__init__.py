@@ -12,6 +12,7 @@ from maskgraft.families import (
     detectron_caffe2,
     efficientnet_lite,
     maskrcnn_benchmark,
+    matterport,
     mmdet,
     torchvision,
 )
@@ -26,6 +27,7 @@ FAMILIES: tuple[Family, ...] = (
     maskrcnn_benchmark.FAMILY,
     detectron_caffe2.FAMILY,
     mmdet.FAMILY,
+    matterport.FAMILY,
     efficientnet_lite.FAMILY,
 )
 
