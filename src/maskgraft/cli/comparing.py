@@ -1,0 +1,55 @@
+"""`maskgraft compare`: two checkpoints, or a checkpoint and a stage dump, stage by stage."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maskgraft.cli import options
+from maskgraft.cli.show import console, print_json, table
+
+
+def compare(
+    one: Annotated[Path, typer.Argument(help="A checkpoint of any family.")],
+    other: Annotated[Path, typer.Argument(help="Another, or an .npz of stages from another program.")],
+    image: Annotated[Path, typer.Option(help="The photograph to compare on.")],
+    config: options.Config = None,
+    settings: options.Set = None,
+    as_json: options.Json = False,
+) -> None:
+    """Say in which stage two models first differ, and which conventions could be the cause. Exit 1 when they differ."""
+    from maskgraft.comparison import compare as compare_models
+    from maskgraft.comparison import read_dump
+    from maskgraft.graft import load
+
+    numerics = options.numerics(settings)
+    model = load(one, config=config, numerics=numerics)
+    second = read_dump(other) if other.suffix == ".npz" and _is_dump(other) else load(other, numerics=numerics)
+    found = compare_models(model, second, image)
+    if as_json:
+        print_json(found.as_json())
+    else:
+        rows = [
+            (stage.name, stage.note or f"{stage.largest:.3g}", "" if stage.note else f"{stage.relative:.2g}", mark)
+            for stage in found.stages
+            for mark in ["agrees" if stage.agrees else "DIFFERS" if stage.name == found.first else "differs"]
+        ]
+        out = console()
+        out.print(table("", ("stage", "largest difference", "relative", ""), rows, right=(1, 2)))
+        if found.first:
+            out.print(f"first stage that differs: {found.first}", style="bold")
+            for name, (mine, yours) in found.suspects.items():
+                out.print(f"  {name}: {mine} in {one.name}, {yours} in {other.name}")
+            if not found.suspects:
+                out.print("  no convention differs up to there: the weights do")
+        else:
+            out.print("every stage agrees", style="bold")
+    if found.first:
+        raise typer.Exit(1)
+
+
+def _is_dump(path: Path) -> bool:
+    from maskgraft.files import open_checkpoint
+
+    tensors = open_checkpoint(path)
+    return any(name in tensors for name in ("input", "p2", "c4", "c5"))
