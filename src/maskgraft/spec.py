@@ -306,6 +306,8 @@ def checked_fields(kind: type, values: Mapping[str, Any], *, where: str) -> dict
             findings.append(_field_finding(where, f"has no field {name!r}", [name], fix=hint))
             continue
         converted = _frozen(value)
+        if isinstance(converted, float) and converted.is_integer() and _accepts(hints[name], int(converted)):
+            converted = int(converted)
         if _accepts(hints[name], converted):
             result[name] = float(converted) if hints[name] is float else converted
         else:

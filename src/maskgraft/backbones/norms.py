@@ -111,7 +111,8 @@ class ConvNorm(nn.Module):
         super().__init__()
         sides = (kernel, kernel) if isinstance(kernel, int) else kernel
         # at stride 1 all paddings are symmetric, and the convolution lays the zeros itself
-        self.padding: Padding | None = padding if padding != "symmetric" and stride > 1 and sides != (1, 1) else None
+        reads_all = sides == (1, 1) and padding != "same-before"
+        self.padding: Padding | None = padding if padding != "symmetric" and stride > 1 and not reads_all else None
         around = (0, 0) if self.padding else (dilation * (sides[0] - 1) // 2, dilation * (sides[1] - 1) // 2)
         self.conv = nn.Conv2d(channels_in, channels_out, sides, stride, around, dilation, groups, bias)
         self.norm = norm(norm_kind, channels_out, eps, scale=scale)

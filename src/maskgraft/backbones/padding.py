@@ -22,17 +22,19 @@ def surround(x: Tensor, kernel: int, stride: int, *, padding: Padding, dilation:
     """`x` [B, C, H, W] with the rows and columns of `value` that a filter of `kernel` × `kernel` needs around it.
 
     "symmetric": as many on all sides (PyTorch). "same": as TensorFlow's SAME, with the odd one at bottom and right.
-    "same-before": with the odd one at top and left (Tensorpack, which turns images and filters around). "valid": none.
+    "same-before": on even sizes the same, with the odd one at top and left; on odd ones no more than that, and a map of
+    ⌊size / stride⌋ remains (Tensorpack). "valid": none.
     """
     if padding == "valid":
         return x
     if padding == "symmetric":
         each = dilation * (kernel - 1) // 2
         rows = columns = (each, each)
-    else:
+    elif padding == "same":
         rows, columns = (same_padding(x.shape[axis], kernel, stride, dilation) for axis in (-2, -1))
-        if padding == "same-before":
-            rows, columns = rows[::-1], columns[::-1]
+    else:
+        total = dilation * (kernel - 1) + 1 - stride  # of a 1 × 1 filter -1: the last row and column are not read
+        rows = columns = (total - total // 2, total // 2)
     return F.pad(x, (*columns, *rows), value=value) if any((*rows, *columns)) else x
 
 

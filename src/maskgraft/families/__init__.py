@@ -14,6 +14,8 @@ from maskgraft.families import (
     maskrcnn_benchmark,
     matterport,
     mmdet,
+    tensorpack,
+    tf1_object_detection,
     torchvision,
 )
 from maskgraft.families.family import Config, Family
@@ -28,6 +30,8 @@ FAMILIES: tuple[Family, ...] = (
     detectron_caffe2.FAMILY,
     mmdet.FAMILY,
     matterport.FAMILY,
+    tensorpack.FAMILY,
+    tf1_object_detection.FAMILY,
     efficientnet_lite.FAMILY,
 )
 
@@ -109,7 +113,7 @@ def identify(tensors: Tensors, *, config: str | Path | None = None, family_name:
     path = Path(config) if config is not None else configs.find(tensors.path, found.configs)
     if path is not None and not path.is_file():
         raise CheckpointError(Finding("config.path", "error", f"there is no config file {path}", fix="check --config"))
-    settings: Config | None = configs.read_config(path) if path is not None and found.configs else None
+    settings: Config | None = found.read_config(path) if path is not None and found.configs else None
     reading = found.read(plain, settings)
     findings = list(reading.findings)
     if prefix:

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from maskgraft.errors import CheckpointError, Finding
+from maskgraft.families.configs import read_config as read_any_config
 from maskgraft.files import Tensors
 from maskgraft.links import Link, Shape, Step
 from maskgraft.spec import Learned, NormKind, Spec
@@ -29,8 +31,8 @@ class Family:
     and its config, and raises `CheckpointError` for an architecture that cannot be built. `links` yields one link a
     tensor for a spec and an era. `ignored` gives the reason why a tensor of the file is no part of the model, or "".
     `eras` names the ways in which the family has named its tensors, the newest first. `configs` are the file names
-    under which its configuration is found beside a checkpoint. `whole`: the file holds a detector and not only a
-    backbone.
+    under which its configuration is found beside a checkpoint, and `read_config` reads it. `whole`: the file holds a
+    detector and not only a backbone. `older_landmarks` are those of an era in which every name was another.
     """
 
     name: str
@@ -41,11 +43,14 @@ class Family:
     ignored: Callable[[str], str]
     eras: tuple[str, ...] = ("",)
     configs: tuple[str, ...] = ()
+    read_config: Callable[[Path], Config] = read_any_config
     whole: bool = True
+    older_landmarks: tuple[str, ...] = ()
 
     def likeness(self, names: Mapping[str, Any]) -> float:
         """Share of the landmarks that a file has, 0..1."""
-        return sum(name in names for name in self.landmarks) / len(self.landmarks)
+        eras = [era for era in (self.landmarks, self.older_landmarks) if era]
+        return max(sum(name in names for name in era) / len(era) for era in eras)
 
 
 NORM_VECTORS = {"weight": "weight", "bias": "bias", "running_mean": "running_mean", "running_var": "running_var"}

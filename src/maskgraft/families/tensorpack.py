@@ -1,0 +1,215 @@
+"""Tensorpack's `examples/FasterRCNN`: `.npz` of its model zoo, and its TensorFlow checkpoints; pyramid and C4.
+
+Conventions: tensorpack `examples/FasterRCNN/` (config.py, common.py, eval.py, modeling/). No checkpoint holds its
+config; the defaults of `config.py` are taken.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from maskgraft.families.class_names import COCO_80, numbered
+from maskgraft.families.family import Config, Family, Reading, count, learned, shape, unsupported
+from maskgraft.files import Tensors
+from maskgraft.links import Link, Step, Transpose, background_last
+from maskgraft.spec import NUMERICS_FIELDS, Arch, Learned, Numerics, Spec
+
+ERAS = (":0", "")  # what follows a name: zoo files since 2020 keep TensorFlow's output number, older ones do not
+
+NUMERICS = Numerics(
+    channel_order="bgr",
+    pixel_scale=1.0,
+    pixel_mean=(103.53, 116.28, 123.675),
+    pixel_std=(57.375, 57.12, 58.395),
+    resize="opencv",
+    normalise_first=False,
+    size_rounding="round",
+    max_size=1344,  # 1333, made a multiple of 32 where there is a pyramid
+    box_scale="mean",
+    norm_eps=1e-5,
+    stride_in="3x3",
+    conv_padding="same-before",
+    pool_padding="same-before",
+    anchor_order="size",
+    anchor_rounding=False,
+    anchor_stride="nominal",
+    rpn_rank="logit",
+    rpn_pre_nms=0,  # PER_LEVEL_NMS_TOPK is both
+    rpn_min_size=None,
+    delta_clip=math.log(1344 / 16),
+    level_epsilon="inside",
+    roi_aligned=True,  # crop_and_resize of twice the size, moved by half a pixel, then averaged: the same samples
+    roi_sampling=2,
+    box_min_size=0.0,
+    mask_paste="grid-sample",
+    rpn_pre_nms_train=0,
+    rpn_normaliser="samples",
+    rpn_beta=1 / 9,
+    box_beta=0.0,
+    mask_targets="soft-bitmap",
+)
+
+_C4: dict[str, Any] = {
+    "max_size": 1333,
+    "pad_multiple": 1,
+    "anchor_sizes": ((32.0, 64.0, 128.0, 256.0, 512.0),),
+    "rpn_pre_nms": 6000,
+    "rpn_pre_nms_train": 12000,
+    "delta_clip": math.log(1333 / 16),
+    "box_pool_size": 14,
+}
+
+# Settings of config.py that no file says.
+_CONFIGURED = (
+    "min_size",
+    "max_size",
+    "stride_in",
+    "conv_padding",
+    "pool_padding",
+    "anchor_sizes",
+    "anchor_ratios",
+    "rpn_pre_nms",
+    "rpn_post_nms",
+    "rpn_nms_threshold",
+    "box_delta_weights",
+    "score_threshold",
+    "nms_threshold",
+    "max_detections",
+    "mask_paste",
+)
+
+_KERNEL = Transpose((3, 2, 0, 1))  # height, width, in, out; of a transposed convolution height, width, out, in
+_DENSE = Transpose((1, 0))
+
+
+def read(tensors: Tensors, config: Config | None) -> Reading:
+    """The `Spec` of a Tensorpack file. There is no config file, so `config` is not looked at."""
+    names = tensors.arrays
+    era = ":0" if "conv0/W:0" in names else ""
+    if f"cascade_rcnn_stage1/box/W{era}" in names or f"cascade_rcnn_stage1/outputs/box/W{era}" in names:
+        raise unsupported(tensors, "Tensorpack", "cascade heads")
+    if f"maskrcnn/conv/W{era}" not in names:
+        raise unsupported(tensors, "Tensorpack", "no mask head (Faster R-CNN)")
+    if f"conv0/bn/mean/EMA{era}" not in names or any("/gn" in name for name in names):
+        raise unsupported(tensors, "Tensorpack", "group normalisation, which it lays behind the ReLU")
+    arch = _arch(tensors, era)
+    spec = Spec(
+        family="tensorpack",
+        arch=arch,
+        numerics=replace(NUMERICS, **_C4) if arch.neck == "c4" else NUMERICS,
+        classes=COCO_80 if arch.classes == 80 else numbered(arch.classes),
+        learned={
+            **learned("tensor names and shapes", "implied", [f"arch.{name}" for name in Arch.__dataclass_fields__]),
+            **learned("Tensorpack's maths", "implied", [f"numerics.{name}" for name in NUMERICS_FIELDS]),
+            **learned("Tensorpack's config.py; yours may differ", "assumed", [f"numerics.{n}" for n in _CONFIGURED]),
+            "classes": Learned("assumed", "80 classes: COCO's" if arch.classes == 80 else "no file says their names"),
+        },
+    )
+    return Reading(spec, era)
+
+
+def _arch(tensors: Tensors, era: str) -> Arch:
+    names: Mapping[str, Any] = tensors.arrays
+    fpn = f"fpn/lateral_1x1_c2/W{era}" in names
+    outputs = _outputs(fpn)
+    box_convs = count(names, f"fastrcnn/conv{{}}/W{era}")
+    classes = shape(tensors, f"{outputs}/class/W{era}")[1] - 1
+    width = shape(tensors, f"{outputs}/class/W{era}")[0]
+    box_rows = shape(tensors, f"{outputs}/box/W{era}")[1] // 4
+    return Arch(
+        classes=classes,
+        blocks=tuple(count(names, f"group{group}/block{{}}/conv1/W{era}") for group in range(4)),
+        stem_width=shape(tensors, f"conv0/W{era}")[3],
+        width_per_group=shape(tensors, f"group0/block0/conv1/W{era}")[3],
+        norm="frozen",
+        neck="fpn" if fpn else "c4",
+        neck_channels=shape(tensors, f"fpn/lateral_1x1_c2/W{era}")[3] if fpn else 256,
+        rpn_channels=shape(tensors, f"rpn/conv0/W{era}")[3],
+        anchors_per_cell=shape(tensors, f"rpn/class/W{era}")[3],
+        box_head="fc" if fpn else "res5",
+        box_convs=box_convs,
+        box_conv_channels=shape(tensors, f"fastrcnn/conv0/W{era}")[3] if box_convs else 256,
+        box_fcs=1 if box_convs else 2,
+        box_fc_width=width if fpn else 1024,
+        box_rows="agnostic" if box_rows == 1 and classes > 1 else "with-background",
+        mask_convs=count(names, f"maskrcnn/fcn{{}}/W{era}"),
+        mask_channels=shape(tensors, f"maskrcnn/deconv/W{era}")[2],
+    )
+
+
+def _outputs(fpn: bool) -> str:
+    return "fastrcnn/outputs" if fpn else "fastrcnn"
+
+
+def links(spec: Spec, era: str) -> Iterator[Link]:
+    """One link a tensor, in names that end in `era`."""
+    arch = spec.arch
+
+    def layer(
+        ours: str, theirs: str, *, weight: tuple[Step, ...] = (_KERNEL,), rows: tuple[Step, ...] = (), bias: bool = True
+    ) -> Iterator[Link]:
+        yield Link(f"{ours}.weight", f"{theirs}/W{era}", (*weight, *rows))
+        if bias:
+            yield Link(f"{ours}.bias", f"{theirs}/b{era}", rows)
+
+    def conv_norm(ours: str, theirs: str) -> Iterator[Link]:
+        yield from layer(f"{ours}.conv", theirs, bias=False)
+        for mine, name in (
+            ("weight", "gamma"),
+            ("bias", "beta"),
+            ("running_mean", "mean/EMA"),
+            ("running_var", "variance/EMA"),
+        ):
+            yield Link(f"{ours}.norm.{mine}", f"{theirs}/bn/{name}{era}")
+
+    yield from conv_norm("backbone.stem", "conv0")
+    for stage, blocks in enumerate(arch.blocks, 2):
+        place = "box_head" if stage == 5 and arch.neck == "c4" else "backbone"
+        for index in range(blocks):
+            ours, theirs = f"{place}.res{stage}.{index}", f"group{stage - 2}/block{index}"
+            for number in (1, 2, 3):
+                yield from conv_norm(f"{ours}.conv{number}", f"{theirs}/conv{number}")
+            if index == 0:
+                yield from conv_norm(f"{ours}.shortcut", f"{theirs}/convshortcut")
+    if arch.neck == "fpn":
+        for level in (2, 3, 4, 5):
+            yield from layer(f"fpn.lateral{level}.conv", f"fpn/lateral_1x1_c{level}")
+            yield from layer(f"fpn.output{level}.conv", f"fpn/posthoc_3x3_p{level}")
+    for ours, theirs in (("convs.0", "conv0"), ("objectness", "class"), ("deltas", "box")):
+        yield from layer(f"rpn.{ours}", f"rpn/{theirs}")
+    for index in range(arch.box_convs):
+        yield from layer(f"box_head.convs.{index}.conv", f"fastrcnn/conv{index}")
+    if arch.box_head == "fc":
+        for index, theirs in enumerate(("fc",) if arch.box_convs else ("fc6", "fc7")):
+            yield from layer(f"box_head.fcs.{index}", f"fastrcnn/{theirs}", weight=(_DENSE,))
+    outputs, rows = _outputs(arch.neck == "fpn"), arch.classes + 1
+    quads = () if arch.box_rows == "agnostic" else (background_last(4 * rows, 4),)
+    yield from layer("box_predictor.cls", f"{outputs}/class", weight=(_DENSE,), rows=(background_last(rows),))
+    yield from layer("box_predictor.deltas", f"{outputs}/box", weight=(_DENSE,), rows=quads)
+    for index in range(arch.mask_convs):
+        yield from layer(f"mask_head.convs.{index}.conv", f"maskrcnn/fcn{index}")
+    yield from layer("mask_head.upsample", "maskrcnn/deconv")
+    yield from layer("mask_predictor.logits", "maskrcnn/conv")
+
+
+def ignored(name: str) -> str:
+    """Why a tensor of the file is no part of the model, or ""."""
+    return "of the training, not of the model" if name.split(":")[0] in ("global_step", "learning_rate") else ""
+
+
+def _landmarks(era: str) -> tuple[str, ...]:
+    layers = ("conv0", "group0/block0/convshortcut", "rpn/conv0", "rpn/class", "maskrcnn/deconv", "maskrcnn/conv")
+    return tuple(f"{layer}/W{era}" for layer in layers)
+
+
+FAMILY = Family(
+    name="tensorpack",
+    title="Tensorpack",
+    landmarks=_landmarks(":0"),
+    older_landmarks=_landmarks(""),
+    read=read,
+    links=links,
+    ignored=ignored,
+    eras=ERAS,
+)
