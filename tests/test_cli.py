@@ -1,27 +1,47 @@
 """The command line as people type it: what it prints, what it writes, and how it exits."""
 
 import json
-import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import pytest
+import torch
 
+from maskgraft.cli import main
 from tests.test_graft import foreign_file
 from tests.tiny import draw_dataset, tiny_model
 
 SMALL = ["--set", "min_size=96", "--set", "max_size=128", "--set", "rpn_post_nms=50", "--set", "rpn_post_nms_train=50"]
 
 
-def maskgraft(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "maskgraft", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONWARNINGS": "error"},
-    )
+@dataclass
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Run(Protocol):
+    def __call__(self, *arguments: object) -> Done: ...
+
+
+@pytest.fixture
+def maskgraft(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command in this process: starting Python and torch anew would take most of the time."""
+
+    def run(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["maskgraft", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
+        return Done(code, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_inspect_and_diagnose_tell_what_it_is(folder: Path) -> None:
+def test_inspect_and_diagnose_tell_what_it_is(maskgraft: Run, folder: Path) -> None:
     done = maskgraft("inspect", folder / "model.pth", "--tree")
     assert done.returncode == 0, done.stderr
     assert "torchvision: ResNet of blocks 1/1/1/1, FPN 32, 2 classes" in done.stdout
@@ -43,7 +63,7 @@ def test_inspect_and_diagnose_tell_what_it_is(folder: Path) -> None:
     assert report["spec"]["arch"]["neck_channels"] == 32
 
 
-def test_predict_writes_pictures_and_json(folder: Path, tmp_path: Path) -> None:
+def test_predict_writes_pictures_and_json(maskgraft: Run, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = maskgraft("predict", folder / "model.pth", folder / "data" / "images", "--out", out, *SMALL)
     assert done.returncode == 0, done.stderr
@@ -52,7 +72,7 @@ def test_predict_writes_pictures_and_json(folder: Path, tmp_path: Path) -> None:
     assert {"class", "score", "box", "mask_area"} == set(entries[0]["detections"][0])
 
 
-def test_train_evaluate_and_resume(folder: Path, tmp_path: Path) -> None:
+def test_train_evaluate_and_resume(maskgraft: Run, folder: Path, tmp_path: Path) -> None:
     data = ["--annotations", folder / "data" / "instances.json", "--images", folder / "data" / "images"]
     run = tmp_path / "run"
     common = ["train", folder / "model.pth", *data, "--out", run, *SMALL, "--workers", "0", "--policy", "predictors"]
@@ -89,16 +109,22 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_clear_error(folder: Path, tmp_path: Path, case: str) -> None:
-    import torch
-
+def test_bad_input_is_one_clear_error(maskgraft: Run, folder: Path, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save({"encoder.weight": torch.zeros(3, 3)}, folder / "other.pth")
+    monkeypatch.chdir(folder)
     arguments, text = BAD[case]
     before = sorted(folder.rglob("*"))
-    done = subprocess.run(
-        [sys.executable, "-m", "maskgraft", *arguments], capture_output=True, text=True, check=False, cwd=folder
-    )
+    done = maskgraft(*arguments)
     assert done.returncode == 2, done.stdout
     assert text in done.stderr + done.stdout
-    assert "Traceback" not in done.stderr
     assert sorted(folder.rglob("*")) == before, "nothing is written"
+
+
+def test_the_installed_command_answers_and_never_with_a_traceback(folder: Path) -> None:
+    command = [sys.executable, "-m", "maskgraft", "inspect"]
+    done = subprocess.run([*command, folder / "model.pth"], capture_output=True, text=True, check=False)
+    assert (done.returncode, "torchvision" in done.stdout) == (0, True), done.stderr
+    done = subprocess.run([*command, folder / "nothing.pth"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "nothing.pth" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr

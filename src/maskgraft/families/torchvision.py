@@ -198,7 +198,7 @@ FAMILY = Family(
     title="torchvision",
     landmarks=(
         "backbone.body.conv1.weight",
-        "backbone.fpn.layer_blocks.3.bias",
+        "backbone.body.layer1.0.conv1.weight",
         "rpn.head.cls_logits.weight",
         "roi_heads.box_predictor.cls_score.weight",
         "roi_heads.mask_predictor.conv5_mask.weight",
