@@ -115,7 +115,8 @@ class Numerics:
     c4_stride: Literal[8, 16] = 16  # of C4 in C4 models; where it is 8, the convolutions of C4 are dilated instead
     # zeros around a strided convolution: alike on all sides, or TensorFlow's SAME with the odd row after, or before
     conv_padding: Literal["symmetric", "same", "same-before"] = "symmetric"
-    pool_padding: Literal["symmetric", "same", "same-before"] = "symmetric"  # the same of the stem's max-pool
+    # the same of the stem's max-pool; "cover": alike, and a last window over what is left
+    pool_padding: Literal["symmetric", "same", "same-before", "cover"] = "symmetric"
     # anchors
     anchor_sizes: tuple[tuple[float, ...], ...] = (
         (32,),

@@ -5,7 +5,7 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-Padding = Literal["symmetric", "same", "same-before", "valid"]
+Padding = Literal["symmetric", "same", "same-before", "cover", "valid"]
 
 
 def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:
@@ -27,7 +27,7 @@ def surround(x: Tensor, kernel: int, stride: int, *, padding: Padding, dilation:
     """
     if padding == "valid":
         return x
-    if padding == "symmetric":
+    if padding in ("symmetric", "cover"):
         each = dilation * (kernel - 1) // 2
         rows = columns = (each, each)
     elif padding == "same":
@@ -39,7 +39,10 @@ def surround(x: Tensor, kernel: int, stride: int, *, padding: Padding, dilation:
 
 
 def max_pool(x: Tensor, kernel: int, stride: int, *, padding: Padding) -> Tensor:
-    """The highest value under each `kernel` × `kernel` window; what lies around the map is never it."""
-    if padding == "symmetric":
-        return F.max_pool2d(x, kernel, stride, kernel // 2)
+    """The highest value under each `kernel` × `kernel` window; what lies around the map is never it.
+
+    "cover": as "symmetric", and where the strides leave rows at the end, one more window reads them (Chainer).
+    """
+    if padding in ("symmetric", "cover"):
+        return F.max_pool2d(x, kernel, stride, kernel // 2, ceil_mode=padding == "cover")
     return F.max_pool2d(surround(x, kernel, stride, padding=padding, value=float("-inf")), kernel, stride)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from maskgraft.errors import CheckpointError, Finding
 from maskgraft.families import (
+    chainer,
     configs,
     detectron2,
     detectron_caffe2,
@@ -31,6 +32,7 @@ FAMILIES: tuple[Family, ...] = (
     mmdet.FAMILY,
     matterport.FAMILY,
     tensorpack.FAMILY,
+    chainer.FAMILY,
     tf1_object_detection.FAMILY,
     efficientnet_lite.FAMILY,
 )
