@@ -1,7 +1,7 @@
 """chainer-mask-rcnn: `.npz` of its ResNet-50 and -101 on C4.
 
-Conventions: wkentaro/chainer-mask-rcnn 0.5.24 `chainer_mask_rcnn/models/`, chainercv 0.13 `links/model/faster_rcnn/`. Its
-training script leaves a `params.yaml` beside the weights.
+Conventions: wkentaro/chainer-mask-rcnn 0.5.24 `chainer_mask_rcnn/models/`, chainercv 0.13 `links/model/faster_rcnn/`.
+Its training script leaves a `params.yaml` beside the weights.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -74,7 +74,7 @@ _FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("box_pool_size", "roi_size", int),
     ("res5_stride", "roi_size", lambda size: int(size) // 7),
 )
-_ASSUMED = tuple(dict.fromkeys(field for field, _, _ in _FROM_CONFIG)) + ("rpn_pre_nms", "rpn_post_nms", "roi_sampling")
+_ASSUMED = (*(field for field, _, _ in _FROM_CONFIG), "rpn_pre_nms", "rpn_post_nms", "roi_sampling")
 
 
 def read(tensors: Tensors, config: Config | None) -> Reading:
