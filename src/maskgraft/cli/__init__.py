@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from maskgraft.cli import checkpoints, comparing, data, inspecting, models
+from maskgraft.cli import checkpoints, comparing, data, demo, inspecting, models
 from maskgraft.cli.show import print_findings
 from maskgraft.errors import MaskgraftError
 
@@ -23,6 +23,7 @@ app.command()(comparing.compare)
 app.command()(models.predict)
 app.command()(models.evaluate)
 app.command()(models.train)
+app.command()(demo.demo)
 
 app.add_typer(data.app, name="data")
 
