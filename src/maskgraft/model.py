@@ -140,13 +140,18 @@ class MaskRCNN(nn.Module):
             wider=numerics.decoded_wider,
         )
 
-    def pool(self, maps: dict[str, Tensor], boxes: Sequence[Tensor], size: int, padded: Size) -> Tensor:
-        """Features of regions [N_i, 4] per image: [ΣN_i, C, size, size]; `padded` is the size of the batch's pixels."""
+    def pool(
+        self, maps: dict[str, Tensor], boxes: Sequence[Tensor], size: int, padded: Size, *, strict: bool = False
+    ) -> Tensor:
+        """Features of regions [N_i, 4] per image: [ΣN_i, C, size, size]; `padded` is the size of the batch's pixels.
+
+        `strict`: the last bits of the boxes count (`ops.pooling.crop_and_resize`).
+        """
         numerics = self.spec.numerics
         names = [name for name in self.proposal_maps(maps) if not (self.fpn and int(name[1]) > 5)]
         chosen, strides = [maps[name] for name in names], [self.stride(name) for name in names]
         if numerics.roi_method == "crop":
-            pooled = self._pool_crops(chosen, boxes, size, padded)
+            pooled = self._pool_crops(chosen, boxes, size, padded, strict=strict)
         else:
             pooled = pool(
                 chosen,
@@ -163,7 +168,9 @@ class MaskRCNN(nn.Module):
             )
         return F.max_pool2d(pooled, *numerics.roi_max_pool) if numerics.roi_max_pool != (1, 1) else pooled
 
-    def _pool_crops(self, maps: Sequence[Tensor], boxes: Sequence[Tensor], size: int, padded: Size) -> Tensor:
+    def _pool_crops(
+        self, maps: Sequence[Tensor], boxes: Sequence[Tensor], size: int, padded: Size, *, strict: bool
+    ) -> Tensor:
         numerics = self.spec.numerics
         height, width = padded
         less = numerics.corner_boxes
@@ -178,14 +185,17 @@ class MaskRCNN(nn.Module):
             rounding=numerics.level_rounding,
             inclusive=False,
         )
-        return pool_crops(maps, [one.float() for one in fractions], level - 2, size=size)
+        return pool_crops(maps, [one.float() for one in fractions], level - 2, size=size, strict=strict)
 
-    def mask_logits(self, maps: dict[str, Tensor], boxes: Sequence[Tensor], padded: Size) -> Tensor:
+    def mask_logits(
+        self, maps: dict[str, Tensor], boxes: Sequence[Tensor], padded: Size, *, strict: bool = False
+    ) -> Tensor:
         """Mask logits of regions, [ΣN_i, R, m, m]."""
         if isinstance(self.box_head, Res5BoxHead):
-            inner = self.box_head.maps(self.pool(maps, boxes, self.spec.numerics.box_pool_size, padded))
+            pooled = self.pool(maps, boxes, self.spec.numerics.box_pool_size, padded, strict=strict)
+            inner = self.box_head.maps(pooled)
         else:
-            inner = self.pool(maps, boxes, self.spec.numerics.mask_pool_size, padded)
+            inner = self.pool(maps, boxes, self.spec.numerics.mask_pool_size, padded, strict=strict)
         logits: Tensor = self.mask_predictor(self.mask_head(inner))
         return logits
 
@@ -295,11 +305,11 @@ class MaskRCNN(nn.Module):
             stages |= {"anchors": torch.cat(anchors), "proposals": found.boxes, "proposals.scores": found.scores}
             if rois is not None:
                 regions = [rois.to(self.device)]
-                pooled = self.pool(maps, regions, self.spec.numerics.box_pool_size, _size(pixels))
+                pooled = self.pool(maps, regions, self.spec.numerics.box_pool_size, _size(pixels), strict=True)
                 vectors = self.box_head(pooled)
                 stages |= {"roi.pooled": pooled, "roi.features": vectors}
                 stages["roi.class_logits"], stages["roi.box_deltas"] = self.box_predictor(vectors)
-                stages["roi.mask_logits"] = self.mask_logits(maps, regions, _size(pixels))
+                stages["roi.mask_logits"] = self.mask_logits(maps, regions, _size(pixels), strict=True)
             return stages
         finally:
             self.train(training)

@@ -55,6 +55,16 @@ def test_a_row_one_bit_beyond_the_map_is_nothing() -> None:
         if crop_and_resize(ones, torch.tensor([[0, low, 1, 1]]), image, 7)[0, 0, -1].sum() == 0
     ]
     assert 0 < len(flipped) < 100  # rounding decides
+    for low in flipped:
+        box = torch.tensor([[0, low, 1, 1]])
+        assert (crop_and_resize(ones, box, image, 7, strict=False) == 1).all()
+
+
+def test_what_lies_beyond_the_map_is_nothing_however_boxes_are_read() -> None:
+    ones, image = torch.ones(1, 1, 24, 24), torch.zeros(1, dtype=torch.int64)
+    box = torch.tensor([[0, 0.5, 1, 1.0001]])
+    for strict in (True, False):
+        assert (crop_and_resize(ones, box, image, 7, strict=strict)[0, 0, -1] == 0).all()
 
 
 def test_gradients_reach_the_map() -> None:

@@ -17,6 +17,7 @@ from maskgraft.families import (
     mmdet,
     tensorpack,
     tf1_object_detection,
+    tf2_object_detection,
     torchvision,
 )
 from maskgraft.families.family import Config, Family
@@ -34,6 +35,7 @@ FAMILIES: tuple[Family, ...] = (
     tensorpack.FAMILY,
     chainer.FAMILY,
     tf1_object_detection.FAMILY,
+    tf2_object_detection.FAMILY,
     efficientnet_lite.FAMILY,
 )
 

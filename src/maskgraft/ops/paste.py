@@ -93,4 +93,5 @@ def _as_crop(mask: Tensor, probability: Tensor, box: Tensor, threshold: float) -
     wide, high = (x2 - x1).clamp(min=1e-4), (y2 - y1).clamp(min=1e-4)
     image = torch.stack((-x1 / wide, -y1 / high, (1 - x1) / wide, (1 - y1) / high))
     only = torch.zeros(1, dtype=torch.int64, device=box.device)
-    mask[:] = crop_and_resize(probability[None, None], image[None], only, (height, width))[0, 0] > threshold
+    values = crop_and_resize(probability[None, None], image[None], only, (height, width), strict=False)
+    mask[:] = values[0, 0] > threshold

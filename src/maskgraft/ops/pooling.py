@@ -9,6 +9,8 @@ from torch import Tensor
 from maskgraft.ops.boxes import area
 from maskgraft.torchvision_ops import roi_align
 
+_ROUNDING = 4e-7  # relative: three last bits of a float32
+
 
 def levels(
     boxes: Tensor,
@@ -83,7 +85,7 @@ def pool(
     return pooled
 
 
-def pool_crops(maps: Sequence[Tensor], boxes: Sequence[Tensor], level: Tensor, *, size: int) -> Tensor:
+def pool_crops(maps: Sequence[Tensor], boxes: Sequence[Tensor], level: Tensor, *, size: int, strict: bool) -> Tensor:
     """`crop_and_resize` over one map or a pyramid: `boxes` per image [N_i, 4] to [ΣN_i, C, size, size], in order.
 
     The boxes are fractions of the maps; `level` int64 [ΣN_i] is the index of the map that each of them reads.
@@ -93,11 +95,13 @@ def pool_crops(maps: Sequence[Tensor], boxes: Sequence[Tensor], level: Tensor, *
     pooled = maps[0].new_zeros(len(every), maps[0].shape[1], size, size)
     for index, map_ in enumerate(maps):
         chosen = torch.nonzero(level == index).squeeze(1)
-        pooled = pooled.index_put((chosen,), crop_and_resize(map_, every[chosen], image[chosen], size))
+        pooled = pooled.index_put((chosen,), crop_and_resize(map_, every[chosen], image[chosen], size, strict=strict))
     return pooled
 
 
-def crop_and_resize(map_: Tensor, boxes: Tensor, image: Tensor, size: int | tuple[int, int]) -> Tensor:
+def crop_and_resize(
+    map_: Tensor, boxes: Tensor, image: Tensor, size: int | tuple[int, int], *, strict: bool = True
+) -> Tensor:
     """One bilinear sample per bin, the outer samples on the edges of the box: [N, C, size, size].
 
     `size` may be rows and columns.
@@ -106,14 +110,16 @@ def crop_and_resize(map_: Tensor, boxes: Tensor, image: Tensor, size: int | tupl
     1 the centre of its last; `image` int64 [N] says which of the B each box reads. A sample outside of the cells'
     centres is 0.
 
-    The operations and their order are those of TensorFlow's float32 kernel (`crop_and_resize_op.cc`): the last sample
-    of a box that ends at 1 falls on the last cell or, by the last bit, outside it, and then a whole row is 0.
+    The operations and their order are those of TensorFlow's float32 kernel (`crop_and_resize_op.cc`). There, the last
+    sample of a box that ends at 1 falls on the last cell or, for about 3 of 100 boxes, by its last bit outside it, and
+    then a whole row is 0. `strict` does the same. A box that a network found has other last bits in each framework;
+    without `strict` its last row is what it is for the other 97.
     """
     rows, columns = map_.shape[-2:]
     x1, y1, x2, y2 = boxes.float().unbind(1)
     bins = (size, size) if isinstance(size, int) else size
-    y, inside_y = _samples(y1, y2, rows, bins[0])
-    x, inside_x = _samples(x1, x2, columns, bins[1])
+    y, inside_y = _samples(y1, y2, rows, bins[0], strict=strict)
+    x, inside_x = _samples(x1, x2, columns, bins[1], strict=strict)
     top, left = y.floor(), x.floor()
     cells = map_.permute(0, 2, 3, 1)
     page = image[:, None, None]
@@ -129,7 +135,7 @@ def crop_and_resize(map_: Tensor, boxes: Tensor, image: Tensor, size: int | tupl
     return torch.where(inside, values, torch.zeros_like(values)).permute(0, 3, 1, 2)
 
 
-def _samples(low: Tensor, high: Tensor, cells: int, count: int) -> tuple[Tensor, Tensor]:
+def _samples(low: Tensor, high: Tensor, cells: int, count: int, *, strict: bool) -> tuple[Tensor, Tensor]:
     """Where `count` samples from `low` to `high` [N] fall on an axis of `cells`: [N, count], and which are on it."""
     last = cells - 1
     if count > 1:
@@ -137,5 +143,7 @@ def _samples(low: Tensor, high: Tensor, cells: int, count: int) -> tuple[Tensor,
         at = (low * last)[:, None] + torch.arange(count, dtype=low.dtype, device=low.device) * step[:, None]
     else:
         at = (0.5 * (low + high).double() * last).to(low.dtype)[:, None]
+    if not strict:
+        at = torch.where((at > last) & (at < last * (1 + _ROUNDING)), last, at)
     inside = (at >= 0) & (at <= last)
     return torch.where(inside, at, torch.zeros_like(at)), inside

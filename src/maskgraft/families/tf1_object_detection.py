@@ -1,0 +1,214 @@
+"""The TF Object Detection API under TensorFlow 1: checkpoints and frozen graphs, by the names of TF-Slim.
+
+Backbones: slim `resnet_v1.py`, `inception_v2.py`, `inception_resnet_v2.py`, and the feature extractors in
+research/object_detection `models/faster_rcnn_*_feature_extractor.py`.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from maskgraft.families.family import Config, Family, Reading, count, shape, unsupported
+from maskgraft.families.pipeline_config import read_pipeline
+from maskgraft.families.tf_object_detection import (
+    INCEPTION,
+    KERNEL,
+    class_names,
+    disagreements,
+    head_links,
+    norm_links,
+    numerics,
+)
+from maskgraft.files import Tensors
+from maskgraft.links import Link, Reshape, Transpose
+from maskgraft.spec import Arch, Spec
+
+TITLE = "TF1 Object Detection API"
+FIRST, SECOND = "FirstStageFeatureExtractor", "SecondStageFeatureExtractor"
+_MASKS = "SecondStageBoxPredictor"
+_LAYERS = {
+    "rpn": "Conv",
+    "rpn.objectness": "FirstStageBoxPredictor/ClassPredictor",
+    "rpn.deltas": "FirstStageBoxPredictor/BoxEncodingPredictor",
+    "cls": f"{_MASKS}/ClassPredictor",
+    "deltas": f"{_MASKS}/BoxEncodingPredictor",
+}
+
+# What the sample configs say of each backbone.
+_ATROUS: dict[str, Any] = {"c4_stride": 8, "rpn_dilation": 2}
+_ASSUMED: dict[str, dict[str, Any]] = {
+    "resnet": {**_ATROUS, "stride_at": "before", "res5_stride": 1},
+    "inception_v2": {**INCEPTION, "mask_size": 15},
+    "inception_resnet_v2": {**INCEPTION, **_ATROUS, "box_pool_size": 17, "roi_max_pool": (1, 1)},
+}
+_SCOPES = {"InceptionV2": "inception_v2", "InceptionResnetV2": "inception_resnet_v2"}
+
+
+def read(tensors: Tensors, config: Config | None) -> Reading:
+    """The `Spec` of a TF1 file, and of its `pipeline.config` where there is one."""
+    scope = _scope(tensors)
+    backbone = "resnet" if scope.startswith("resnet_v1_") else _SCOPES.get(scope)
+    if f"{_MASKS}/Conv/weights" not in tensors:
+        raise unsupported(tensors, TITLE, f"no mask head (Faster R-CNN with {scope or 'an unknown backbone'})")
+    if backbone is None:
+        raise unsupported(tensors, TITLE, f"a backbone {scope or 'of no name'}")
+    arch = _arch(tensors, backbone, scope)
+    found, how = numerics(tensors, config, _ASSUMED[backbone], title=TITLE)
+    names, how["classes"] = class_names(arch, config)
+    extractor = f"faster_rcnn_{scope.replace('_v1', '') if backbone == 'resnet' else backbone}"
+    findings = tuple(disagreements(tensors, arch, config, extractor=extractor)) if config is not None else ()
+    spec = Spec(family="tf1_object_detection_api", arch=arch, numerics=found, classes=names, learned=how)
+    return Reading(spec, scope if backbone == "resnet" else "", findings)
+
+
+def _scope(tensors: Tensors) -> str:
+    """What the backbone calls itself: "resnet_v1_50", "InceptionV2" …"""
+    return next((name.split("/")[1] for name in tensors if name.startswith(f"{FIRST}/")), "")
+
+
+def _mask_convs(names: Tensors) -> int:
+    return 1 + count(names, f"{_MASKS}/Conv_{{}}/weights", start=1)
+
+
+def _arch(tensors: Tensors, backbone: str, scope: str) -> Arch:
+    classes = shape(tensors, f"{_MASKS}/ClassPredictor/biases")[0] - 1
+    boxes = shape(tensors, f"{_MASKS}/BoxEncodingPredictor/biases")[0] // 4
+    convs = _mask_convs(tensors)
+    last = shape(tensors, f"{_MASKS}/{_conv(convs - 1)}/weights")
+    stages = [(FIRST, 1), (FIRST, 2), (FIRST, 3), (SECOND, 4)]
+    unit = "{}/{}/block{}/unit_{{}}/bottleneck_v1/conv1/weights"
+    return Arch(
+        classes=classes,
+        backbone=backbone,  # type: ignore[arg-type]
+        blocks=tuple(count(tensors, unit.format(part, scope, number), start=1) for part, number in stages)
+        if backbone == "resnet"
+        else (),
+        norm_scale=backbone != "inception_resnet_v2",
+        neck="c4",
+        rpn_channels=shape(tensors, "Conv/biases")[0],
+        anchors_per_cell=shape(tensors, "FirstStageBoxPredictor/ClassPredictor/biases")[0] // 2,
+        objectness="softmax",
+        box_head="res5",
+        box_rows="agnostic" if boxes == 1 and classes > 1 else "foreground",
+        mask_convs=convs - 1,
+        mask_channels=last[2],
+        mask_upsample="resize",
+        mask_kernel=last[0],
+        mask_rows="agnostic" if last[3] == 1 and classes > 1 else "foreground",
+    )
+
+
+def _conv(index: int) -> str:
+    return f"Conv_{index}" if index else "Conv"
+
+
+def links(spec: Spec, era: str) -> Iterator[Link]:
+    """One link a tensor; the era of a ResNet is its scope, such as "resnet_v1_101"."""
+    arch = spec.arch
+    if arch.backbone == "resnet":
+        yield from _resnet(arch, era)
+    elif arch.backbone == "inception_v2":
+        yield from _inception_v2()
+    else:
+        yield from _inception_resnet_v2()
+    masks = [f"{_MASKS}/{_conv(index)}" for index in range(arch.mask_convs + 1)]
+    yield from head_links(arch, _LAYERS, masks, kernel="weights", bias="biases")
+
+
+def _conv_norm(ours: str, theirs: str, *, scale: bool = True) -> Iterator[Link]:
+    yield Link(f"{ours}.conv.weight", f"{theirs}/weights", (KERNEL,))
+    yield from norm_links(f"{ours}.norm", f"{theirs}/BatchNorm", scale=scale)
+
+
+def _resnet(arch: Arch, scope: str) -> Iterator[Link]:
+    yield from _conv_norm("backbone.stem", f"{FIRST}/{scope}/conv1")
+    for number, blocks in enumerate(arch.blocks, 2):
+        part, ours = (SECOND, "box_head.res5") if number == 5 else (FIRST, f"backbone.res{number}")
+        for index in range(blocks):
+            theirs = f"{part}/{scope}/block{number - 1}/unit_{index + 1}/bottleneck_v1"
+            for conv in (1, 2, 3):
+                yield from _conv_norm(f"{ours}.{index}.conv{conv}", f"{theirs}/conv{conv}")
+            if index == 0:
+                yield from _conv_norm(f"{ours}.{index}.shortcut", f"{theirs}/shortcut")
+
+
+def _branches(ours: str, theirs: str, branches: tuple[str, ...], *, scale: bool = True) -> Iterator[Link]:
+    """`branches`: the names of each branch's convolutions, joined by spaces; a last one in brackets follows a pool."""
+    for branch, names in enumerate(branches):
+        for index, name in enumerate(names.strip("()").split()):
+            mine = "projection" if names.startswith("(") else f"branches.{branch}.{index}"
+            yield from _conv_norm(f"{ours}.{mine}", f"{theirs}/Branch_{branch}/Conv2d_{name}", scale=scale)
+
+
+_MIXED = ("0a_1x1", "0a_1x1 0b_3x3", "0a_1x1 0b_3x3 0c_3x3", "(0b_1x1)")
+_REDUCTION = ("0a_1x1 1a_3x3", "0a_1x1 0b_3x3 1a_3x3")
+
+
+def _inception_v2() -> Iterator[Link]:
+    theirs = f"{FIRST}/InceptionV2"
+    spread = (Transpose((2, 3, 0, 1)), Reshape((3, 8, 7, 7), (24, 1, 7, 7)))
+    yield Link("backbone.stem.depthwise.weight", f"{theirs}/Conv2d_1a_7x7/depthwise_weights", spread)
+    yield Link("backbone.stem.pointwise.weight", f"{theirs}/Conv2d_1a_7x7/pointwise_weights", (KERNEL,))
+    yield from norm_links("backbone.stem.norm", f"{theirs}/Conv2d_1a_7x7/BatchNorm")
+    yield from _conv_norm("backbone.conv2b", f"{theirs}/Conv2d_2b_1x1")
+    yield from _conv_norm("backbone.conv2c", f"{theirs}/Conv2d_2c_3x3")
+    for name in ("3b", "3c", "4a", "4b", "4c", "4d", "4e"):
+        names = _REDUCTION if name == "4a" else _MIXED
+        yield from _branches(f"backbone.mixed_{name}", f"{theirs}/Mixed_{name}", names)
+    for name in ("5a", "5b", "5c"):
+        names = _REDUCTION if name == "5a" else _MIXED
+        yield from _branches(f"box_head.res5.mixed_{name}", f"{SECOND}/InceptionV2/Mixed_{name}", names)
+
+
+def _inception_resnet_v2() -> Iterator[Link]:
+    theirs = f"{FIRST}/InceptionResnetV2"
+    for ours, name in (("1a", "1a_3x3"), ("2a", "2a_3x3"), ("2b", "2b_3x3"), ("3b", "3b_1x1"), ("4a", "4a_3x3")):
+        yield from _conv_norm(f"backbone.conv{ours}", f"{theirs}/Conv2d_{name}", scale=False)
+    five = ("1x1", "0a_1x1 0b_5x5", "0a_1x1 0b_3x3 0c_3x3", "(0b_1x1)")
+    yield from _branches("backbone.mixed_5b", f"{theirs}/Mixed_5b", five, scale=False)
+    three = ("1x1", "0a_1x1 0b_3x3", "0a_1x1 0b_3x3 0c_3x3")
+    for index in range(10):
+        yield from _residual(f"backbone.block35.{index}", f"{theirs}/Repeat/block35_{index + 1}", three)
+    six = ("1a_3x3", "0a_1x1 0b_3x3 1a_3x3")
+    yield from _branches("backbone.mixed_6a", f"{theirs}/Mixed_6a", six, scale=False)
+    for index in range(20):
+        names = ("1x1", "0a_1x1 0b_1x7 0c_7x1")
+        yield from _residual(f"backbone.block17.{index}", f"{theirs}/Repeat_1/block17_{index + 1}", names)
+    theirs = f"{SECOND}/InceptionResnetV2"
+    seven = ("0a_1x1 1a_3x3", "0a_1x1 1a_3x3", "0a_1x1 0b_3x3 1a_3x3")
+    yield from _branches("box_head.res5.mixed_7a", f"{theirs}/Mixed_7a", seven, scale=False)
+    for index in range(10):
+        block = f"Repeat/block8_{index + 1}" if index < 9 else "Block8"
+        names = ("1x1", "0a_1x1 0b_1x3 0c_3x1")
+        yield from _residual(f"box_head.res5.block8.{index}", f"{theirs}/{block}", names)
+    yield from _conv_norm("box_head.res5.conv7b", f"{theirs}/Conv2d_7b_1x1", scale=False)
+
+
+def _residual(ours: str, theirs: str, branches: tuple[str, ...]) -> Iterator[Link]:
+    yield from _branches(f"{ours}.mixed", theirs, branches, scale=False)
+    yield Link(f"{ours}.up.weight", f"{theirs}/Conv2d_1x1/weights", (KERNEL,))
+    yield Link(f"{ours}.up.bias", f"{theirs}/Conv2d_1x1/biases")
+
+
+def ignored(name: str) -> str:
+    """Why a tensor of the file is no part of the model, or ""."""
+    if name.startswith(f"{FIRST}/resnet_v1_") and "/block4/" in name:
+        return "block4 of the first stage, which nothing reads: regions go through that of the second"
+    return "a counter of steps" if name == "global_step" else ""
+
+
+FAMILY = Family(
+    name="tf1_object_detection_api",
+    title=TITLE,
+    landmarks=(
+        "Conv/weights",
+        "FirstStageBoxPredictor/BoxEncodingPredictor/weights",
+        "SecondStageBoxPredictor/BoxEncodingPredictor/weights",
+        "SecondStageBoxPredictor/ClassPredictor/weights",
+        "SecondStageBoxPredictor/Conv/weights",
+    ),
+    read=read,
+    links=links,
+    ignored=ignored,
+    configs=("pipeline.config", "../pipeline.config"),
+    read_config=read_pipeline,
+)

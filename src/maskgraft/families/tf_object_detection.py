@@ -1,0 +1,289 @@
+"""What the TF Object Detection API does with a Mask R-CNN, under either TensorFlow, and its `pipeline.config`.
+
+Conventions: tensorflow/models, research/object_detection `meta_architectures/faster_rcnn_meta_arch.py`,
+`core/post_processing.py`, `core/preprocessor.py`, `utils/ops.py`, and the defaults of `protos/*.proto`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from maskgraft.errors import CheckpointError, Finding
+from maskgraft.families.class_names import COCO_90, numbered
+from maskgraft.families.configs import changes_from, setting
+from maskgraft.families.family import Config, class_count_fault, learned, unsupported
+from maskgraft.families.pipeline_config import entries
+from maskgraft.files import Tensors
+from maskgraft.links import Link, Transpose, background_last, xy_first
+from maskgraft.spec import NUMERICS_FIELDS, Arch, Learned, Numerics
+
+KERNEL = Transpose((3, 2, 0, 1))  # height, width, in, out
+DENSE = Transpose((1, 0))
+
+NUMERICS = Numerics(
+    channel_order="rgb",
+    pixel_scale=1.0,
+    pixel_mean=(123.68, 116.779, 103.939),
+    pixel_std=(1.0, 1.0, 1.0),
+    resize="tensorflow-1",
+    normalise_first=False,
+    size_rounding="even-float",
+    min_size=800,
+    max_size=1365,
+    pad_multiple=1,
+    norm_eps=1e-5,
+    stride_in="3x3",
+    pool_padding="same",
+    anchor_sizes=((64.0, 128.0, 256.0, 512.0),),
+    anchor_ratios=(2.0, 1.0, 0.5),  # aspect_ratios are width / height
+    anchor_order="ratio",
+    anchor_rounding=False,
+    anchor_stride="nominal",
+    anchor_clip=True,
+    nms_apart=True,
+    clip_after_nms=True,
+    rpn_activation="relu6",
+    rpn_scope="image",
+    rpn_rank="probability-first",
+    rpn_pre_nms=None,
+    rpn_score_threshold=0.0,
+    rpn_post_nms=300,
+    rpn_min_size=0.0,
+    rpn_delta_weights=(10.0, 10.0, 5.0, 5.0),
+    delta_clip=None,
+    level_epsilon="outside",
+    roi_method="crop",
+    roi_aligned=False,
+    roi_sampling=1,
+    box_pool_size=14,
+    roi_max_pool=(2, 2),
+    score_threshold=0.0,
+    box_min_size=0.0,
+    nms_threshold=0.6,
+    max_per_class=100,
+    mask_paste="crop",
+    mask_size=33,
+    rpn_pre_nms_train=None,
+    rpn_post_nms_train=300,
+    rpn_straddle=0.0,
+    rpn_normaliser="sampled",
+    rpn_beta=1.0,
+    roi_samples=64,
+    box_beta=1.0,
+    mask_targets="soft-bitmap",
+)
+
+# What the backbones' feature extractors do before and in them.
+INCEPTION: dict[str, Any] = {
+    "pixel_scale": 2 / 255,
+    "pixel_mean": (1.0, 1.0, 1.0),
+    "norm_eps": 1e-3,
+    "conv_padding": "same",
+}
+
+# What a config that does not say otherwise means (`protos/faster_rcnn.proto` and what it names).
+_PROTO_DEFAULTS: dict[str, Any] = {
+    "c4_stride": 16,
+    "rpn_dilation": 1,
+    "roi_max_pool": (1, 1),
+    "mask_size": 15,
+}
+
+_MODEL = "model.faster_rcnn"
+_RESIZER = f"{_MODEL}.image_resizer"
+_ANCHORS = f"{_MODEL}.first_stage_anchor_generator.grid_anchor_generator"
+_HEADS = f"{_MODEL}.second_stage_box_predictor.mask_rcnn_box_predictor"
+_NMS = f"{_MODEL}.second_stage_post_processing.batch_non_max_suppression"
+
+
+def _sizes(generator: Mapping[str, Any]) -> tuple[tuple[float, ...], ...]:
+    return (tuple(float(generator.get("height", 256)) * float(scale) for scale in entries(generator, "scales")),)
+
+
+def _ratios(generator: Mapping[str, Any]) -> tuple[float, ...]:
+    return tuple(1 / float(ratio) for ratio in entries(generator, "aspect_ratios"))
+
+
+# Field of Numerics ← (key of the config, how its value reads)
+_FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+    ("min_size", f"{_RESIZER}.keep_aspect_ratio_resizer.min_dimension", int),
+    ("max_size", f"{_RESIZER}.keep_aspect_ratio_resizer.max_dimension", int),
+    ("pad_square", f"{_RESIZER}.keep_aspect_ratio_resizer.pad_to_max_dimension", bool),
+    ("pad_black", f"{_RESIZER}.keep_aspect_ratio_resizer.pad_to_max_dimension", bool),
+    ("fixed_size", f"{_RESIZER}.fixed_shape_resizer", lambda one: (int(one.get("height")), int(one.get("width")))),
+    ("c4_stride", f"{_MODEL}.feature_extractor.first_stage_features_stride", int),
+    ("anchor_sizes", _ANCHORS, _sizes),
+    ("anchor_ratios", _ANCHORS, _ratios),
+    ("rpn_dilation", f"{_MODEL}.first_stage_atrous_rate", int),
+    ("rpn_score_threshold", f"{_MODEL}.first_stage_nms_score_threshold", float),
+    ("rpn_nms_threshold", f"{_MODEL}.first_stage_nms_iou_threshold", float),
+    ("rpn_post_nms", f"{_MODEL}.first_stage_max_proposals", int),
+    ("rpn_post_nms_train", f"{_MODEL}.first_stage_max_proposals", int),
+    ("rpn_samples", f"{_MODEL}.first_stage_minibatch_size", int),
+    ("rpn_positive_fraction", f"{_MODEL}.first_stage_positive_balance_fraction", float),
+    ("box_pool_size", f"{_MODEL}.initial_crop_size", int),
+    (
+        "roi_max_pool",
+        _MODEL,
+        lambda model: (int(model.get("maxpool_kernel_size", 1)), int(model.get("maxpool_stride", 1))),
+    ),
+    ("mask_size", f"{_HEADS}.mask_height", int),
+    ("score_threshold", f"{_NMS}.score_threshold", float),
+    ("nms_threshold", f"{_NMS}.iou_threshold", float),
+    ("max_per_class", f"{_NMS}.max_detections_per_class", int),
+    ("max_detections", f"{_NMS}.max_total_detections", int),
+    ("roi_samples", f"{_MODEL}.second_stage_batch_size", int),
+    ("roi_positive_fraction", f"{_MODEL}.second_stage_balance_fraction", float),
+)
+
+# Settings whose other values change what is computed in ways that the model does not have.
+_REQUIRED: tuple[tuple[str, tuple[Any, ...]], ...] = (
+    (f"{_RESIZER}.keep_aspect_ratio_resizer.resize_method", ("BILINEAR",)),
+    (f"{_RESIZER}.keep_aspect_ratio_resizer.convert_to_grayscale", (False,)),
+    (f"{_RESIZER}.fixed_shape_resizer.resize_method", ("BILINEAR",)),
+    (f"{_RESIZER}.fixed_shape_resizer.convert_to_grayscale", (False,)),
+    (f"{_MODEL}.feature_extractor.first_stage_features_stride", (8, 16)),
+    (f"{_ANCHORS}.height_offset", (0,)),
+    (f"{_ANCHORS}.width_offset", (0,)),
+    (f"{_MODEL}.first_stage_box_predictor_kernel_size", (3,)),
+    (f"{_MODEL}.second_stage_post_processing.score_converter", ("SOFTMAX",)),
+    (f"{_MODEL}.second_stage_post_processing.logit_scale", (1,)),
+    (f"{_NMS}.soft_nms_sigma", (0,)),
+    (f"{_NMS}.use_class_agnostic_nms", (False,)),
+    (f"{_HEADS}.convolve_then_upsample_masks", (False,)),
+    (f"{_HEADS}.conv_hyperparams.activation", ("RELU",)),
+    (f"{_HEADS}.fc_hyperparams.activation", ("RELU", "NONE")),
+)
+
+
+def numerics(
+    tensors: Tensors, config: Config | None, assumed: Mapping[str, Any], *, title: str
+) -> tuple[Numerics, dict[str, Learned]]:
+    """The conventions of a file, and how each was learned; `assumed` are those of the published models of its backbone.
+
+    Raises `CheckpointError` for settings that the model cannot obey.
+    """
+    settings = [name for name, _, _ in _FROM_CONFIG]
+    how = {
+        **learned("tensor names and shapes", "implied", [f"arch.{name}" for name in Arch.__dataclass_fields__]),
+        **learned(f"the maths of the {title}", "implied", [f"numerics.{name}" for name in NUMERICS_FIELDS]),
+        **learned(
+            "as in the published models; pipeline.config would say", "assumed", [f"numerics.{one}" for one in settings]
+        ),
+    }
+    found = replace(NUMERICS, **assumed)
+    if config is None:
+        return found, how
+    _refuse_what_cannot_be_obeyed(tensors, config, title)
+    how |= learned("config: protobuf's default", "read", [f"numerics.{name}" for name in settings])
+    found = replace(found, **{**_PROTO_DEFAULTS, **changes_from(config, _FROM_CONFIG, how)})
+    return found, how
+
+
+def _refuse_what_cannot_be_obeyed(tensors: Tensors, config: Config, title: str) -> None:
+    if setting(config, _MODEL) is None:
+        kind = ", ".join(config["model"]) if isinstance(config.get("model"), Mapping) else repr(config.get("model"))
+        message = f"the config describes another kind of model ({kind}), {tensors.path.name} holds a Mask R-CNN"
+        fix = "give the pipeline.config that stood beside the checkpoint"
+        raise CheckpointError(Finding("config.mismatch", "error", message, evidence={"model": kind}, fix=fix))
+    for key, allowed in _REQUIRED:
+        value = setting(config, key)
+        if value is not None and value not in allowed:
+            raise unsupported(tensors, title, f"{key} is {value}, not {' or '.join(map(str, allowed))}")
+    resizers = setting(config, _RESIZER)
+    if isinstance(resizers, Mapping) and not {"keep_aspect_ratio_resizer", "fixed_shape_resizer"} & set(resizers):
+        raise unsupported(tensors, title, f"image_resizer is {', '.join(resizers)}")
+    if setting(config, _ANCHORS) is None:
+        raise unsupported(tensors, title, "anchors of no grid_anchor_generator")
+    anchors = setting(config, _ANCHORS)
+    if anchors.get("height", 256) != anchors.get("width", 256):
+        raise unsupported(tensors, title, "base anchors that are not square")
+    stride = setting(config, f"{_MODEL}.feature_extractor.first_stage_features_stride") or 16
+    if {anchors.get("height_stride", 16), anchors.get("width_stride", 16)} != {stride}:
+        raise unsupported(
+            tensors, title, f"anchors of a stride that is not first_stage_features_stride, which is {stride}"
+        )
+    masks = setting(config, _HEADS) or {}
+    if masks.get("mask_height", 15) != masks.get("mask_width", 15):
+        raise unsupported(tensors, title, "masks that are not square")
+    for part in ("conv_hyperparams", "fc_hyperparams"):
+        if setting(config, f"{_HEADS}.{part}.batch_norm") is not None:
+            raise unsupported(tensors, title, f"batch_norm in the {part} of the second stage")
+
+
+def disagreements(tensors: Tensors, arch: Arch, config: Config, *, extractor: str) -> Iterator[Finding]:
+    """Where a config that can be obeyed is not that of the file; `extractor` is what it should call the backbone."""
+    yield from class_count_fault(tensors, arch.classes, setting(config, f"{_MODEL}.num_classes"), "num_classes")
+    said = setting(config, f"{_MODEL}.feature_extractor.type")
+    if isinstance(said, str) and said != extractor:
+        era = said.removesuffix("_keras") == extractor.removesuffix("_keras")
+        yield Finding(
+            "config.era" if era else "config.mismatch",
+            "warning",
+            f"{tensors.path.name} holds a {extractor}, its config says {said} (feature_extractor.type)",
+            evidence={"file": extractor, "config": said},
+            effect=(
+                "one is of TensorFlow 1, the other of TensorFlow 2; the home framework would restore nothing"
+                if era
+                else "the home framework would restore only the layers that both have"
+            ),
+            fix="give the pipeline.config that stood beside the checkpoint",
+        )
+    generator = setting(config, _ANCHORS)
+    anchors = len(entries(generator, "scales")) * len(entries(generator, "aspect_ratios"))
+    if anchors != arch.anchors_per_cell:
+        message = (
+            f"{tensors.path.name} has {arch.anchors_per_cell} anchors a cell, its config {anchors} (scales × "
+            "aspect_ratios)"
+        )
+        raise CheckpointError(
+            Finding("config.mismatch", "error", message, evidence={"file": arch.anchors_per_cell, "config": anchors})
+        )
+
+
+def class_names(arch: Arch, config: Config | None) -> tuple[tuple[str, ...], Learned]:
+    """The names of the classes, and how they were learned; id k of a label map is class k - 1."""
+    labels = config.get("label_map") if config is not None else None
+    if labels:
+        names = tuple(labels.get(number, f"unused {number}") for number in range(1, arch.classes + 1))
+        return names, Learned("read", "the label map that the config names")
+    if arch.classes == len(COCO_90):
+        return COCO_90, Learned("assumed", "90 classes: COCO's category ids")
+    return numbered(arch.classes), Learned("assumed", "no label map was found")
+
+
+def norm_links(ours: str, theirs: str, *, scale: bool = True) -> Iterator[Link]:
+    """The vectors of a batch normalisation layer."""
+    if scale:
+        yield Link(f"{ours}.weight", f"{theirs}/gamma")
+    yield Link(f"{ours}.bias", f"{theirs}/beta")
+    yield Link(f"{ours}.running_mean", f"{theirs}/moving_mean")
+    yield Link(f"{ours}.running_var", f"{theirs}/moving_variance")
+
+
+def head_links(
+    arch: Arch, layers: Mapping[str, str], masks: Sequence[str], *, kernel: str, bias: str
+) -> Iterator[Link]:
+    """Both box predictors and the mask head.
+
+    `layers` has their names for "rpn", "rpn.deltas", "rpn.objectness", "cls" and "deltas", `masks` those of the mask
+    head's convolutions, of which the last is the predictor; `kernel` and `bias` are what tensors are called there.
+    """
+    yield Link("rpn.convs.0.weight", f"{layers['rpn']}/{kernel}", (KERNEL,))
+    yield Link("rpn.convs.0.bias", f"{layers['rpn']}/{bias}")
+    yield Link("rpn.objectness.weight", f"{layers['rpn.objectness']}/{kernel}", (KERNEL,))
+    yield Link("rpn.objectness.bias", f"{layers['rpn.objectness']}/{bias}")
+    order = xy_first(4 * arch.anchors_per_cell)
+    yield Link("rpn.deltas.weight", f"{layers['rpn.deltas']}/{kernel}", (KERNEL, order))
+    yield Link("rpn.deltas.bias", f"{layers['rpn.deltas']}/{bias}", (order,))
+    background = background_last(arch.classes + 1)
+    yield Link("box_predictor.cls.weight", f"{layers['cls']}/{kernel}", (DENSE, background))
+    yield Link("box_predictor.cls.bias", f"{layers['cls']}/{bias}", (background,))
+    order = xy_first(4 if arch.box_rows == "agnostic" else 4 * arch.classes)
+    yield Link("box_predictor.deltas.weight", f"{layers['deltas']}/{kernel}", (DENSE, order))
+    yield Link("box_predictor.deltas.bias", f"{layers['deltas']}/{bias}", (order,))
+    for index, name in enumerate(masks):
+        last = index == len(masks) - 1
+        ours = "mask_predictor.logits" if last else f"mask_head.convs.{index}.conv"
+        yield Link(f"{ours}.weight", f"{name}/{kernel}", (KERNEL,))
+        yield Link(f"{ours}.bias", f"{name}/{bias}")
