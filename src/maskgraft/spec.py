@@ -168,6 +168,7 @@ class Numerics:
     roi_max_pool: tuple[int, int] = (1, 1)  # kernel and stride of a max-pool over what was pooled
     mask_pool_size: int = 14
     res5_stride: int = 2  # of the C5 stage when it is the box head
+    res5_padded: bool = True  # its strided convolutions have zeros around the region (Inception-ResNet v2)
     # detections
     box_delta_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
     # where boxes are decoded and suppressed: in pixels of the input, of the photograph, or the one and then the other

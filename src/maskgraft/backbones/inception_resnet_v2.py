@@ -76,11 +76,14 @@ def _repeat(
 
 
 class LastStage(nn.Module):
-    """The blocks after C4: [N, 1088, s, s] to [N, 1536, (s - 1) / 2, (s - 1) / 2]; the first has no zeros around it."""
+    """The blocks after C4: [N, 1088, s, s] to [N, 1536, s / 2, s / 2].
+
+    Where `numerics.res5_padded` is not set, the first of them has no zeros around it, and takes half a cell off.
+    """
 
     def __init__(self, arch: Arch, numerics: Numerics) -> None:
         super().__init__()
-        padding: Padding = "valid"
+        padding: Padding = numerics.conv_padding if numerics.res5_padded else "valid"
         self.mixed_7a = Branches(
             1088, _MIXED_7A, pool="max", pool_stride=2, arch=arch, numerics=numerics, padding=padding
         )
@@ -89,9 +92,9 @@ class LastStage(nn.Module):
         self.conv7b = conv_norm(2080, Conv(LAST_CHANNELS), arch=arch, numerics=numerics)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, 1088, s, s] to [N, 1536, (s - 1) / 2, (s - 1) / 2]."""
-        x = self.conv7b(self.block8(self.mixed_7a(x)))
-        return x
+        """[N, 1088, s, s] to [N, 1536, s / 2, s / 2]."""
+        maps: Tensor = self.conv7b(self.block8(self.mixed_7a(x)))
+        return maps
 
 
 def last_stage(arch: Arch, numerics: Numerics) -> nn.Module:

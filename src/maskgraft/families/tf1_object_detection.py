@@ -38,7 +38,13 @@ _ATROUS: dict[str, Any] = {"c4_stride": 8, "rpn_dilation": 2}
 _ASSUMED: dict[str, dict[str, Any]] = {
     "resnet": {**_ATROUS, "stride_at": "before", "res5_stride": 1},
     "inception_v2": {**INCEPTION, "mask_size": 15},
-    "inception_resnet_v2": {**INCEPTION, **_ATROUS, "box_pool_size": 17, "roi_max_pool": (1, 1)},
+    "inception_resnet_v2": {
+        **INCEPTION,
+        **_ATROUS,
+        "box_pool_size": 17,
+        "roi_max_pool": (1, 1),
+        "res5_padded": False,
+    },
 }
 _SCOPES = {"InceptionV2": "inception_v2", "InceptionResnetV2": "inception_resnet_v2"}
 
