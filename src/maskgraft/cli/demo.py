@@ -91,15 +91,17 @@ def _tell(folder: Path, screen: Console, *, quiet: bool) -> "Story":
     from maskgraft.training import train
 
     _act(screen, "Real photographs")
-    learned, judged = (story.read(one) for one in dataset.make(folder / "data"))
+    halves = dataset.make(folder / "data")
+    learned, judged = (story.read(half) for half in halves)
+    learned_from, judged_by = (dataset.objects(half) for half in halves)
     rows = [
-        (what, len(data.images), *story.counts(data).values())
-        for what, data in (("learned from", learned), ("judged by", judged))
+        ("learned from", f"{len(learned.images)} crops", *learned_from.values()),
+        ("judged by", f"{len(judged.images)} strips", *judged_by.values()),
     ]
     screen.print(table("", ("", "pictures", "coins", "galaxies"), rows, right=(1, 2, 3)))
     screen.print(
-        "Greek coins and the Hubble deep field, as scikit-image ships them. The labels were drawn by thresholds and\n"
-        "watersheds, not by hand; what is judged comes from parts of the photographs that training never sees.",
+        "Greek coins and the Hubble deep field, as scikit-image ships them. Thresholds and watersheds drew the\n"
+        "labels, no hand did; what is judged comes from parts of the photographs that training never sees.",
         style="dim",
     )
     before = story.judge(model, judged)
@@ -126,8 +128,8 @@ def _tell(folder: Path, screen: Console, *, quiet: bool) -> "Story":
         refusal=refusal,
         report=report,
         parts=parts,
-        learned_from=story.counts(learned),
-        judged_by=story.counts(judged),
+        learned_from=learned_from,
+        judged_by=judged_by,
         before=before.metrics,
         after=after.metrics,
         losses=[line["losses"] for line in lines if "losses" in line],

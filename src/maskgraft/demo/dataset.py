@@ -41,11 +41,21 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """An instance as a picture shows it: `mask` bool [H, W]; `label` is that of the photograph."""
+
+    kind: str
+    label: int
+    mask: npt.NDArray[np.bool_]
+    doubtful: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Picture:
-    """One picture of the dataset: `pixels` uint8 [H, W, 3], instances as (class, mask bool [H, W], doubtful)."""
+    """One picture of the dataset: `pixels` uint8 [H, W, 3] and what is seen in it."""
 
     pixels: Pixels
-    instances: tuple[tuple[str, npt.NDArray[np.bool_], bool], ...]
+    instances: tuple[Seen, ...]
 
 
 def make(folder: Path, *, seed: int = 0) -> tuple[Path, Path]:
@@ -58,6 +68,14 @@ def make(folder: Path, *, seed: int = 0) -> tuple[Path, Path]:
     train = [picture for photo in photographs for picture in learned_from(photo, rng)]
     val = [picture for photo in photographs for picture in judged_by(photo)]
     return _write(folder, "train", train), _write(folder, "val", val)
+
+
+def objects(path: Path) -> dict[str, int]:
+    """How many different things of each class a half of the dataset shows; crops show most of them many times."""
+    shown = {
+        (one["category_id"], one["object"]) for one in json.loads(path.read_text())["annotations"] if not one["iscrowd"]
+    }
+    return {name: sum(category == i for category, _ in shown) for i, name in enumerate(CLASSES, 1)}
 
 
 def learned_from(photo: Labelled, rng: np.random.Generator, count: int = 32) -> Iterator[Picture]:
@@ -105,7 +123,7 @@ def _picture(photo: Labelled, window: Window, *, turns: int, mirrored: bool) -> 
         grey = Image.fromarray(((labels == label) * 255).astype(np.uint8))
         mask = np.asarray(grey.resize(size, Image.Resampling.BILINEAR)) > 127
         if mask.any():
-            instances.append((photo.kind, mask, label in photo.doubtful or share < _LEAST_VISIBLE))
+            instances.append(Seen(photo.kind, label, mask, label in photo.doubtful or share < _LEAST_VISIBLE))
     return Picture(enlarged, tuple(instances))
 
 
@@ -120,22 +138,23 @@ def _write(folder: Path, part: str, pictures: list[Picture]) -> Path:
         Image.fromarray(picture.pixels).save(folder / name)
         height, width = picture.pixels.shape[:2]
         images.append({"id": index, "file_name": name, "width": width, "height": height})
-        for kind, mask, doubtful in picture.instances:
-            rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        for one in picture.instances:
+            rle = coco_mask.encode(np.asfortranarray(one.mask.astype(np.uint8)))
+            rows, columns = np.flatnonzero(one.mask.any(1)), np.flatnonzero(one.mask.any(0))
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": index,
-                    "category_id": CLASSES.index(kind) + 1,
+                    "category_id": CLASSES.index(one.kind) + 1,
                     "bbox": [
                         int(columns[0]),
                         int(rows[0]),
                         int(columns[-1] - columns[0]) + 1,
                         int(rows[-1] - rows[0]) + 1,
                     ],
-                    "area": int(mask.sum()),
-                    "iscrowd": int(doubtful),
+                    "area": int(one.mask.sum()),
+                    "iscrowd": int(one.doubtful),
+                    "object": one.label,
                     "segmentation": {"size": [height, width], "counts": rle["counts"].decode()},
                 }
             )

@@ -73,8 +73,8 @@ def page(story: Story) -> str:
 <p class="mark">maskgraft demo</p>
 <h1>A file that sorts photographs has learned to cut out what is in them.</h1>
 <p class="lead">{moved:,} numbers of an ImageNet classifier were grafted under a new pyramid and new heads, and trained
-for {story.seconds:.0f} seconds on small pictures with {learned} in them. Below is what the model finds in parts of the
-photographs that it has never seen. Every number on this page was measured in this run.</p>
+for {story.seconds:.0f} seconds on crops of {learned}. Below is what the model finds in parts of the photographs that it
+has never seen. Every number on this page was measured in this run.</p>
 <dl class="tiles">
 {_tile("box AP", _percent(story.after.box["AP"]), f"before training {_percent(story.before.box['AP'])}")}
 {_tile("mask AP", _percent(story.after.mask["AP"]), f"before training {_percent(story.before.mask['AP'])}")}
