@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from maskgraft import skimage_grid
+
 Size = tuple[int, int]
 Grey = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -22,15 +24,16 @@ def pil(image: Grey, size: Size) -> Grey:
 
 
 def skimage(image: Grey, size: Size) -> Grey:
-    """scikit-image's `resize(order=1, mode="constant", anti_aliasing=False)`, cut to whole grey levels.
+    """scikit-image's `resize(order=1, mode="constant", anti_aliasing=False)` up to 0.18, cut to whole grey levels.
 
     Beyond the image all is black, so that its rim darkens when it grows; no value leaves the range of the image
-    (`clip`). scikit-image takes its positions from a matrix that a singular value decomposition solves for, and the
-    last bits of the positions decide whether a whole grey level is cut to itself or to the level below: its versions
-    differ from each other, and from this, by one level at up to 1 % of the pixels.
+    (`clip`). The last bits of the positions (`skimage_grid`) decide whether a whole grey level is cut to itself or to
+    the level below: scikit-image's versions differ from each other by one level at up to 1 % of the pixels. An image
+    that has the size already is not sampled again.
     """
-    steps = (before / after for before, after in zip(image.shape[:2], size, strict=True))
-    rows, columns = ((np.arange(after) + 0.5) * step - 0.5 for after, step in zip(size, steps, strict=True))
+    if image.shape[:2] == size:
+        return image
+    rows, columns = skimage_grid.grid((image.shape[0], image.shape[1]), size)
     padded = np.pad(image.astype(np.float64), ((1, 1), (1, 1), (0, 0)))
     (top, y), (left, x) = ((np.floor(at).astype(np.int64) + 1, at - np.floor(at)) for at in (rows, columns))
     across, down = x[:, None], y[:, None, None]
