@@ -77,8 +77,8 @@ _FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("pixel_mean", "MODEL.PIXEL_MEAN", _quad),
     ("pixel_std", "MODEL.PIXEL_STD", _quad),
     ("stride_in", "MODEL.RESNETS.STRIDE_IN_1X1", lambda yes: "1x1" if yes else "3x3"),
-    ("anchor_sizes", "MODEL.ANCHOR_GENERATOR.SIZES", lambda levels: tuple(_quad(level) for level in levels)),
     ("anchor_ratios", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", lambda levels: _quad(levels[0])),
+    ("anchor_offset", "MODEL.ANCHOR_GENERATOR.OFFSET", float),
     ("rpn_pre_nms", "MODEL.RPN.PRE_NMS_TOPK_TEST", int),
     ("rpn_post_nms", "MODEL.RPN.POST_NMS_TOPK_TEST", int),
     ("rpn_pre_nms_train", "MODEL.RPN.PRE_NMS_TOPK_TRAIN", int),
@@ -88,6 +88,7 @@ _FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("rpn_delta_weights", "MODEL.RPN.BBOX_REG_WEIGHTS", _quad),
     ("rpn_negative_iou", "MODEL.RPN.IOU_THRESHOLDS", lambda pair: float(pair[0])),
     ("rpn_positive_iou", "MODEL.RPN.IOU_THRESHOLDS", lambda pair: float(pair[1])),
+    ("rpn_straddle", "MODEL.RPN.BOUNDARY_THRESH", lambda pixels: float(pixels) if pixels >= 0 else None),
     ("rpn_samples", "MODEL.RPN.BATCH_SIZE_PER_IMAGE", int),
     ("rpn_positive_fraction", "MODEL.RPN.POSITIVE_FRACTION", float),
     ("rpn_beta", "MODEL.RPN.SMOOTH_L1_BETA", float),
@@ -111,10 +112,11 @@ _REQUIRED: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("MODEL.META_ARCHITECTURE", ("GeneralizedRCNN",)),
     ("MODEL.PROPOSAL_GENERATOR.NAME", ("RPN",)),
     ("MODEL.ROI_HEADS.NAME", ("StandardROIHeads", "Res5ROIHeads")),
-    ("MODEL.ANCHOR_GENERATOR.OFFSET", (0, 0.0)),
     ("MODEL.ROI_BOX_HEAD.POOLER_TYPE", ("ROIAlignV2", "ROIAlign")),
     ("MODEL.FPN.FUSE_TYPE", ("sum",)),
     ("MODEL.KEYPOINT_ON", (False,)),
+    ("MODEL.ANCHOR_GENERATOR.NAME", ("DefaultAnchorGenerator",)),
+    ("INPUT.FORMAT", ("BGR", "RGB")),
 )
 
 
@@ -125,6 +127,8 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
         raise unsupported(tensors, "Detectron2", "cascade heads")
     if "roi_heads.mask_head.predictor.weight" not in names:
         raise unsupported(tensors, "Detectron2", "no mask head (Faster R-CNN, Keypoint R-CNN or RetinaNet)")
+    if any(".conv2_offset." in name for name in names):
+        raise unsupported(tensors, "Detectron2", "deformable convolutions")
     if _body(names) == "":
         raise unsupported(tensors, "Detectron2", "a backbone that is not a ResNet")
     arch = _arch(tensors, config)
@@ -205,8 +209,21 @@ def numerics_of(
         value = setting(config, key)
         if value is not None and value not in allowed:
             raise unsupported(tensors, title, f"{key} is {value!r}, not {' or '.join(map(str, allowed))}")
-    numerics = replace(numerics, **changes_from(config, _FROM_CONFIG, how))
-    return numerics, how, list(_disagreements(tensors, arch, config))
+    changes = changes_from(config, _FROM_CONFIG, how) | _anchors(tensors, arch, config, how, title)
+    return replace(numerics, **changes), how, list(_disagreements(tensors, arch, config))
+
+
+def _anchors(tensors: Tensors, arch: Arch, config: Config, how: dict[str, Learned], title: str) -> dict[str, Any]:
+    """Sizes of anchors: one list for each level, or one for all of them."""
+    ratios = setting(config, "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS")
+    if ratios is not None and any(level != ratios[0] for level in ratios):
+        raise unsupported(tensors, title, "anchors whose ratios differ from level to level")
+    sizes = setting(config, "MODEL.ANCHOR_GENERATOR.SIZES")
+    if sizes is None:
+        return {}
+    how["numerics.anchor_sizes"] = Learned("read", "config: MODEL.ANCHOR_GENERATOR.SIZES")
+    levels = [_quad(level) for level in sizes]
+    return {"anchor_sizes": tuple(levels * 5 if arch.neck == "fpn" and len(levels) == 1 else levels)}
 
 
 def _numerics(tensors: Tensors, arch: Arch) -> tuple[Numerics, dict[str, Learned]]:
@@ -215,7 +232,7 @@ def _numerics(tensors: Tensors, arch: Arch) -> tuple[Numerics, dict[str, Learned
         **learned(
             "Detectron2's defaults; config.yaml would say",
             "assumed",
-            [f"numerics.{name}" for name, _, _ in _FROM_CONFIG],
+            [f"numerics.{name}" for name, _, _ in _FROM_CONFIG] + ["numerics.anchor_sizes"],
         ),
     }
     changes: dict[str, Any] = {}
