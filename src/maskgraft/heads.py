@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from maskgraft.backbones import build_last_stage
 from maskgraft.backbones.norms import ConvNorm, norm
-from maskgraft.spec import Arch, ClassRows, Numerics
+from maskgraft.spec import Arch, ClassRows, NormKind, Numerics
 
 
 def rows(kind: ClassRows, classes: int) -> int:
@@ -22,23 +22,27 @@ class FPN(nn.Module):
     def __init__(self, arch: Arch, numerics: Numerics, channels: dict[str, int]) -> None:
         super().__init__()
         self.levels = sorted(int(name[1]) for name in channels)
+        lateral_norm = arch.neck_norm if arch.neck_norm_after == "all" else "none"
 
-        def conv(channels_in: int, kernel: int) -> ConvNorm:
+        def conv(channels_in: int, kernel: int, kind: NormKind, stride: int = 1) -> ConvNorm:
             return ConvNorm(
                 channels_in,
                 arch.neck_channels,
                 kernel,
-                norm_kind=arch.neck_norm,
+                stride=stride,
+                norm_kind=kind,
                 eps=numerics.norm_eps,
-                bias=arch.neck_norm == "none",
+                bias=arch.head_bias or kind == "none",
+                padding=numerics.conv_padding,
             )
 
         for level in self.levels:
-            self.add_module(f"lateral{level}", conv(channels[f"c{level}"], 1))
-            self.add_module(f"output{level}", conv(arch.neck_channels, 3))
+            self.add_module(f"lateral{level}", conv(channels[f"c{level}"], 1, lateral_norm))
+            self.add_module(f"output{level}", conv(arch.neck_channels, 3, arch.neck_norm))
+        self.coarsest = conv(arch.neck_channels, 3, arch.neck_norm, stride=2) if arch.coarsest == "conv" else None
 
     def forward(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
-        """{"c2", …, "c5"} to {"p2", …, "p6"}; P6 is every second cell of P5."""
+        """{"c2", …, "c5"} to {"p2", …, "p6"}; P6 is every second cell of P5, or a convolution of P5 before its norm."""
         pyramid: dict[str, Tensor] = {}
         above: Tensor | None = None
         for level in reversed(self.levels):
@@ -46,10 +50,11 @@ class FPN(nn.Module):
             if above is not None:
                 inner = inner + F.interpolate(above, size=inner.shape[-2:], mode="nearest")
             above = inner
-            pyramid[f"p{level}"] = self.get_submodule(f"output{level}")(inner)
-        ordered = {f"p{level}": pyramid[f"p{level}"] for level in self.levels}
-        ordered[f"p{self.levels[-1] + 1}"] = ordered[f"p{self.levels[-1]}"][:, :, ::2, ::2]
-        return ordered
+            pyramid[f"p{level}"] = self.get_submodule(f"output{level}.conv")(inner)
+        last = self.levels[-1]
+        finer = {f"p{level}": self.get_submodule(f"output{level}.norm")(pyramid[f"p{level}"]) for level in self.levels}
+        coarsest = self.coarsest(pyramid[f"p{last}"]) if self.coarsest else finer[f"p{last}"][:, :, ::2, ::2]
+        return {**finer, f"p{last + 1}": coarsest}
 
 
 class RPN(nn.Module):
@@ -64,16 +69,22 @@ class RPN(nn.Module):
         self.convs = nn.ModuleList(
             nn.Conv2d(before, after, 3, padding=around, dilation=around) for before, after in itertools.pairwise(widths)
         )
+        self.norms = nn.ModuleList(
+            nn.ModuleList(norm(arch.rpn_norm, arch.rpn_channels, numerics.norm_eps) for _ in self.convs)
+            for _ in numerics.anchor_sizes
+        )
         self.objectness = nn.Conv2d(widths[-1], arch.anchors_per_cell * (2 if self.softmax else 1), 1)
         self.deltas = nn.Conv2d(widths[-1], arch.anchors_per_cell * 4, 1)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """One level [B, C, H, W] to foreground logits [B, A, H, W] and deltas [B, 4A, H, W], four per anchor.
+    def forward(self, x: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """The map [B, C, H, W] of a level, the finest being 0, to logits [B, A, H, W] and deltas [B, 4A, H, W].
 
-        Of a softmax pair (background, foreground) the difference is the logit: its sigmoid is the softmax, exactly.
+        Deltas stand four per anchor. Of a softmax pair (background, foreground) the difference is the logit: its
+        sigmoid is the softmax, exactly.
         """
-        for conv in self.convs:
-            x = F.relu6(conv(x)) if self.relu6 else torch.relu_(conv(x))
+        for index, conv in enumerate(self.convs):
+            x = self.get_submodule(f"norms.{level}.{index}")(conv(x))
+            x = F.relu6(x) if self.relu6 else torch.relu_(x)
         logits = self.objectness(x)
         if self.softmax:
             logits = logits[:, 1::2] - logits[:, 0::2]
@@ -93,7 +104,7 @@ class ConvBoxHead(nn.Module):
                 3,
                 norm_kind=arch.box_norm,
                 eps=numerics.norm_eps,
-                bias=arch.conv_bias or arch.box_norm == "none",
+                bias=arch.conv_bias or arch.head_bias or arch.box_norm == "none",
                 relu=True,
             )
             for before, after in itertools.pairwise(widths)
@@ -157,7 +168,7 @@ class MaskHead(nn.Module):
                 3,
                 norm_kind=arch.mask_norm,
                 eps=numerics.norm_eps,
-                bias=arch.conv_bias or arch.mask_norm == "none",
+                bias=arch.conv_bias or arch.head_bias or arch.mask_norm == "none",
                 relu=True,
             )
             for before, after in itertools.pairwise(widths)
@@ -166,6 +177,7 @@ class MaskHead(nn.Module):
         self.upsample = (
             nn.ConvTranspose2d(widths[-1], arch.mask_channels, 2, 2) if arch.mask_upsample == "deconv" else None
         )
+        self.norm = norm(arch.upsample_norm, arch.mask_channels, numerics.norm_eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, s, s] to [N, C', 2s, 2s], or to [N, C', m, m] for masks of a given size m."""
@@ -173,7 +185,7 @@ class MaskHead(nn.Module):
             x = F.interpolate(x, size=(self.size, self.size), mode="bilinear", align_corners=True)
         for conv in self.convs:
             x = conv(x)
-        return x if self.upsample is None else torch.relu_(self.upsample(x))
+        return x if self.upsample is None else torch.relu_(self.norm(self.upsample(x)))
 
 
 class MaskPredictor(nn.Module):

@@ -165,6 +165,7 @@ class MaskRCNN(nn.Module):
                 rounding=numerics.level_rounding,
                 inclusive_areas=numerics.inclusive_areas,
                 inclusive=numerics.roi_inclusive,
+                any_size=numerics.roi_any_size,
             )
         return F.max_pool2d(pooled, *numerics.roi_max_pool) if numerics.roi_max_pool != (1, 1) else pooled
 
@@ -213,7 +214,7 @@ class MaskRCNN(nn.Module):
             logits,
             deltas,
             prepared.to_original(regions) if decoded_there else regions,
-            self.window((0, 0, *prepared.original) if decoded_there else prepared.window),
+            self.window((0, 0, *prepared.original) if decoded_there else self._detection_window(prepared)),
             place=prepared.to_original if suppressed_there and not decoded_there else _as_they_are,
             class_choice=numerics.class_choice,
             agnostic=self.spec.arch.box_rows.startswith("agnostic"),
@@ -238,6 +239,9 @@ class MaskRCNN(nn.Module):
             found = replace(found, boxes=prepared.to_original(found.boxes))
         column = torch.zeros_like(found.labels) if self.spec.arch.mask_rows == "agnostic" else found.labels
         return found, masks[torch.arange(len(masks), device=masks.device), column].sigmoid()
+
+    def _detection_window(self, prepared: Prepared) -> Window:
+        return (0, 0, *prepared.size) if self.spec.numerics.detect_padded else prepared.window
 
     # ---- what they are joined to -----------------------------------------------------------------------------------
 
@@ -265,7 +269,8 @@ class MaskRCNN(nn.Module):
         scored, probabilities = self.detect(maps, found.boxes, prepared, _size(pixels))
         inclusive = numerics.inclusive_areas
         height, width = prepared.original
-        boxes = box_ops.clip(scored.boxes, (0, 0, height, width)).cpu()
+        boxes = scored.boxes.cpu()
+        boxes = boxes if numerics.detect_padded else box_ops.clip(boxes, (0, 0, height, width))
         whole = boxes.round()
         boxes = whole if numerics.box_rounding == "whole" else boxes
         sides = boxes if numerics.box_rounding == "none" else whole
@@ -323,8 +328,8 @@ class MaskRCNN(nn.Module):
         maps = self.features(pixels)
         levels = self.proposal_maps(maps)
         logits, deltas = {}, {}
-        for name, map_ in levels.items():
-            logits[name], deltas[name] = self.rpn(map_)
+        for level, (name, map_) in enumerate(levels.items()):
+            logits[name], deltas[name] = self.rpn(map_, level)
         anchors = self.anchors(levels, _size(pixels))
         found = self.propose(
             [_flat(one, 1)[0, :, 0] for one in logits.values()],
@@ -342,7 +347,7 @@ class MaskRCNN(nn.Module):
         numerics, arch = self.spec.numerics, self.spec.arch
         maps = self.features(batch.pixels)
         levels = self.proposal_maps(maps)
-        heads = [self.rpn(map_) for map_ in levels.values()]
+        heads = [self.rpn(map_, level) for level, map_ in enumerate(levels.values())]
         logits = [_flat(one, 1)[..., 0] for one, _ in heads]
         deltas = [_flat(one, 4) for _, one in heads]
         padded = _size(batch.pixels)

@@ -55,10 +55,13 @@ class Arch:
     neck: Literal["fpn", "c4", "dc5"] = "fpn"
     neck_channels: int = 256
     neck_norm: NormKind = "none"
-    coarsest: Literal["max-pool", "conv"] = "max-pool"  # how P6 comes from P5
+    neck_norm_after: Literal["all", "outputs"] = "all"  # after which convolutions of the pyramid
+    coarsest: Literal["max-pool", "conv"] = "max-pool"  # how P6 comes from P5: every second cell, or a convolution
+    head_bias: bool = False  # the convolutions of neck and heads have a bias beside their norm
     # region proposal network
     rpn_convs: int = 1
     rpn_channels: int = 256
+    rpn_norm: NormKind = "none"  # after its convolutions, one for each level
     anchors_per_cell: int = 3
     objectness: Literal["sigmoid", "softmax"] = "sigmoid"  # one logit per anchor, or (background, foreground) pairs
     # box head and predictor
@@ -74,6 +77,7 @@ class Arch:
     mask_convs: int = 4
     mask_channels: int = 256
     mask_norm: NormKind = "none"
+    upsample_norm: NormKind = "none"  # after the transposed convolution
     mask_upsample: Literal["deconv", "resize"] = "deconv"  # a transposed convolution, or features resized at first
     mask_kernel: int = 1  # of the mask predictor
     mask_rows: ClassRows = "foreground"
@@ -162,7 +166,8 @@ class Numerics:
     level_rounding: Literal["floor", "round"] = "floor"  # or the nearest level, half to even
     roi_method: Literal["align", "crop"] = "align"  # RoIAlign, or one sample a bin, the outer ones on the box's edges
     roi_aligned: bool  # RoIAlign shifts by half a pixel
-    roi_inclusive: bool = False  # RoIAlign reads to the end of the last pixel, x2 + 1, however small a box is (mmdet 1)
+    roi_inclusive: bool = False  # RoIAlign reads to the end of the last pixel, x2 + 1
+    roi_any_size: bool = False  # unaligned RoIAlign does not widen regions that are smaller than a cell
     roi_sampling: int  # samples per bin and axis; 0: as many as the bin has pixels
     box_pool_size: int = 7
     roi_max_pool: tuple[int, int] = (1, 1)  # kernel and stride of a max-pool over what was pooled
@@ -179,6 +184,7 @@ class Numerics:
     nms_threshold: float = 0.5
     max_detections: int = 100
     max_per_class: int | None = None
+    detect_padded: bool = False  # boxes are cut to the padded input, and not to the photograph
     box_rounding: Literal["none", "drop", "whole"] = "none"  # drop boxes that round to nothing; round the others too
     # sample at pixel centres; resize the grown mask to the grown box, or the mask to the box, cut to integers; or the
     # mask to a box of integers; sample from edge to edge of the image, as the features of a region are

@@ -15,6 +15,7 @@ from maskgraft.families import (
     maskrcnn_benchmark,
     matterport,
     mmdet,
+    model_garden,
     tensorpack,
     tf1_object_detection,
     tf2_object_detection,
@@ -36,6 +37,7 @@ FAMILIES: tuple[Family, ...] = (
     chainer.FAMILY,
     tf1_object_detection.FAMILY,
     tf2_object_detection.FAMILY,
+    model_garden.FAMILY,
     efficientnet_lite.FAMILY,
 )
 

@@ -72,6 +72,7 @@ _LEGACY: dict[str, Any] = {
     "roi_aligned": False,
     "roi_sampling": 2,
     "roi_inclusive": True,
+    "roi_any_size": True,
     "detect_in": "input-photograph",
     "mask_paste": "whole-box",
     "rpn_straddle": 0.0,

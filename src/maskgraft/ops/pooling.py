@@ -49,22 +49,25 @@ def pool(
     rounding: Literal["floor", "round"],
     inclusive_areas: bool,
     inclusive: bool,
+    any_size: bool,
 ) -> Tensor:
     """RoIAlign over one map or a pyramid: `boxes` per image [N_i, 4] to [ΣN_i, C, size, size], images in order.
 
     `maps` are [B, C, H, W], finest first, with the given `strides` (4 for P2 …). `sampling` 0 takes as many samples a
     bin as it has pixels; `aligned` shifts by half a pixel (Detectron2's ROIAlignV2). `inclusive` regions end with their
-    last pixel, and are not widened to a cell where they are smaller (MMDetection 1).
+    last pixel. Those that are neither aligned nor of `any_size` are widened to a cell where they are smaller.
     """
     regions = torch.cat(
         [torch.cat((torch.full_like(one[:, :1], index), one), 1) for index, one in enumerate(boxes)]
     ).to(maps[0].dtype)
 
     def read(map_: Tensor, chosen: Tensor, stride: int) -> Tensor:
-        if inclusive:  # aligned regions may be of any size; the half cell that they are moved by is put back
+        if inclusive:
             chosen = chosen + chosen.new_tensor((0, 0, 0, 1, 1))
-            chosen[:, 1:] += 0.0 if aligned else stride / 2
-        return roi_align(map_, chosen, size, 1 / stride, sampling, aligned or inclusive)  # type: ignore[no-any-return]
+        if any_size and not aligned:  # aligned regions may be of any size; the half cell they are moved by is put back
+            half = stride / 2
+            chosen = chosen + chosen.new_tensor((0, half, half, half, half))
+        return roi_align(map_, chosen, size, 1 / stride, sampling, aligned or any_size)  # type: ignore[no-any-return]
 
     if len(maps) == 1:
         return read(maps[0], regions, strides[0])
