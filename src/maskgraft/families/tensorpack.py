@@ -50,7 +50,7 @@ NUMERICS = Numerics(
     mask_targets="soft-bitmap",
 )
 
-_C4: dict[str, Any] = {
+C4: dict[str, Any] = {
     "max_size": 1333,
     "pad_multiple": 1,
     "anchor_sizes": ((32.0, 64.0, 128.0, 256.0, 512.0),),
@@ -97,7 +97,7 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
     spec = Spec(
         family="tensorpack",
         arch=arch,
-        numerics=replace(NUMERICS, **_C4) if arch.neck == "c4" else NUMERICS,
+        numerics=replace(NUMERICS, **C4) if arch.neck == "c4" else NUMERICS,
         classes=COCO_80 if arch.classes == 80 else numbered(arch.classes),
         learned={
             **learned("tensor names and shapes", "implied", [f"arch.{name}" for name in Arch.__dataclass_fields__]),

@@ -1,0 +1,69 @@
+"""Depths, widths, class counts and eras that no golden case has: a file is recognised, its shapes tell the model."""
+
+from dataclasses import replace
+
+import pytest
+
+from maskgraft.families import chainer, identify, matterport, recognise, tensorpack
+from maskgraft.families.class_names import numbered
+from maskgraft.links import check
+from maskgraft.spec import Arch, Numerics, Spec
+from tests.families.drawn import canonical_shapes, drawn
+
+MATTERPORT = Arch(
+    classes=80,
+    conv_bias=True,
+    rpn_channels=512,
+    objectness="softmax",
+    fc_norm="frozen",
+    box_rows="with-background",
+    mask_norm="frozen",
+    mask_rows="with-background",
+)
+TENSORPACK = Arch(classes=80, box_rows="with-background")
+TENSORPACK_C4 = replace(
+    TENSORPACK, neck="c4", rpn_channels=1024, anchors_per_cell=15, box_head="res5", mask_convs=0, classes=20
+)
+CHAINER = Arch(
+    classes=20,
+    stem_bias=True,
+    norm="affine",
+    neck="c4",
+    rpn_channels=1024,
+    anchors_per_cell=12,
+    box_head="res5",
+    box_rows="with-background",
+    mask_convs=0,
+)
+
+CASES: dict[str, tuple[str, Arch, Numerics, str]] = {
+    "matterport r101": ("matterport", replace(MATTERPORT, blocks=(3, 4, 23, 3)), matterport.NUMERICS, ""),
+    "matterport one class": ("matterport", replace(MATTERPORT, classes=1), matterport.NUMERICS, ""),
+    "matterport narrow": (
+        "matterport",
+        replace(MATTERPORT, neck_channels=128, box_fc_width=512, classes=2),
+        matterport.NUMERICS,
+        "",
+    ),
+    "matterport pool 9": ("matterport", MATTERPORT, replace(matterport.NUMERICS, box_pool_size=9), ""),
+    "tensorpack r101": ("tensorpack", replace(TENSORPACK, blocks=(3, 4, 23, 3)), tensorpack.NUMERICS, ":0"),
+    "tensorpack older": ("tensorpack", replace(TENSORPACK, classes=3), tensorpack.NUMERICS, ""),
+    "tensorpack 4conv1fc": ("tensorpack", replace(TENSORPACK, box_convs=4, box_fcs=1), tensorpack.NUMERICS, ":0"),
+    "tensorpack c4": ("tensorpack", TENSORPACK_C4, replace(tensorpack.NUMERICS, **tensorpack.C4), ":0"),
+    "chainer r50": ("chainer-mask-rcnn", CHAINER, chainer.NUMERICS, ""),
+    "chainer r101": ("chainer-mask-rcnn", replace(CHAINER, blocks=(3, 4, 23, 3)), chainer.NUMERICS, ""),
+}
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_a_file_tells_its_model(case: str) -> None:
+    name, arch, numerics, era = CASES[case]
+    tensors = drawn(Spec(family=name, arch=arch, numerics=numerics, classes=numbered(arch.classes)), era)
+    ranking = recognise(tensors)
+    assert (ranking[0][0], ranking[0][1].name) == (1.0, name)
+    assert max(likeness for likeness, family, _, _ in ranking if family.name != name) < 0.5
+    known = identify(tensors)
+    assert (known.spec.arch, known.spec.numerics, known.era) == (arch, numerics, era)
+    theirs = {key: array.shape for key, array in known.tensors.items()}
+    assert check(known.links, canonical_shapes(known.spec), theirs) == []
+    assert not known.findings

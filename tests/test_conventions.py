@@ -1,0 +1,156 @@
+"""What the model does under conventions that few families have, with boxes and scores made by hand."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from maskgraft.backbones.norms import ConvNorm
+from maskgraft.backbones.padding import max_pool
+from maskgraft.model import MaskRCNN
+from maskgraft.ops.paste import paste
+from maskgraft.ops.selection import Scored
+from maskgraft.preprocess import Prepared
+from tests.tiny import tiny_spec
+
+SQUARES = torch.tensor([[0.0, 0, 32, 32], [1, 0, 33, 32], [40, 40, 72, 72]])
+
+
+def model(**numerics: Any) -> MaskRCNN:
+    spec = tiny_spec()
+    with torch.device("meta"):
+        return MaskRCNN(replace(spec, numerics=replace(spec.numerics, **numerics))).eval()
+
+
+def propose(scores: list[list[float]], anchors: list[torch.Tensor], **numerics: Any) -> Scored:
+    deltas = [torch.zeros(len(one), 4) for one in anchors]
+    return model(**numerics).propose([torch.tensor(one) for one in scores], deltas, anchors, (96, 96))
+
+
+def test_levels_suppress_each_other_or_not() -> None:
+    anchors = [SQUARES[:1], SQUARES[1:]]
+    assert len(propose([[3.0], [2.0, 1.0]], anchors, rpn_scope="level").boxes) == 3
+    kept = propose([[3.0], [2.0, 1.0]], anchors, rpn_scope="image")
+    assert kept.boxes.tolist() == [SQUARES[0].tolist(), SQUARES[2].tolist()]
+
+
+def test_candidates_of_a_level_or_of_the_image() -> None:
+    anchors = [SQUARES[[0]], SQUARES[[2]]]
+    assert len(propose([[3.0], [2.0]], anchors, rpn_scope="level", rpn_pre_nms=1).boxes) == 2
+    assert len(propose([[3.0], [2.0]], anchors, rpn_scope="image", rpn_pre_nms=1).boxes) == 1
+
+
+def test_as_many_candidates_as_proposals() -> None:
+    scores, anchors = [[3.0, 2.0, 1.0]], [SQUARES]
+    assert len(propose(scores, anchors, rpn_pre_nms=3, rpn_post_nms=2).boxes) == 2
+    assert len(propose(scores, anchors, rpn_pre_nms=0, rpn_post_nms=2).boxes) == 1  # the second is suppressed
+
+
+def test_saturated_probabilities_keep_the_order_of_anchors() -> None:
+    scores = [[30.0, 40.0, 50.0]]  # all are 1 as float32 probabilities
+    first = propose(scores, [SQUARES], rpn_rank="probability-first")
+    assert first.boxes.tolist() == [SQUARES[0].tolist(), SQUARES[2].tolist()]
+    assert propose(scores, [SQUARES], rpn_rank="logit").boxes[0].tolist() == SQUARES[2].tolist()
+
+
+def test_boxes_of_no_area_stay_where_nothing_is_filtered() -> None:
+    outside = torch.tensor([[-40.0, 10, -8, 42]])
+    assert len(propose([[1.0]], [outside], rpn_min_size=0.0).boxes) == 0
+    assert propose([[1.0]], [outside], rpn_min_size=None).boxes.tolist() == [[0, 10, 0, 42]]
+
+
+def test_corner_boxes_end_on_the_last_pixel() -> None:
+    wide = torch.tensor([[-10.0, -10, 200, 200]])
+    assert propose([[1.0]], [wide], corner_boxes=True).boxes.tolist() == [[0, 0, 95, 95]]
+    assert propose([[1.0]], [wide], corner_boxes=False).boxes.tolist() == [[0, 0, 96, 96]]
+
+
+def test_corner_anchors_are_one_pixel_smaller() -> None:
+    maps = {f"p{level}": torch.zeros(1, 1, 1, 1) for level in range(2, 7)}
+    plain, corners = (
+        model(corner_boxes=yes, anchor_rounding=False).anchors(maps, (64, 64))[0] for yes in (False, True)
+    )
+    assert (plain - corners).tolist() == [[0, 0, 1, 1]] * 3
+
+
+def test_unclamped_deltas_make_boxes_as_large_as_they_say() -> None:
+    anchor, deltas = torch.tensor([[40.0, 40, 41, 41]]), torch.tensor([[0.0, 0, 6, 6]])
+    for clip, side in ((4.135166556742356, 62.5), (None, 403.43)):
+        boxes = model(delta_clip=clip).propose([torch.ones(1)], [deltas], [anchor], (1000, 1000)).boxes
+        assert (boxes[0, 2] - boxes[0, 0]).item() == pytest.approx(min(side, 40.5 + side / 2), rel=1e-3)
+
+
+def detect(logits: list[list[float]], regions: torch.Tensor, **numerics: Any) -> Scored:
+    """Detections from given class logits, with deltas of zero and masks of no matter."""
+    made = model(**numerics)
+    rows = made.spec.arch.classes + 1
+    prepared = Prepared(torch.zeros(3, 96, 96), (96, 96), (0, 0, 96, 96), (1.0, 1.0))
+    made.pool = lambda *_, **__: torch.zeros(len(regions), 1)  # type: ignore[method-assign, assignment]
+    made.box_head, made.box_predictor = torch.nn.Identity(), Given(torch.tensor(logits), rows)  # type: ignore[assignment]
+    made.mask_logits = lambda maps, boxes, *_, **__: torch.zeros(len(boxes[0]), rows, 2, 2)  # type: ignore[method-assign]
+    return made.detect({}, regions, prepared, (96, 96))[0]
+
+
+class Given(torch.nn.Module):
+    def __init__(self, logits: torch.Tensor, rows: int) -> None:
+        super().__init__()
+        self.logits, self.rows = logits, rows
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.logits, torch.zeros(len(self.logits), 4 * self.rows)
+
+
+def test_a_region_answers_for_every_class_or_for_the_best() -> None:
+    logits = [[2.0, 1.9, 1.0], [1.0, 1.1, 3.0], [-9.0, 5.0, 0.0]]  # the last column is the background
+    every = detect(logits, SQUARES, class_choice="every", nms_threshold=1.0)
+    assert len(every.labels) == 5
+    best = detect(logits, SQUARES, class_choice="best", nms_threshold=1.0)
+    assert best.labels.tolist() == [1, 0]
+    assert best.boxes.tolist() == [SQUARES[2].tolist(), SQUARES[0].tolist()]
+
+
+def test_the_best_class_counts_from_the_threshold_on() -> None:
+    logits = torch.tensor([[1.0, 0.0, 0.0]])
+    score = logits.softmax(1)[0, 0].item()
+    assert len(detect(logits.tolist(), SQUARES[:1], class_choice="best", score_threshold=score).labels) == 1
+    assert len(detect(logits.tolist(), SQUARES[:1], class_choice="every", score_threshold=score).labels) == 0
+
+
+def test_a_mask_is_resized_as_scikit_image_does() -> None:
+    probability = torch.tensor([[[0.8, 0.8], [0.8, 0.1]]])
+    mask = paste(probability, torch.tensor([[2.0, 1, 11, 6]]), (8, 12), method="skimage-box", threshold=0.5)[0]
+    assert mask.int().tolist() == [  # scikit-image 0.24
+        [0] * 12,
+        [0, 0, 0, 0, 1, 1, 1, 1, 1, 0, 0, 0],
+        [0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 0, 0],
+        [0, 0, 0, 1, 1, 1, 1, 1, 0, 0, 0, 0],
+        [0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0],
+        [0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0],
+        [0] * 12,
+        [0] * 12,
+    ]
+
+
+def test_a_mask_does_not_fade_below_its_least() -> None:
+    mask = paste(
+        torch.full((1, 4, 4), 0.6), torch.tensor([[0.0, 0, 8, 8]]), (8, 8), method="skimage-box", threshold=0.5
+    )
+    assert mask.all()
+
+
+@pytest.mark.parametrize(("size", "symmetric", "cover"), [(100, 50, 51), (101, 51, 51), (7, 4, 4), (8, 4, 5)])
+def test_a_pool_that_covers_reads_what_strides_leave(size: int, symmetric: int, cover: int) -> None:
+    x = torch.arange(float(size)).expand(1, 1, 3, size)
+    assert max_pool(x, 3, 2, padding="symmetric").shape[-1] == symmetric
+    covered = max_pool(x, 3, 2, padding="cover")
+    assert covered.shape[-1] == cover
+    assert covered[0, 0, 0, -1] == size - 1
+
+
+@pytest.mark.parametrize("size", [32, 33])
+def test_zeros_before_leave_half_of_an_odd_map(size: int) -> None:
+    x = torch.zeros(1, 1, size, size)
+    for kernel in (7, 3, 1):
+        conv = ConvNorm(1, 1, kernel, norm_kind="none", eps=0.0, bias=False, stride=2, padding="same-before")
+        assert conv(x).shape[-1] == 16
