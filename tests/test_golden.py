@@ -21,7 +21,8 @@ from maskgraft.targets import Batch, Target
 from tests.golden.views import VIEWS
 
 GOLDEN = Path(__file__).parent / "golden"
-NOISE = 5  # a stage may differ from the golden one by this many times the noise measured in the home framework
+# Training steps that every run of the tests takes; the others are marked long.
+STEPS = ("torchvision-r50fpn", "detectron2-r50fpn")
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ def test_every_stage_agrees(case: Case, trace: dict[str, torch.Tensor]) -> None:
             ours = ours[:, info["classes"]]
         assert list(ours.shape) == info["shape"], name
         difference = np.abs(ours.reshape(-1)[:: info["step"]] - case.golden[f"stage/{name}"]).max()
-        if difference > NOISE * info["noise"]:
-            faults.append(f"{name}: differs by {difference:.3g}, {NOISE} × noise is {NOISE * info['noise']:.3g}")
+        if not difference <= info["allowed"]:
+            faults.append(f"{name}: differs by {difference:.3g}, allowed are {info['allowed']:.3g}")
     assert not faults, f"{case.name}, first stage that differs: " + "\n".join(faults)
 
 
@@ -100,30 +101,42 @@ def test_proposals_agree_one_to_one(case: Case, trace: dict[str, torch.Tensor]) 
 
 
 def test_detections_agree_one_to_one(case: Case, model: MaskRCNN) -> None:
+    """Each golden detection has a twin: label, box, score and mask.
+
+    Cases of which crops at the knife edge of float32 decide (`spare`, see the TensorFlow kernels) may lack that share.
+    """
     about, golden = case.about["detections"], case.golden
     found = model.predict([golden["image"]])[0]
-    boxes = torch.from_numpy(golden["det.boxes"].astype(np.float32))
-    scores, labels = golden["det.scores"], golden["det.labels"] - about["first_label"]
+    columns = [1, 0, 3, 2] if about["order"] == "yxyx" else [0, 1, 2, 3]
+    boxes = torch.from_numpy(golden[about["boxes"]].astype(np.float32)[:, columns])
+    least = 0.95 if np.issubdtype(golden[about["boxes"]].dtype, np.integer) else 0.99
+    scores, labels = golden[about["scores"]], golden[about["labels"]] - about["first_label"]
     height, width = golden["image"].shape[:2]
-    masks = (
-        np.unpackbits(golden["det.masks_packed"], axis=1)[:, : height * width].reshape(-1, height, width).astype(bool)
-    )
-    assert len(found) == len(scores)
+    bits = np.unpackbits(golden[about["masks"]], axis=1)[:, : height * width]
+    masks = bits.reshape(-1, height, width).astype(bool)
+    spare = int(about.get("spare", 0) * len(scores))
+    assert abs(len(found) - len(scores)) <= spare
     assert (found.scores.diff() <= 0).all()
-    overlaps, taken = iou(boxes, found.boxes), set()
+    overlaps, taken, alone = iou(boxes, found.boxes), set(), []
+    allowed = max(1e-4, 5 * about["score_noise"])
     for index in range(len(scores)):
         twins = [
             twin
             for twin in range(len(found))
-            if twin not in taken and found.labels[twin] == labels[index] and overlaps[index, twin] > 0.99
+            if twin not in taken
+            and found.labels[twin] == labels[index]
+            and overlaps[index, twin] >= least
+            and abs(found.scores[twin] - scores[index]) < allowed
         ]
-        assert twins, f"detection {index}: label {labels[index]}, score {scores[index]:.3f}, has no twin"
+        if not twins:
+            alone.append(f"detection {index}: label {labels[index]}, score {scores[index]:.3f}, has no twin")
+            continue
         twin = max(twins, key=lambda other: overlaps[index, other])
         taken.add(twin)
-        assert abs(found.scores[twin] - scores[index]) < max(1e-4, NOISE * about["score_noise"])
         ours = found.masks[twin].numpy()
         union = (masks[index] | ours).sum()
-        assert union == 0 or (masks[index] & ours).sum() / union > 0.98 or union < 50
+        assert union < 50 or (masks[index] & ours).sum() / union > 0.98, f"mask of detection {index}"
+    assert len(alone) <= spare, "\n".join(alone)
 
 
 def test_import_and_export_are_byte_equal(case: Case) -> None:
@@ -158,8 +171,10 @@ def batch_of(case: Case, model: MaskRCNN) -> Batch:
     polygons = truth.get("polygons_original", truth.get("polygons"))
     masks = torch.zeros(len(truth["labels"]), height, width, dtype=torch.bool)
     if "gt_masks_packed" in case.golden:
-        bits = np.unpackbits(case.golden["gt_masks_packed"], axis=1)[:, : height * width]
-        masks = torch.from_numpy(bits.reshape(-1, height, width).astype(bool))
+        packed = case.golden["gt_masks_packed"]
+        at = (height, width) if packed.shape[1] == -(-height * width // 8) else prepared.size
+        bits = np.unpackbits(packed, axis=1)[:, : at[0] * at[1]]
+        masks = torch.from_numpy(bits.reshape(-1, *at).astype(bool))
     target = Target(
         boxes=prepared.to_network(torch.tensor(truth["boxes_xyxy_original"])),
         labels=torch.tensor(truth["labels"]) - case.about["detections"]["first_label"],
@@ -170,14 +185,30 @@ def batch_of(case: Case, model: MaskRCNN) -> Batch:
 
 
 def test_losses_and_gradients_of_the_golden_step(case: Case) -> None:
-    golden = case.about["losses"]
-    if not golden:
+    if case.name not in STEPS:
+        pytest.skip(f"the training step of {case.name}, if it has one, is among the long tests")
+    check_step(case)
+
+
+@pytest.mark.long
+def test_losses_and_gradients_of_every_golden_step(case: Case) -> None:
+    if not case.about["losses"]:
         pytest.skip(f"{case.name} has no training step")
-    model = case.load(case.about["checkpoint"], **golden["numerics"])
+    check_step(case)
+
+
+def check_step(case: Case) -> None:
+    golden = case.about["losses"]
+    numerics = {"rpn_samples": golden["samples"], "roi_samples": golden["samples"]}
+    model = case.load(case.about["checkpoint"], **numerics)
+    if case.about["family"] != "torchvision":  # the others' steps were made with as many proposals as in evaluation
+        kept = model.spec.numerics
+        numerics |= {"rpn_pre_nms_train": kept.rpn_pre_nms, "rpn_post_nms_train": kept.rpn_post_nms}
+        model = case.load(case.about["checkpoint"], **numerics)
     batch = batch_of(case, model)
     for mode, wanted in golden["modes"].items():
         model.train()
-        if mode == "batchnorm_eval":
+        if mode == "batchnorm_eval" or mode == "":
             for module in model.modules():
                 if isinstance(module, torch.nn.BatchNorm2d):
                     module.eval()

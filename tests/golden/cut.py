@@ -1,6 +1,6 @@
 """Cut golden cases down to what the tests need.
 
-python tests/golden/cut.py ../shared/oracles                       # every case that a table below describes
+python tests/golden/cut.py ../shared/oracles                       # every case with detections
 python tests/golden/cut.py ../shared/oracles detectron2-r50fpn     # one
 """
 
@@ -14,52 +14,58 @@ import numpy as np
 
 HERE = Path(__file__).parent
 MOST_VALUES = 1500  # of one stage
+NOISE = 5  # a stage may differ by this many times the float32 noise measured in the home framework …
+SMALLEST = 2e-5  # … or by this share of its largest value where only feature maps were measured
 
 PYRAMID = ("p2", "p3", "p4", "p5", "p6")
 
-# stage of `MaskRCNN.trace` ← (key of golden.npz, view). One table a home framework.
-TORCHVISION: dict[str, tuple[str, str]] = {
-    "input": ("net_input", "same"),
-    **{level: (f"feat.{theirs}", "same") for level, theirs in zip(PYRAMID, "0 1 2 3 pool".split(), strict=True)},
-    **{
-        f"rpn.{ours}.{level}": (f"rpn_{ours}.{theirs}", "same")
-        for ours in ("logits", "deltas")
-        for level, theirs in zip(PYRAMID, "0 1 2 3 pool".split(), strict=True)
-    },
-    "anchors": ("anchors", "same"),
-    "roi.pooled": ("roi_box_pooled", "same"),
-    "roi.features": ("roi_box_head", "same"),
-    "roi.class_logits": ("roi_cls_logits", "background-first"),
-    "roi.box_deltas": ("roi_box_deltas", "quads-background-first"),
-    "roi.mask_logits": ("roi_mask_logits", "background-first"),
-}
-DETECTRON2: dict[str, tuple[str, str]] = {
-    "input": ("net_input", "same"),
-    **{level: (f"feat.{level}", "same") for level in PYRAMID},
-    **{f"rpn.{ours}.{level}": (f"rpn_{ours}.{level}", "same") for ours in ("logits", "deltas") for level in PYRAMID},
-    "anchors": ("anchors", "same"),
-    "roi.pooled": ("roi_box_pooled", "same"),
-    "roi.features": ("roi_box_head", "same"),
-    "roi.class_logits": ("roi_cls_logits", "same"),
-    "roi.box_deltas": ("roi_box_deltas", "same"),
-    "roi.mask_logits": ("roi_mask_logits", "same"),
-}
-STAGES: dict[str, dict[str, tuple[str, str]]] = {
+Table = dict[str, tuple[str, str]]
+
+
+def table(levels: dict[str, str], *, background_first: bool, anchors: str = "anchors") -> Table:
+    """Stage of `MaskRCNN.trace` ← (key of golden.npz, view), for a framework that calls our `levels` by other names."""
+    logits, deltas = ("background-first", "quads-background-first") if background_first else ("same", "same")
+    return {
+        "input": ("net_input", "same"),
+        **{ours: (f"feat.{theirs}", "same") for ours, theirs in levels.items()},
+        **{f"rpn.logits.{ours}": (f"rpn_logits.{theirs}", "same") for ours, theirs in levels.items()},
+        **{f"rpn.deltas.{ours}": (f"rpn_deltas.{theirs}", "same") for ours, theirs in levels.items()},
+        "anchors": (anchors, "same"),
+        "roi.pooled": ("roi_box_pooled", "same"),
+        "roi.features": ("roi_box_head", "same"),
+        "roi.class_logits": ("roi_cls_logits", logits),
+        "roi.box_deltas": ("roi_box_deltas", deltas),
+        "roi.mask_logits": ("roi_mask_logits", "background-first" if background_first else "same"),
+    }
+
+
+TORCHVISION = table(dict(zip(PYRAMID, "0 1 2 3 pool".split(), strict=True)), background_first=True)
+DETECTRON2 = table({level: level for level in PYRAMID}, background_first=False)
+DETECTRON2_C4 = table({"c4": "res4"}, background_first=False)
+MMDET = table(dict(zip(PYRAMID, "01234", strict=True)), background_first=False)
+MASKRCNN_BENCHMARK = table(dict(zip(PYRAMID, "01234", strict=True)), background_first=True)
+
+# Cases that are not here are compared at the feature maps that their load.json names, and at their detections.
+STAGES: dict[str, Table] = {
     "torchvision-r50fpn": TORCHVISION,
     "torchvision-r50fpn-v2": TORCHVISION,
     "detectron2-r50fpn": DETECTRON2,
+    "detectron2-r50fpn-gn": DETECTRON2,
+    "detectron2-x101fpn": DETECTRON2,
+    "detectron2-r50c4": DETECTRON2_C4,
+    # Detectron2 drops the background rows of the file, which maskgraft keeps
+    "detectron-caffe2-r50fpn": DETECTRON2 | {"roi.box_deltas": ("roi_box_deltas", "foreground-quads")},
+    "mmdet-r50fpn": MMDET,
+    "mmdet-r50caffe-fpn": MMDET,
+    "maskrcnn-benchmark-r50fpn": MASKRCNN_BENCHMARK,
 }
 
-# Every sample is kept in the golden training steps; Detectron2 divides by the number that it might have drawn.
-TRAINING: dict[str, dict[str, Any]] = {
-    "torchvision": {"rpn_samples": 10**7, "roi_samples": 10**7},
-    "detectron2": {
-        "rpn_samples": 10**6,
-        "roi_samples": 10**6,
-        "rpn_pre_nms_train": 1000,
-        "rpn_post_nms_train": 1000,
-    },
-}
+# Every sample is kept in the golden training steps; Detectron2 divides by the number that it might have drawn. All but
+# torchvision's were made with as many proposals as in evaluation.
+SAMPLES = {"detectron2": 10**6, "detectron-caffe2": 10**6}
+
+# What a full case says wrongly: these boxes are x1 y1 x2 y2, as the masks beside them show.
+CORRECTED = {"tensorpack-COCO-MaskRCNN-R50FPN1x": {"order": "xyxy"}}
 
 LOSSES = {  # ours ← what the frameworks call it
     "rpn_cls": ("loss_objectness", "loss_rpn_cls"),
@@ -81,7 +87,11 @@ def losses_of(case: dict[str, Any], cut: dict[str, np.ndarray], source: Path) ->
     if not losses:
         return None
     modes = losses.get("modes", {"": losses})
-    result: dict[str, Any] = {"truth": losses["ground_truth"], "modes": {}, "numerics": TRAINING[case["family"]]}
+    result: dict[str, Any] = {
+        "truth": losses["ground_truth"],
+        "modes": {},
+        "samples": SAMPLES.get(case["family"], 10**7),
+    }
     for mode, values in modes.items():
         if not isinstance(values, dict) or "losses" not in values:
             continue
@@ -100,40 +110,45 @@ def losses_of(case: dict[str, Any], cut: dict[str, np.ndarray], source: Path) ->
     return result
 
 
+def keep(cut: dict[str, np.ndarray], stage: str, array: np.ndarray) -> int:
+    """Store every n-th value of a stage; returns n."""
+    flat = array.reshape(-1)
+    step = -(-len(flat) // MOST_VALUES)
+    cut[f"stage/{stage}"] = flat[::step]
+    return step
+
+
 def cut_case(source: Path, target: Path) -> None:
     case, load = (json.loads((source / name).read_text()) for name in ("case.json", "load.json"))
     golden = np.load(source / "golden.npz")
     cut: dict[str, np.ndarray] = {"image": golden["image"]}
     stages: dict[str, dict[str, Any]] = {}
-    for stage, (key, view) in STAGES[source.name].items():
-        if key not in golden.files:
-            print(f"{source.name}: no {key}")
-            continue
+    for stage, (key, view) in STAGES.get(source.name, {}).items():
         info = case["arrays"][key]
-        flat = golden[key].reshape(-1)
-        step = -(-len(flat) // MOST_VALUES)
-        cut[f"stage/{stage}"] = flat[::step]
         stages[stage] = {
             "view": view,
             "shape": info["shape"],
-            "step": info.get("subsample_k", info.get("stride_k", 1)) * step,
-            "noise": noise_of(case, key),
+            "step": info["subsample_k"] * keep(cut, stage, golden[key]),
+            "allowed": NOISE * noise_of(case, key),
             "classes": case["mask_logit_classes"] if stage == "roi.mask_logits" else None,
         }
-    for name in (
-        "rois",
-        "proposals.boxes",
-        "det.boxes",
-        "det.scores",
-        "det.labels",
-        "det.masks_packed",
-        "gt_masks_packed",
-    ):
+    for stage, info in load["stages"].items():
+        if stage not in stages:
+            stages[stage] = {
+                "view": "nhwc" if info["layout"] == "NHWC" else "same",
+                "shape": info["shape"],
+                "step": info["k"] * keep(cut, stage, golden[info["key"]]),
+                "allowed": max(NOISE * info["noise"], SMALLEST * info["absmax"]),
+                "classes": None,
+            }
+    detections = load["detections"]
+    of_detections = [detections[name] for name in ("boxes", "scores", "labels", "masks")]
+    for name in ("rois", "proposals.boxes", "gt_masks_packed", *of_detections):
         if name in golden.files:
             cut[name] = golden[name]
     described = {
         **{name: load[name] for name in ("case", "family", "checkpoint", "also", "config", "numerics")},
-        "detections": load["detections"],
+        "detections": {**detections, **CORRECTED.get(source.name, {})},
         "stages": stages,
         "losses": losses_of(case, cut, source),
     }
@@ -149,9 +164,10 @@ def cut_case(source: Path, target: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("cases", nargs="*", default=sorted(STAGES))
+    parser.add_argument("cases", nargs="*")
     options = parser.parse_args()
-    for name in options.cases:
+    found = sorted(path.parent.name for path in options.folder.glob("*/load.json"))
+    for name in options.cases or found:
         cut_case(options.folder / name, HERE / name)
 
 

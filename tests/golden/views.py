@@ -26,9 +26,15 @@ def quads_background_first(array: Array) -> Array:
     return np.roll(array, 4, axis=1)
 
 
+def foreground_quads(array: Array) -> Array:
+    """Box deltas, four columns a class, without those of the background."""
+    return array[:, :-4]
+
+
 VIEWS: dict[str, Callable[[Array], Array]] = {
     "same": same,
     "nhwc": nhwc,
     "background-first": background_first,
     "quads-background-first": quads_background_first,
+    "foreground-quads": foreground_quads,
 }
