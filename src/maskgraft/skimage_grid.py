@@ -20,7 +20,8 @@ Floats = npt.NDArray[np.float64]
 def grid(before: Size, after: Size) -> tuple[Floats, Floats]:
     """Rows and columns of the source, `before` (height, width), at which the pixels of the result `after` lie."""
     (step_x, first_x), (step_y, first_y) = _affine(before, after)
-    return np.arange(after[0]) * step_y + first_y, np.arange(after[1]) * step_x + first_x
+    rows, columns = (np.arange(length, dtype=np.float64) for length in after)
+    return rows * step_y + first_y, columns * step_x + first_x
 
 
 def _affine(before: Size, after: Size) -> list[tuple[float, float]]:
@@ -73,10 +74,10 @@ def _last_right_singular_vector(a: Floats) -> Floats:
     result = np.zeros(columns)
     result[-1] = 1
     for i, (along, factor) in reversed(list(enumerate(reflections))):
-        product = 0.0
+        inner = 0.0
         for entry, weight in zip(result[i:], along, strict=True):
-            product = product + entry * weight
-        result[i:] = result[i:] + (-factor * along) * product
+            inner = inner + entry * weight
+        result[i:] = result[i:] + (-factor * along) * inner
     return result
 
 
