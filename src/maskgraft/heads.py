@@ -111,7 +111,9 @@ class ConvBoxHead(nn.Module):
         )
         flat = widths[-1] * numerics.box_pool_size**2
         sizes = [flat] + [arch.box_fc_width] * arch.box_fcs
-        self.fcs = nn.ModuleList(nn.Linear(before, after) for before, after in itertools.pairwise(sizes))
+        self.fcs = nn.ModuleList(
+            nn.Linear(before, after, bias=arch.fc_bias) for before, after in itertools.pairwise(sizes)
+        )
         self.fc_norms = nn.ModuleList(norm(arch.fc_norm, after, numerics.norm_eps) for after in sizes[1:])
         self.channels = sizes[-1]
 

@@ -72,6 +72,7 @@ class Arch:
     box_fc_width: int = 1024
     box_norm: NormKind = "none"  # after each convolution of the box head
     fc_norm: NormKind = "none"  # after each fully connected layer of the box head
+    fc_bias: bool = True  # each of them has a bias
     box_rows: ClassRows = "foreground"
     # mask head and predictor
     mask_convs: int = 4

@@ -132,8 +132,6 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
         raise unsupported(tensors, FAMILY.title, "no mask head (Faster R-CNN, Keypoint R-CNN or RetinaNet)")
     if any(".offset." in name or ".conv2.conv." in name for name in names):
         raise unsupported(tensors, FAMILY.title, "deformable convolutions")
-    if "roi_heads.box.feature_extractor.fc6.1.weight" in names:
-        raise unsupported(tensors, FAMILY.title, "group norm after fully connected layers")
     arch = _arch(tensors)
     how = {
         **learned("tensor names and shapes", "implied", [f"arch.{name}" for name in Arch.__dataclass_fields__]),
@@ -191,7 +189,7 @@ def _numerics(arch: Arch) -> Numerics:
     changes: dict[str, Any] = {} if arch.neck == "fpn" else dict(_C4)
     if arch.groups > 1 or arch.norm == "group":
         changes["stride_in"] = "3x3"
-    if "group" in (arch.norm, arch.neck_norm, arch.box_norm, arch.mask_norm) and arch.norm != "frozen":
+    if arch.norm == "group":
         changes["norm_eps"] = 1e-5
     return replace(NUMERICS, **changes)
 
@@ -208,6 +206,8 @@ def _arch(tensors: Tensors) -> Arch:
     box_convs = _box_convs(names)
     first_conv = f"roi_heads.box.feature_extractor.xconvs.{box_convs[0]}" if box_convs else ""
     normed_fpn = "backbone.fpn.fpn_inner4.1.weight" in names
+    fc = "roi_heads.box.feature_extractor.fc{}"
+    normed_fc = f"{fc.format(6)}.1.weight" in names  # then the layer itself has no bias
     normed_mask = "roi_heads.mask.feature_extractor.mask_fcn1.1.weight" in names
     mask_conv = "roi_heads.mask.feature_extractor.mask_fcn{}" + (".0.weight" if normed_mask else ".weight")
     return Arch(
@@ -227,8 +227,12 @@ def _arch(tensors: Tensors) -> Arch:
         box_head="fc" if neck == "fpn" else "res5",
         box_convs=len(box_convs),
         box_conv_channels=shape(tensors, f"{first_conv}.weight")[0] if box_convs else 256,
-        box_fcs=count(names, "roi_heads.box.feature_extractor.fc{}.weight", start=6),
-        box_fc_width=shape(tensors, "roi_heads.box.feature_extractor.fc6.weight")[0] if neck == "fpn" else 1024,
+        box_fcs=count(names, fc + (".0.weight" if normed_fc else ".weight"), start=6),
+        box_fc_width=shape(tensors, fc.format(6) + (".0" if normed_fc else "") + ".weight")[0]
+        if neck == "fpn"
+        else 1024,
+        fc_norm="group" if normed_fc else "none",
+        fc_bias=not normed_fc,
         box_norm="group" if len(box_convs) > 1 and box_convs[1] == 3 else "none",
         box_rows="agnostic-with-background" if box_rows == 2 and classes > 1 else "with-background",
         mask_convs=count(names, mask_conv, start=1),
@@ -276,7 +280,9 @@ def links(spec: Spec, era: str) -> Iterator[Link]:
             yield from conv_links(f"box_head.convs.{index}.conv", f"{box}.xconvs.{at}", bias=not normed)
             yield from norm_links(f"box_head.convs.{index}.norm", f"{box}.xconvs.{at + 1}", arch.box_norm)
         for index in range(arch.box_fcs):
-            yield from conv_links(f"box_head.fcs.{index}", f"{box}.fc{index + 6}", bias=True)
+            theirs = f"{box}.fc{index + 6}"
+            yield from conv_links(f"box_head.fcs.{index}", theirs if arch.fc_bias else f"{theirs}.0", bias=arch.fc_bias)
+            yield from norm_links(f"box_head.fc_norms.{index}", f"{theirs}.1", arch.fc_norm)
     rows = arch.classes + 1
     quads = 2 if arch.box_rows == "agnostic-with-background" else rows
     moves = (
