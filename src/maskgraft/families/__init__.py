@@ -16,6 +16,7 @@ from maskgraft.families import (
     matterport,
     mmdet,
     model_garden,
+    other_detectors,
     tensorpack,
     tf1_object_detection,
     tf2_object_detection,
@@ -115,7 +116,8 @@ def identify(tensors: Tensors, *, config: str | Path | None = None, family_name:
         candidates = [candidate for candidate in candidates if candidate[1] is wanted]
     likeness, found, prefix, plain = candidates[0]
     if likeness < 0.5 and family_name is None:
-        raise CheckpointError(_unknown(tensors, likeness, found))
+        other = next((told for _, names in unwrapped(tensors) if (told := other_detectors.told(names))), "")
+        raise CheckpointError(_another(tensors, other) if other else _unknown(tensors, likeness, found))
     path = Path(config) if config is not None else configs.find(tensors.path, found.configs)
     if path is not None and not path.is_file():
         raise CheckpointError(Finding("config.path", "error", f"there is no config file {path}", fix="check --config"))
@@ -136,6 +138,11 @@ def identify(tensors: Tensors, *, config: str | Path | None = None, family_name:
         ignored=ignored,
         findings=tuple(findings),
     )
+
+
+def _another(tensors: Tensors, told: str) -> Finding:
+    fix = f"maskgraft inspect {tensors.path} shows what is in it"
+    return Finding("family.unknown", "error", f"{tensors.path}: recognised as {told}", fix=fix)
 
 
 def _unknown(tensors: Tensors, likeness: float, nearest: Family) -> Finding:

@@ -1,6 +1,7 @@
 """Config files beside a checkpoint, read as data: nothing in them runs, whatever their tags say."""
 
 import ast
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,8 @@ def changes_from(
 def find(checkpoint: Path, names: Sequence[str]) -> Path | None:
     """The first of `names` that stands beside the checkpoint, or None."""
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+    places = (Path(os.path.normpath(folder / name)) for name in names)
+    return next((place for place in places if place.is_file()), None)
 
 
 def _refused(path: Path, fault: str) -> CheckpointError:

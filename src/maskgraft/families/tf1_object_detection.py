@@ -12,6 +12,7 @@ from maskgraft.families.pipeline_config import read_pipeline
 from maskgraft.families.tf_object_detection import (
     INCEPTION,
     KERNEL,
+    SLIM_SCOPES,
     class_names,
     disagreements,
     head_links,
@@ -53,14 +54,15 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
     """The `Spec` of a TF1 file, and of its `pipeline.config` where there is one."""
     scope = _scope(tensors)
     backbone = "resnet" if scope.startswith("resnet_v1_") else _SCOPES.get(scope)
+    title = SLIM_SCOPES.get(scope, scope) or "a backbone of no name"
     if f"{_MASKS}/Conv/weights" not in tensors:
-        raise unsupported(tensors, TITLE, f"no mask head (Faster R-CNN with {scope or 'an unknown backbone'})")
+        raise unsupported(tensors, TITLE, f"no mask head (Faster R-CNN with {title})")
     if backbone is None:
-        raise unsupported(tensors, TITLE, f"a backbone {scope or 'of no name'}")
+        raise unsupported(tensors, TITLE, title)
     arch = _arch(tensors, backbone, scope)
     found, how = numerics(tensors, config, _ASSUMED[backbone], title=TITLE)
     names, how["classes"] = class_names(arch, config)
-    extractor = f"faster_rcnn_{scope.replace('_v1', '') if backbone == 'resnet' else backbone}"
+    extractor = f"faster_rcnn_{scope.replace('_v1_', '') if backbone == 'resnet' else backbone}"
     findings = tuple(disagreements(tensors, arch, config, extractor=extractor)) if config is not None else ()
     spec = Spec(family="tf1_object_detection_api", arch=arch, numerics=found, classes=names, learned=how)
     return Reading(spec, scope if backbone == "resnet" else "", findings)

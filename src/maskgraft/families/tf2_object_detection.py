@@ -57,16 +57,19 @@ _MIXED_6A, _MIXED_7A = (1, 3), (2, 2, 3)
 
 def read(tensors: Tensors, config: Config | None) -> Reading:
     """The `Spec` of a TF2 checkpoint, and of its `pipeline.config` where there is one."""
-    backbone = _backbone(tensors)
+    backbone, blocks = _backbone(tensors), _blocks(tensors)
+    depth = next((depth for depth, one in _BLOCKS_OF.items() if one == blocks), 0)
+    title = {"resnet": f"ResNet-{depth or blocks}", "inception_resnet_v2": "Inception-ResNet v2"}.get(
+        backbone or "", "another backbone"
+    )
     if f"{_MASK.format(0)}/kernel" not in tensors:
-        raise unsupported(tensors, TITLE, f"no mask head (Faster R-CNN with {backbone or 'an unknown backbone'})")
+        raise unsupported(tensors, TITLE, f"no mask head (Faster R-CNN with {title})")
     if backbone is None:
         raise unsupported(tensors, TITLE, "a backbone that is neither a ResNet nor Inception-ResNet v2")
     era = "dropout" if f"{_DROPOUT['cls']}/kernel" in tensors else ""
     arch = _arch(tensors, backbone, _DROPOUT if era else _LAYERS)
     found, how = numerics(tensors, config, _ASSUMED[backbone], title=TITLE)
     names, how["classes"] = class_names(arch, config)
-    depth = next((depth for depth, blocks in _BLOCKS_OF.items() if blocks == arch.blocks), 0)
     extractor = f"faster_rcnn_resnet{depth}_keras" if depth else f"faster_rcnn_{backbone}_keras"
     findings = tuple(disagreements(tensors, arch, config, extractor=extractor)) if config is not None else ()
     spec = Spec(family="tf2_object_detection_api", arch=arch, numerics=found, classes=names, learned=how)
@@ -89,7 +92,7 @@ def _blocks(tensors: Tensors) -> tuple[int, ...]:
         at = 2 if template is FIRST else 0
         for width in widths:
             blocks = 0
-            while (name := f"{template.format(at)}/kernel") in tensors and tensors[name].shape[3] == width:
+            while (name := f"{template.format(at)}/kernel") in tensors and tensors[name].shape[3:] == (width,):
                 at += 6 if blocks else 8
                 blocks += 1
             result.append(blocks)

@@ -73,6 +73,19 @@ NUMERICS = Numerics(
     mask_targets="soft-bitmap",
 )
 
+# What TF-Slim calls its networks.
+SLIM_SCOPES = {
+    "MobilenetV1": "MobileNet v1",
+    "MobilenetV2": "MobileNet v2",
+    "MobilenetV3": "MobileNet v3",
+    "InceptionV2": "Inception v2",
+    "InceptionV3": "Inception v3",
+    "InceptionResnetV2": "Inception-ResNet v2",
+    "resnet_v1_50": "ResNet-50",
+    "resnet_v1_101": "ResNet-101",
+    "resnet_v1_152": "ResNet-152",
+}
+
 # What the backbones' feature extractors do before and in them.
 INCEPTION: dict[str, Any] = {
     "pixel_scale": 2 / 255,
@@ -108,8 +121,6 @@ def _ratios(generator: Mapping[str, Any]) -> tuple[float, ...]:
 _FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("min_size", f"{_RESIZER}.keep_aspect_ratio_resizer.min_dimension", int),
     ("max_size", f"{_RESIZER}.keep_aspect_ratio_resizer.max_dimension", int),
-    ("pad_square", f"{_RESIZER}.keep_aspect_ratio_resizer.pad_to_max_dimension", bool),
-    ("pad_black", f"{_RESIZER}.keep_aspect_ratio_resizer.pad_to_max_dimension", bool),
     ("fixed_size", f"{_RESIZER}.fixed_shape_resizer", lambda one: (int(one.get("height")), int(one.get("width")))),
     ("c4_stride", f"{_MODEL}.feature_extractor.first_stage_features_stride", int),
     ("anchor_sizes", _ANCHORS, _sizes),
@@ -140,6 +151,7 @@ _FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
 _REQUIRED: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (f"{_RESIZER}.keep_aspect_ratio_resizer.resize_method", ("BILINEAR",)),
     (f"{_RESIZER}.keep_aspect_ratio_resizer.convert_to_grayscale", (False,)),
+    (f"{_RESIZER}.keep_aspect_ratio_resizer.pad_to_max_dimension", (False,)),
     (f"{_RESIZER}.fixed_shape_resizer.resize_method", ("BILINEAR",)),
     (f"{_RESIZER}.fixed_shape_resizer.convert_to_grayscale", (False,)),
     (f"{_MODEL}.feature_extractor.first_stage_features_stride", (8, 16)),

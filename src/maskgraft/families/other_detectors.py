@@ -1,0 +1,53 @@
+"""Detectors that are no Mask R-CNN but come from the same homes: told by name, so that a refusal says what a file is.
+
+SSD of the TF Object Detection API under both TensorFlows (`models/*_feature_extractor.py`). Its Faster R-CNN is refused
+by the families themselves, whose names it has.
+"""
+
+from collections.abc import Mapping
+
+from maskgraft.families.tf_object_detection import SLIM_SCOPES
+from maskgraft.files import LazyArray
+
+_KERAS = "model/_feature_extractor/classification_backbone/layer_with_weights-"
+
+
+def told(arrays: Mapping[str, LazyArray]) -> str:
+    """What detector a file holds, or "" when it is none of those.
+
+    told(tensors)     # "SSD MobileNet v2 of the TF2 Object Detection API, no Mask R-CNN"
+    """
+    for what, era in ((_slim_ssd(arrays), "TF1"), (_keras_ssd(arrays), "TF2")):
+        if what:
+            return f"SSD {what} of the {era} Object Detection API, no Mask R-CNN"
+    if any(name.startswith("_model/_feature_extractor") for name in arrays):
+        return (
+            "a SavedModel of the TF2 Object Detection API, whose heads have numbers and no names; the folder "
+            "`checkpoint` that stands beside it has both"
+        )
+    return ""
+
+
+def _slim_ssd(arrays: Mapping[str, LazyArray]) -> str:
+    boxes = "BoxPredictor_0/BoxEncodingPredictor/weights" in arrays
+    if not boxes and not any(name.startswith("WeightSharedConvolutionalBoxPredictor/") for name in arrays):
+        return ""
+    scopes = {name.split("/")[1] for name in arrays if name.startswith("FeatureExtractor/") and name.count("/") > 1}
+    backbone = next((title for scope, title in SLIM_SCOPES.items() if scope in scopes), "with another backbone")
+    pyramid = any("/fpn/" in name or name.startswith("FeatureExtractor/fpn/") for name in arrays)
+    return backbone + (" FPN" if pyramid else "")
+
+
+def _keras_ssd(arrays: Mapping[str, LazyArray]) -> str:
+    stem = arrays.get(f"{_KERAS}0/kernel")
+    if stem is None or not any(name.startswith("model/_box_predictor/") for name in arrays):
+        return ""
+    backbone = "with another backbone"
+    if stem.shape[:2] == (7, 7):
+        depth = 50 if f"{_KERAS}106/kernel" not in arrays else 101 if f"{_KERAS}208/kernel" not in arrays else 152
+        backbone = f"ResNet-{depth}"
+    elif f"{_KERAS}2/depthwise_kernel" in arrays and f"{_KERAS}4/kernel" in arrays:
+        widened = arrays[f"{_KERAS}4/kernel"].shape[3] > arrays[f"{_KERAS}4/kernel"].shape[2]
+        backbone = "MobileNet v1" if widened else "MobileNet v2"
+    pyramid = any(name.startswith("model/_feature_extractor/_fpn_features_generator/") for name in arrays)
+    return backbone + (" FPN" if pyramid else "")

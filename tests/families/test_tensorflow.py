@@ -1,0 +1,402 @@
+"""The TF Object Detection API and Model Garden: variants that no golden case has, and what their configs change."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from maskgraft.errors import CheckpointError
+from maskgraft.families import identify, model_garden, recognise, tf1_object_detection, tf2_object_detection
+from maskgraft.families.class_names import COCO_90, numbered
+from maskgraft.families.tf_object_detection import INCEPTION, NUMERICS
+from maskgraft.files import LazyArray, Tensors
+from maskgraft.links import check
+from maskgraft.spec import Arch, Numerics, Spec
+from tests.families.drawn import canonical_shapes, drawn
+
+OD = Arch(
+    classes=90,
+    neck="c4",
+    rpn_channels=512,
+    anchors_per_cell=12,
+    objectness="softmax",
+    box_head="res5",
+    mask_convs=3,
+    mask_upsample="resize",
+    mask_kernel=3,
+)
+INCEPTION_V2 = replace(OD, backbone="inception_v2", blocks=(), mask_convs=1)
+INCEPTION_RESNET_V2 = replace(OD, backbone="inception_resnet_v2", blocks=(), norm_scale=False)
+GARDEN = Arch(
+    classes=90,
+    norm="batch",
+    neck_norm="batch",
+    neck_norm_after="outputs",
+    coarsest="conv",
+    head_bias=True,
+    rpn_norm="batch",
+    box_convs=4,
+    box_fcs=1,
+    box_norm="batch",
+    fc_norm="batch",
+    box_rows="with-background",
+    mask_norm="batch",
+    upsample_norm="batch",
+    mask_rows="with-background",
+)
+R101 = (3, 4, 23, 3)
+
+ATROUS: dict[str, Any] = {"c4_stride": 8, "rpn_dilation": 2}
+OF_INCEPTION_RESNET: dict[str, Any] = {**INCEPTION, "box_pool_size": 17, "roi_max_pool": (1, 1)}
+TF1_RESNET = replace(NUMERICS, **ATROUS, stride_at="before", res5_stride=1)
+TF2_RESNET = replace(NUMERICS, stride_in="1x1")
+TF1, TF2, MODEL_GARDEN = "tf1_object_detection_api", "tf2_object_detection_api", "tf_model_garden"
+IN_DICT = "_config_dict/detection_head"
+
+CASES: dict[str, tuple[str, Arch, Numerics, str]] = {
+    "tf1 r50": (TF1, OD, TF1_RESNET, "resnet_v1_50"),
+    "tf1 r101": (TF1, replace(OD, blocks=R101, classes=3), TF1_RESNET, "resnet_v1_101"),
+    "tf1 agnostic": (
+        TF1,
+        replace(OD, classes=5, box_rows="agnostic", mask_rows="agnostic"),
+        TF1_RESNET,
+        "resnet_v1_50",
+    ),
+    "tf1 inception v2": (TF1, INCEPTION_V2, replace(NUMERICS, **INCEPTION, mask_size=15), ""),
+    "tf1 one mask layer": (
+        TF1,
+        replace(INCEPTION_V2, classes=1, mask_convs=0, mask_channels=1024),
+        replace(NUMERICS, **INCEPTION, mask_size=15),
+        "",
+    ),
+    "tf1 inception-resnet v2": (
+        TF1,
+        INCEPTION_RESNET_V2,
+        replace(NUMERICS, **OF_INCEPTION_RESNET, **ATROUS, res5_padded=False),
+        "",
+    ),
+    "tf2 r101": (TF2, replace(OD, blocks=R101), TF2_RESNET, ""),
+    "tf2 r152 with dropout": (TF2, replace(OD, blocks=(3, 8, 36, 3), classes=2), TF2_RESNET, "dropout"),
+    "tf2 inception-resnet v2": (
+        TF2,
+        replace(INCEPTION_RESNET_V2, classes=10),
+        replace(NUMERICS, **OF_INCEPTION_RESNET, fixed_size=(1024, 1024)),
+        "",
+    ),
+    "model garden r101": (MODEL_GARDEN, replace(GARDEN, blocks=R101), model_garden.NUMERICS, IN_DICT),
+    "model garden, one head": (MODEL_GARDEN, replace(GARDEN, classes=4), model_garden.NUMERICS, "detection_head"),
+    "model garden agnostic": (
+        MODEL_GARDEN,
+        replace(GARDEN, classes=4, box_rows="agnostic", mask_rows="agnostic", box_convs=0, box_fcs=2),
+        model_garden.NUMERICS,
+        IN_DICT,
+    ),
+}
+
+
+def file_of(case: str) -> Tensors:
+    name, arch, numerics, era = CASES[case]
+    return drawn(Spec(family=name, arch=arch, numerics=numerics, classes=numbered(arch.classes)), era)
+
+
+def without(tensors: Tensors, part: str) -> Tensors:
+    return replace(tensors, arrays={name: array for name, array in tensors.items() if part not in name})
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_a_file_tells_its_model(case: str) -> None:
+    name, arch, numerics, era = CASES[case]
+    tensors = file_of(case)
+    ranking = recognise(tensors)
+    assert (ranking[0][0], ranking[0][1].name) == (1.0, name)
+    assert max(likeness for likeness, family, _, _ in ranking if family.name != name) < 0.5
+    known = identify(tensors)
+    assert known.spec.arch == arch
+    assert (known.spec.numerics, known.era) == (numerics, era)
+    assert known.spec.classes == (COCO_90 if arch.classes == 90 else numbered(arch.classes))
+    theirs = {key: array.shape for key, array in known.tensors.items()}
+    assert check(known.links, canonical_shapes(known.spec), theirs) == []
+    assert not known.findings
+
+
+def test_keras_numbers_layers_by_their_distance_from_the_end() -> None:
+    order = list(tf2_object_detection._in_keras_order((("a",), ("b1", "b2"), ("c1", "c2", "c3"))))
+    assert order == [
+        ("c1", "conv"),
+        ("c1", "norm"),
+        *(("b1", "conv"), ("c2", "conv"), ("b1", "norm"), ("c2", "norm")),
+        *(("a", "conv"), ("b2", "conv"), ("c3", "conv"), ("a", "norm"), ("b2", "norm"), ("c3", "norm")),
+    ]
+
+
+# ---- pipeline.config -------------------------------------------------------------------------------------------------
+
+PIPELINE = """
+model {
+  faster_rcnn {
+    num_classes: 3
+    image_resizer { RESIZER }
+    feature_extractor { type: "faster_rcnn_resnet101" first_stage_features_stride: 16 }
+    first_stage_anchor_generator {
+      grid_anchor_generator {
+        height: 64 width: 64
+        scales: [1.0, 2.0] aspect_ratios: [0.5, 1.0, 2.0, 3.0] aspect_ratios: 0.25 aspect_ratios: 4.0
+      }
+    }
+    first_stage_nms_iou_threshold: 0.6
+    first_stage_max_proposals: 50
+    initial_crop_size: 28
+    maxpool_kernel_size: 4
+    maxpool_stride: 4
+    second_stage_box_predictor { mask_rcnn_box_predictor { MASKS } }
+    second_stage_post_processing {
+      batch_non_max_suppression { score_threshold: 0.25 iou_threshold: 0.5 max_detections_per_class: 7 EXTRA }
+      score_converter: SOFTMAX
+    }
+    OTHER
+  }
+}
+train_input_reader { label_map_path: "somewhere/things.pbtxt" }
+"""
+KEEP = "keep_aspect_ratio_resizer { min_dimension: 400 max_dimension: 700 }"
+
+
+def pipeline(folder: Path, *, resizer: str = KEEP, masks: str = "mask_height: 21 mask_width: 21", **parts: str) -> Path:
+    text = PIPELINE.replace("RESIZER", resizer).replace("MASKS", masks)
+    for word in ("EXTRA", "OTHER"):
+        text = text.replace(word, parts.get(word.lower(), ""))
+    path = folder / "pipeline.config"
+    path.write_text(text)
+    return path
+
+
+def test_a_pipeline_config_is_obeyed_and_its_silence_is_protobufs_default(tmp_path: Path) -> None:
+    (tmp_path / "things.pbtxt").write_text("item { id: 1 name: 'cup' } item { id: 3 name: 'fork' }")
+    known = identify(file_of("tf1 r101"), config=pipeline(tmp_path))
+    numerics = known.spec.numerics
+    assert numerics == replace(
+        TF1_RESNET,
+        min_size=400,
+        max_size=700,
+        c4_stride=16,
+        rpn_dilation=1,
+        anchor_sizes=((64.0, 128.0),),
+        anchor_ratios=(2.0, 1.0, 0.5, 1 / 3, 4.0, 0.25),
+        rpn_nms_threshold=0.6,
+        rpn_post_nms=50,
+        rpn_post_nms_train=50,
+        box_pool_size=28,
+        roi_max_pool=(4, 4),
+        mask_size=21,
+        score_threshold=0.25,
+        nms_threshold=0.5,
+        max_per_class=7,
+    )
+    assert known.spec.classes == ("cup", "unused 2", "fork")
+    assert not known.findings
+    assert known.spec.learned["classes"].how == "read"
+    assert known.spec.learned["numerics.rpn_dilation"].source == "config: protobuf's default"
+    assert known.spec.learned["numerics.mask_size"].source.endswith("mask_height")
+    assert known.spec.learned["numerics.stride_at"].how == "implied"
+
+
+def test_a_fixed_size_is_read(tmp_path: Path) -> None:
+    resizer = "fixed_shape_resizer { height: 320 width: 512 }"
+    known = identify(file_of("tf1 r101"), config=pipeline(tmp_path, resizer=resizer))
+    assert (known.spec.numerics.fixed_size, known.spec.numerics.fixed_fit) == ((320, 512), "stretch")
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"resizer": "identity_resizer {}"}, "image_resizer is identity_resizer"),
+        ({"resizer": KEEP.replace("}", "pad_to_max_dimension: true }")}, "pad_to_max_dimension is True"),
+        ({"resizer": KEEP.replace("}", "resize_method: AREA }")}, "resize_method is AREA"),
+        ({"masks": "mask_height: 15 mask_width: 33"}, "masks that are not square"),
+        ({"masks": "convolve_then_upsample_masks: true"}, "convolve_then_upsample_masks"),
+        ({"masks": "conv_hyperparams { activation: RELU_6 }"}, "activation is RELU_6"),
+        ({"masks": "conv_hyperparams { batch_norm { } }"}, "batch_norm in the conv_hyperparams"),
+        ({"extra": "soft_nms_sigma: 0.5"}, "soft_nms_sigma is 0.5"),
+        ({"extra": "use_class_agnostic_nms: true"}, "use_class_agnostic_nms"),
+        ({"other": "first_stage_box_predictor_kernel_size: 1"}, "kernel_size is 1"),
+    ],
+)
+def test_what_the_model_cannot_obey_is_refused_by_name(tmp_path: Path, parts: dict[str, str], said: str) -> None:
+    with pytest.raises(CheckpointError, match=said) as raised:
+        identify(file_of("tf1 r101"), config=pipeline(tmp_path, **parts))
+    assert "recognised as TF1 Object Detection API" in raised.value.findings[0].message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("height: 64 width: 64", "height: 64 width: 32", "not square"),
+        ("height: 64 width: 64", "height_stride: 8 width_stride: 8", "first_stage_features_stride, which is 16"),
+        ("grid_anchor_generator", "multiscale_anchor_generator", "no grid_anchor_generator"),
+        ("features_stride: 16", "features_stride: 32", "features_stride is 32"),
+        ("converter: SOFTMAX", "converter: SIGMOID", "score_converter is SIGMOID"),
+    ],
+)
+def test_anchors_and_scores_of_other_kinds_are_refused(tmp_path: Path, old: str, new: str, said: str) -> None:
+    path = pipeline(tmp_path)
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(CheckpointError, match=said):
+        identify(file_of("tf1 r101"), config=path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code", "said"),
+    [
+        ("num_classes: 3", "num_classes: 37", "shape.classes", "its config says 37"),
+        (
+            "resnet101",
+            "resnet50",
+            "config.mismatch",
+            "holds a faster_rcnn_resnet101, its config says faster_rcnn_resnet50",
+        ),
+        ("resnet101", "resnet101_keras", "config.era", "its config says faster_rcnn_resnet101_keras"),
+    ],
+)
+def test_a_config_of_another_model_is_told(tmp_path: Path, old: str, new: str, code: str, said: str) -> None:
+    path = pipeline(tmp_path)
+    path.write_text(path.read_text().replace(old, new))
+    findings = identify(file_of("tf1 r101"), config=path).findings
+    assert [finding.code for finding in findings] == [code]
+    assert said in findings[0].message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("scales: [1.0, 2.0]", "scales: 1.0", "12 anchors a cell, its config 6"),
+        ("faster_rcnn {", "ssd {", r"another kind of model \(ssd\)"),
+    ],
+)
+def test_a_config_that_cannot_be_followed_stops(tmp_path: Path, old: str, new: str, said: str) -> None:
+    path = pipeline(tmp_path)
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(CheckpointError, match=said) as raised:
+        identify(file_of("tf1 r101"), config=path)
+    assert raised.value.findings[0].code == "config.mismatch"
+
+
+def test_a_config_one_folder_up_is_found(tmp_path: Path) -> None:
+    pipeline(tmp_path)
+    tensors = replace(file_of("tf1 r101"), path=tmp_path / "checkpoint" / "ckpt-0.index")
+    assert identify(tensors).spec.numerics.min_size == 400
+
+
+# ---- params.yaml -----------------------------------------------------------------------------------------------------
+
+PARAMS = """
+task:
+  model:
+    num_classes: 5
+    input_size: [640, 512, 3]
+    anchor: {anchor_size: 4.0, num_scales: 1, aspect_ratios: [1.0, 2.0, 4.0]}
+    norm_activation: {activation: relu, norm_epsilon: 0.001}
+    roi_generator: {test_num_proposals: 77, test_pre_nms_score_threshold: 0.0}
+    detection_generator: {pre_nms_score_threshold: 0.3, nms_version: v2}
+"""
+
+
+def test_params_of_model_garden_are_obeyed(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(PARAMS)
+    known = identify(file_of("model garden, one head"), config=path)
+    assert known.spec.numerics == replace(
+        model_garden.NUMERICS,
+        fixed_size=(640, 512),
+        anchor_sizes=((16.0,), (32.0,), (64.0,), (128.0,), (256.0,)),
+        anchor_ratios=(1.0, 0.5, 0.25),
+        norm_eps=0.001,
+        rpn_post_nms=77,
+        score_threshold=0.3,
+    )
+    assert not known.findings
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("activation: relu", "activation: swish", "activation is 'swish'"),
+        ("nms_version: v2", "nms_version: v3", "nms_version is 'v3'"),
+        ("num_scales: 1", "num_scales: 2", "3 anchors a cell, its config 6"),
+    ],
+)
+def test_params_that_cannot_be_obeyed_are_refused(tmp_path: Path, old: str, new: str, said: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(PARAMS.replace(old, new))
+    with pytest.raises(CheckpointError, match=said):
+        identify(file_of("model garden, one head"), config=path)
+
+
+# ---- what is no Mask R-CNN -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("case", "masks", "said"),
+    [
+        ("tf1 r101", "SecondStageBoxPredictor/Conv", r"no mask head \(Faster R-CNN with ResNet-101\)"),
+        ("tf1 inception v2", "SecondStageBoxPredictor/Conv", r"Faster R-CNN with Inception v2\)"),
+        ("tf2 r101", "_mask_predictor_layers", r"Faster R-CNN with ResNet-101\)"),
+        ("tf2 inception-resnet v2", "_mask_predictor_layers", r"Faster R-CNN with Inception-ResNet v2\)"),
+    ],
+)
+def test_faster_rcnn_is_refused_by_name(case: str, masks: str, said: str) -> None:
+    with pytest.raises(CheckpointError, match=said):
+        identify(without(file_of(case), masks))
+
+
+def named(shapes: dict[str, tuple[int, ...]]) -> Tensors:
+    arrays = {name: LazyArray.of(np.zeros(shape, np.float32)) for name, shape in shapes.items()}
+    return Tensors(Path("drawn"), "drawn", arrays)
+
+
+SLIM_HEAD = {"BoxPredictor_0/BoxEncodingPredictor/weights": (1, 1, 512, 12)}
+SHARED_HEAD = {"WeightSharedConvolutionalBoxPredictor/BoxPredictor/weights": (3, 3, 256, 24)}
+KERAS = "model/_feature_extractor/classification_backbone/layer_with_weights-"
+KERAS_HEAD = {"model/_box_predictor/_prediction_heads/box_encodings/0/_box_encoder_layers/0/kernel": (1, 1, 512, 12)}
+KERAS_MOBILENET = {f"{KERAS}0/kernel": (3, 3, 3, 32), f"{KERAS}2/depthwise_kernel": (3, 3, 32, 1)}
+
+
+@pytest.mark.parametrize(
+    ("shapes", "said"),
+    [
+        (SLIM_HEAD | {"FeatureExtractor/MobilenetV1/Conv2d_0/weights": (3, 3, 3, 32)}, "SSD MobileNet v1 of the TF1"),
+        (SLIM_HEAD | {"FeatureExtractor/MobilenetV2/Conv/weights": (3, 3, 3, 32)}, "SSD MobileNet v2 of the TF1"),
+        (
+            SHARED_HEAD
+            | {
+                "FeatureExtractor/resnet_v1_50/conv1/weights": (7, 7, 3, 64),
+                "FeatureExtractor/resnet_v1_50/fpn/projection_1/weights": (1, 1, 512, 256),
+            },
+            "SSD ResNet-50 FPN of the TF1",
+        ),
+        (SLIM_HEAD | {"FeatureExtractor/Odd/Conv/weights": (3, 3, 3, 32)}, "SSD with another backbone of the TF1"),
+        (KERAS_HEAD | KERAS_MOBILENET | {f"{KERAS}4/kernel": (1, 1, 32, 64)}, "SSD MobileNet v1 of the TF2"),
+        (KERAS_HEAD | KERAS_MOBILENET | {f"{KERAS}4/kernel": (1, 1, 32, 16)}, "SSD MobileNet v2 of the TF2"),
+        (
+            KERAS_HEAD
+            | {
+                f"{KERAS}0/kernel": (7, 7, 3, 64),
+                f"{KERAS}106/kernel": (1, 1, 1024, 256),
+                "model/_feature_extractor/_fpn_features_generator/conv_layers/0/0/kernel": (3, 3, 256, 256),
+            },
+            "SSD ResNet-101 FPN of the TF2",
+        ),
+        ({"_model/_feature_extractor_for_proposal_features/layer_with_weights-0/kernel": (7, 7, 3, 64)}, "SavedModel"),
+    ],
+)
+def test_other_detectors_are_told_by_name(shapes: dict[str, tuple[int, ...]], said: str) -> None:
+    with pytest.raises(CheckpointError, match=f"recognised as .*{said}"):
+        identify(named(shapes))
+
+
+def test_first_stage_block4_is_ignored_and_nothing_else() -> None:
+    unread = "FirstStageFeatureExtractor/resnet_v1_50/block4/unit_1/bottleneck_v1/conv1/weights"
+    assert tf1_object_detection.ignored(unread)
+    assert not tf1_object_detection.ignored(unread.replace("First", "Second"))
+    assert not tf1_object_detection.ignored(unread.replace("block4", "block3"))
