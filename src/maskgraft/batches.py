@@ -1,16 +1,19 @@
 """From a dataset on disk to batches in memory, the same ones for any number of worker processes."""
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from maskgraft import coco
 from maskgraft.coco import ImageRecord
-from maskgraft.errors import DataError, Finding
+from maskgraft.errors import DataError, Finding, MaskgraftError
 from maskgraft.preprocess import Prepared, prepare, resize_masks, stack
 from maskgraft.recipe import Recipe
 from maskgraft.spec import Numerics
@@ -44,27 +47,43 @@ def sample(record: ImageRecord, numerics: Numerics, recipe: Recipe, seed: int) -
     image, truth = record.load(), coco.truth(record)
     boxes, masks, polygons = torch.from_numpy(truth.boxes), truth.masks, truth.polygons
     if mirrored:
-        image, masks = image[:, ::-1], masks[:, :, ::-1]
+        image, masks = np.ascontiguousarray(image[:, ::-1]), np.ascontiguousarray(masks[:, :, ::-1])
         left, top, right, bottom = boxes.unbind(1)
         boxes = torch.stack((record.width - right, top, record.width - left, bottom), 1)
     prepared = prepare(image, replace(numerics, min_size=short, max_size=recipe.max_size or numerics.max_size))
     if polygons is not None:
-        scale = np.array((prepared.size[1] / record.width, prepared.size[0] / record.height))
-        origin, sign = (np.array((record.width, 0)), np.array((-1, 1))) if mirrored else (np.zeros(2), np.ones(2))
+        sign, mirror = (np.array((-1, 1)), np.array((record.width, 0))) if mirrored else (np.ones(2), np.zeros(2))
+        y1, x1, y2, x2 = prepared.window
+        scale = np.array(((x2 - x1) / record.width, (y2 - y1) / record.height))
         polygons = tuple(
-            tuple(((part.reshape(-1, 2) * sign + origin) * scale).ravel() for part in parts) for parts in polygons
+            tuple(((part.reshape(-1, 2) * sign + mirror) * scale + (x1, y1)).ravel() for part in parts)
+            for parts in polygons
         )
-    resized = resize_masks(torch.from_numpy(np.ascontiguousarray(masks)), prepared.size)
-    target = Target(prepared.to_network(boxes), torch.from_numpy(truth.labels), resized, polygons)
+    target = Target(
+        prepared.to_network(boxes), torch.from_numpy(truth.labels), _placed(torch.from_numpy(masks), prepared), polygons
+    )
     return Sample(prepared, target, record.id)
 
 
-class _Images(Dataset[Sample]):
+def _placed(masks: Tensor, prepared: Prepared) -> Tensor:
+    """Masks [N, H, W] of the photograph where it lies in the network's input, which may be larger than it."""
+    top, left, bottom, right = (round(side) for side in prepared.window)
+    resized = resize_masks(masks, (bottom - top, right - left))
+    height, width = prepared.size
+    return F.pad(resized, (left, width - right, top, height - bottom))
+
+
+class _Images(Dataset[Sample | tuple[Finding, ...]]):
+    """Samples by draw; what is wrong with an image comes as findings, since no exception outlives a worker whole."""
+
     def __init__(self, records: Sequence[ImageRecord], numerics: Numerics, recipe: Recipe) -> None:
         self.records, self.numerics, self.recipe = records, numerics, recipe
 
-    def __getitem__(self, draw: Draw) -> Sample:
-        return sample(self.records[draw[0]], self.numerics, self.recipe, draw[1])
+    def __getitem__(self, draw: Draw) -> Sample | tuple[Finding, ...]:
+        try:
+            return sample(self.records[draw[0]], self.numerics, self.recipe, draw[1])
+        except MaskgraftError as error:
+            return error.findings
 
 
 class _Epoch(Sampler[list[Draw]]):
@@ -117,27 +136,56 @@ def loader(
 ) -> Iterator[Batch]:
     """The batches of an epoch, from batch `start` on.
 
-    Raises `DataError` (`train.loader-stalled`) when worker processes give nothing for five minutes.
+    Raises `DataError` for images that cannot be read, and when worker processes end (`train.loader-died`) or give
+    nothing for five minutes (`train.loader-stalled`).
     """
+    planned = plan(records, recipe, epoch)
     batches = DataLoader(
         _Images(records, numerics, recipe),
-        batch_sampler=_Epoch(plan(records, recipe, epoch), start),
+        batch_sampler=_Epoch(planned, start),
         num_workers=recipe.workers,
-        collate_fn=partial(collate, numerics=numerics),
+        collate_fn=partial(_batch_or_findings, numerics=numerics),
         pin_memory=pin,
         timeout=_STALLED_SECONDS if recipe.workers else 0,
+        worker_init_fn=_leave_interrupts_to_the_parent,
         generator=torch.Generator(),  # else each start of the loader would draw from the generator that training uses
     )
-    try:
-        yield from batches
-    except RuntimeError as error:
-        if "timed out" not in str(error):
-            raise
-        raise DataError(
-            Finding(
-                "train.loader-stalled",
-                "error",
-                f"{recipe.workers} worker processes gave no batch for {_STALLED_SECONDS} seconds",
-                fix="train with workers=0 to see where it stands",
-            )
-        ) from error
+    given = iter(batches)
+    for number, draws in enumerate(planned[start:]):
+        try:
+            batch = next(given)
+        except RuntimeError as error:
+            files = [str(records[index].path) for index, _ in draws]
+            failure = _worker_failure(str(error), number % max(recipe.workers, 1), recipe.workers, files)
+            if failure is None:
+                raise
+            raise DataError(failure) from error
+        if isinstance(batch, tuple):
+            raise DataError(batch)
+        yield batch
+
+
+def _batch_or_findings(
+    samples: Sequence[Sample | tuple[Finding, ...]], numerics: Numerics
+) -> Batch | tuple[Finding, ...]:
+    findings = [finding for one in samples if isinstance(one, tuple) for finding in one]
+    return tuple(findings) or collate([one for one in samples if isinstance(one, Sample)], numerics)
+
+
+def _leave_interrupts_to_the_parent(_: int) -> None:
+    # Ctrl-C reaches every process of a terminal; the parent finishes its step and then ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _worker_failure(said: str, worker: int, workers: int, files: Sequence[str]) -> Finding | None:
+    """What became of a worker process, by what the data loader says; None when that is about something else."""
+    if "timed out" in said:
+        code, what = "train.loader-stalled", f"gave no batch for {_STALLED_SECONDS} seconds"
+        fix = "look whether these files can be read; train with workers=0 to see where it stands"
+    elif "exited unexpectedly" in said:
+        code, what = "train.loader-died", "ended while this batch was awaited"
+        fix = "it may have run out of memory, or of shared memory (/dev/shm): train with fewer workers, or workers=0"
+    else:
+        return None
+    message = f"worker {worker} of {workers}, or one beside it, {what}: {', '.join(files)}"
+    return Finding(code, "error", message, names=tuple(files), evidence={"said": said}, fix=fix)

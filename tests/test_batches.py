@@ -1,0 +1,136 @@
+"""Batches from a drawn dataset: truth stays on the objects, order and draws are the same, faults are told."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import maskgraft as mg
+from maskgraft import batches, coco
+from maskgraft.families import chainer, matterport, model_garden
+from maskgraft.recipe import Recipe
+from maskgraft.spec import Numerics
+from maskgraft.targets import Batch
+from tests.tiny import draw_dataset, tiny_spec
+
+PLAIN = tiny_spec().numerics
+LETTERBOX = replace(matterport.NUMERICS, min_size=96, max_size=160)
+# the page is wider than the photograph, which lies at its top left
+FIXED = replace(model_garden.NUMERICS, fixed_size=(128, 192))
+FACTOR = replace(chainer.NUMERICS, min_size=101, max_size=160)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> coco.Dataset:
+    return coco.read(*draw_dataset(tmp_path_factory.mktemp("drawn"), images=8))
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+@pytest.mark.parametrize("numerics", [PLAIN, LETTERBOX, FIXED, FACTOR], ids=["plain", "letterbox", "fixed", "factor"])
+def test_boxes_masks_and_polygons_stay_on_the_objects(data: coco.Dataset, numerics: Numerics, flip: float) -> None:
+    for record in data.images:
+        one = batches.sample(record, numerics, Recipe(flip=flip), 0)
+        image, target = one.prepared.pixels, one.target
+        assert target.masks.shape[1:] == image.shape[1:]
+        for box, mask, parts in zip(target.boxes, target.masks, target.polygons or (), strict=True):
+            rows, columns = torch.nonzero(mask.any(1)).squeeze(1), torch.nonzero(mask.any(0)).squeeze(1)
+            drawn = torch.tensor((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
+            assert (drawn - box).abs().max() <= 2
+            points = np.concatenate(parts).reshape(-1, 2)
+            outline = torch.tensor((*points.min(0), *points.max(0)))
+            assert (outline - box).abs().max() <= 2
+
+
+@pytest.mark.parametrize("numerics", [PLAIN, LETTERBOX, FIXED], ids=["plain", "letterbox", "fixed"])
+def test_masks_lie_on_the_pixels_of_their_object(data: coco.Dataset, numerics: Numerics) -> None:
+    """Discs are red and boxes blue: the difference of two channels tells what a pixel belongs to."""
+    for record in data.images:
+        one = batches.sample(record, numerics, Recipe(flip=1.0), 0)
+        red, _, blue = one.prepared.pixels * torch.tensor(numerics.pixel_std)[:, None, None]
+        disc = (red - blue) / numerics.pixel_scale + (numerics.pixel_mean[0] - numerics.pixel_mean[2])
+        for label, mask in zip(one.target.labels, one.target.masks, strict=True):
+            others = (one.target.masks.sum(0) > mask.int()) & mask  # something may have been drawn over it
+            inside = disc[mask & ~others] * (1 if label == 0 else -1)
+            assert (inside > 100).float().mean() > 0.9
+
+
+def test_a_mirrored_image_is_the_mirror_of_the_image(data: coco.Dataset) -> None:
+    mirrored = batches.sample(data.images[0], PLAIN, Recipe(flip=1.0), 0)
+    plain = batches.sample(data.images[0], PLAIN, Recipe(flip=0.0), 0)
+    assert torch.allclose(mirrored.prepared.pixels, plain.prepared.pixels.flip(2), atol=2e-3)
+    width = plain.prepared.size[1]
+    assert torch.allclose(mirrored.target.boxes[:, 0], width - plain.target.boxes[:, 2], atol=1e-3)
+
+
+def test_several_sizes_are_drawn(data: coco.Dataset) -> None:
+    recipe = Recipe(min_size=(64, 96), max_size=400)
+    drawn = {min(batches.sample(data.images[0], PLAIN, recipe, seed).prepared.size) for seed in range(8)}
+    assert drawn == {64, 96}
+
+
+def test_an_epoch_draws_every_image_once_and_the_next_one_otherwise(data: coco.Dataset) -> None:
+    recipe = Recipe(batch=2, seed=3)
+    assert batches.plan(data.images, recipe, 0) == batches.plan(data.images, recipe, 0)
+    assert batches.plan(data.images, recipe, 0) != batches.plan(data.images, recipe, 1)
+    assert batches.plan(data.images, recipe, 0) != batches.plan(data.images, Recipe(batch=2, seed=4), 0)
+    drawn = [index for batch in batches.plan(data.images, recipe, 0) for index, _ in batch]
+    assert sorted(drawn) == list(range(8))
+    assert [len(batch) for batch in batches.plan(data.images, Recipe(batch=3), 0)] == [3, 3]
+    assert [len(batch) for batch in batches.plan(data.images[:2], Recipe(batch=3), 0)] == [2]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more than this machine may have cores
+def test_the_same_batches_come_from_any_number_of_workers(data: coco.Dataset) -> None:
+    def load(workers: int, start: int) -> list[Batch]:
+        recipe = Recipe(batch=2, workers=workers, min_size=(64, 96))
+        return list(batches.loader(data.images, PLAIN, recipe, epoch=1, start=start, pin=False))
+
+    alone, helped, late = load(0, 0), load(3, 0), load(2, 2)
+    assert len(alone) == len(helped) == 4
+    for one, other in [*zip(alone, helped, strict=True), *zip(alone[2:], late, strict=True)]:
+        assert one.ids == other.ids and one.sizes == other.sizes
+        assert torch.equal(one.pixels, other.pixels)
+        for mine, yours in zip(one.targets, other.targets, strict=True):
+            assert torch.equal(mine.boxes, yours.boxes) and torch.equal(mine.masks, yours.masks)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_that_went_bad_is_named(data: coco.Dataset, tmp_path: Path, workers: int) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(data.images[0].path.read_bytes()[:200])
+    records = [replace(data.images[0], path=broken), *data.images[1:]]
+    with pytest.raises(mg.DataError, match=r"broken\.png") as caught:
+        list(batches.loader(records, PLAIN, Recipe(workers=workers), epoch=0, start=0, pin=False))
+    assert caught.value.findings[0].code.startswith("data.")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_loader_that_stands_still_is_told_with_its_files(
+    data: coco.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "slow.png")  # opening it waits for a writer that never comes
+    monkeypatch.setattr(batches, "_STALLED_SECONDS", 1)
+    records = [replace(data.images[0], path=tmp_path / "slow.png")]
+    with pytest.raises(mg.DataError, match=r"worker 0 of 1.*slow\.png") as caught:
+        list(batches.loader(records, PLAIN, Recipe(workers=1), epoch=0, start=0, pin=False))
+    assert caught.value.findings[0].code == "train.loader-stalled"
+
+
+class Deadly:
+    """A path that ends the process that opens it, as the kernel does when memory runs out."""
+
+    def __str__(self) -> str:
+        return "deadly.png"
+
+    def __fspath__(self) -> str:
+        os._exit(9)
+
+
+def test_a_worker_that_dies_is_told_with_its_files(data: coco.Dataset) -> None:
+    records = [replace(data.images[0], path=Deadly())]  # type: ignore[arg-type]
+    with pytest.raises(mg.DataError, match=r"worker 0 of 1.*deadly\.png") as caught:
+        list(batches.loader(records, PLAIN, Recipe(workers=1), epoch=0, start=0, pin=False))
+    assert caught.value.findings[0].code == "train.loader-died"
