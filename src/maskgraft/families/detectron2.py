@@ -1,16 +1,14 @@
 """Detectron2: FPN, C4 and DC5 Mask R-CNN from its checkpointer (`.pth`) and its model zoo (`.pkl`).
 
-Conventions: detectron2 0.6 `config/defaults.py`, `data/transforms`, `modeling/`; field by field in `_FROM_CONFIG`.
+Conventions: detectron2 0.6 `config/defaults.py`, `data/transforms`, `modeling/`.
 """
 
-import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from maskgraft.errors import Finding
 from maskgraft.families.class_names import COCO_80, numbered
-from maskgraft.families.configs import changes_from, setting
+from maskgraft.families.detectron2_config import NUMERICS as NUMERICS
+from maskgraft.families.detectron2_config import numerics_of
 from maskgraft.families.family import (
     Config,
     Family,
@@ -25,99 +23,7 @@ from maskgraft.families.family import (
 )
 from maskgraft.files import Tensors
 from maskgraft.links import Link
-from maskgraft.spec import NUMERICS_FIELDS, Arch, Learned, Numerics, Spec
-
-NUMERICS = Numerics(
-    channel_order="bgr",
-    pixel_scale=1.0,
-    pixel_mean=(103.53, 116.28, 123.675),
-    pixel_std=(1.0, 1.0, 1.0),
-    resize="pil",
-    normalise_first=False,
-    size_rounding="round",
-    norm_eps=1e-5,
-    stride_in="1x1",
-    anchor_order="size",
-    anchor_rounding=False,
-    anchor_stride="nominal",
-    rpn_rank="logit",
-    rpn_min_size=0.0,
-    level_epsilon="inside",
-    level_epsilon_value=1e-8,
-    roi_aligned=True,
-    roi_sampling=0,
-    box_min_size=0.0,
-    mask_paste="grid-sample",
-    rpn_normaliser="samples",
-    rpn_beta=0.0,
-    box_beta=0.0,
-    mask_targets="polygon",
-)
-
-# Backbones whose 3×3 convolutions are grouped were trained on scaled pixels (mask_rcnn_X_101_32x8d_FPN_3x.yaml).
-_STD_OF_RESNEXT = (57.375, 57.12, 58.395)
-
-_ONE_LEVEL: dict[str, Any] = {
-    "anchor_sizes": ((32.0, 64.0, 128.0, 256.0, 512.0),),
-    "rpn_pre_nms": 6000,
-    "rpn_pre_nms_train": 12000,
-    "pad_multiple": 1,
-}
-
-
-def _quad(value: Any) -> tuple[float, ...]:
-    return tuple(float(number) for number in value)
-
-
-# Field of Numerics ← (key of the config, how its value reads)
-_FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
-    ("channel_order", "INPUT.FORMAT", str.lower),
-    ("min_size", "INPUT.MIN_SIZE_TEST", int),
-    ("max_size", "INPUT.MAX_SIZE_TEST", int),
-    ("pixel_mean", "MODEL.PIXEL_MEAN", _quad),
-    ("pixel_std", "MODEL.PIXEL_STD", _quad),
-    ("stride_in", "MODEL.RESNETS.STRIDE_IN_1X1", lambda yes: "1x1" if yes else "3x3"),
-    ("anchor_ratios", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", lambda levels: _quad(levels[0])),
-    ("anchor_offset", "MODEL.ANCHOR_GENERATOR.OFFSET", float),
-    ("rpn_pre_nms", "MODEL.RPN.PRE_NMS_TOPK_TEST", int),
-    ("rpn_post_nms", "MODEL.RPN.POST_NMS_TOPK_TEST", int),
-    ("rpn_pre_nms_train", "MODEL.RPN.PRE_NMS_TOPK_TRAIN", int),
-    ("rpn_post_nms_train", "MODEL.RPN.POST_NMS_TOPK_TRAIN", int),
-    ("rpn_nms_threshold", "MODEL.RPN.NMS_THRESH", float),
-    ("rpn_min_size", "MODEL.PROPOSAL_GENERATOR.MIN_SIZE", float),
-    ("rpn_delta_weights", "MODEL.RPN.BBOX_REG_WEIGHTS", _quad),
-    ("rpn_negative_iou", "MODEL.RPN.IOU_THRESHOLDS", lambda pair: float(pair[0])),
-    ("rpn_positive_iou", "MODEL.RPN.IOU_THRESHOLDS", lambda pair: float(pair[1])),
-    ("rpn_straddle", "MODEL.RPN.BOUNDARY_THRESH", lambda pixels: float(pixels) if pixels >= 0 else None),
-    ("rpn_samples", "MODEL.RPN.BATCH_SIZE_PER_IMAGE", int),
-    ("rpn_positive_fraction", "MODEL.RPN.POSITIVE_FRACTION", float),
-    ("rpn_beta", "MODEL.RPN.SMOOTH_L1_BETA", float),
-    ("roi_aligned", "MODEL.ROI_BOX_HEAD.POOLER_TYPE", lambda kind: kind == "ROIAlignV2"),
-    ("roi_sampling", "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO", int),
-    ("box_pool_size", "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", int),
-    ("mask_pool_size", "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION", int),
-    ("box_delta_weights", "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", _quad),
-    ("box_beta", "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA", float),
-    ("score_threshold", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", float),
-    ("nms_threshold", "MODEL.ROI_HEADS.NMS_THRESH_TEST", float),
-    ("roi_positive_iou", "MODEL.ROI_HEADS.IOU_THRESHOLDS", lambda thresholds: float(thresholds[0])),
-    ("roi_samples", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", int),
-    ("roi_positive_fraction", "MODEL.ROI_HEADS.POSITIVE_FRACTION", float),
-    ("max_detections", "TEST.DETECTIONS_PER_IMAGE", int),
-    ("mask_targets", "INPUT.MASK_FORMAT", lambda kind: "polygon" if kind == "polygon" else "bitmap"),
-)
-
-# Settings whose other values change what is computed in ways that the model does not have.
-_REQUIRED: tuple[tuple[str, tuple[Any, ...]], ...] = (
-    ("MODEL.META_ARCHITECTURE", ("GeneralizedRCNN",)),
-    ("MODEL.PROPOSAL_GENERATOR.NAME", ("RPN",)),
-    ("MODEL.ROI_HEADS.NAME", ("StandardROIHeads", "Res5ROIHeads")),
-    ("MODEL.ROI_BOX_HEAD.POOLER_TYPE", ("ROIAlignV2", "ROIAlign")),
-    ("MODEL.FPN.FUSE_TYPE", ("sum",)),
-    ("MODEL.KEYPOINT_ON", (False,)),
-    ("MODEL.ANCHOR_GENERATOR.NAME", ("DefaultAnchorGenerator",)),
-    ("INPUT.FORMAT", ("BGR", "RGB")),
-)
+from maskgraft.spec import Arch, Learned, Spec
 
 
 def read(tensors: Tensors, config: Config | None) -> Reading:
@@ -131,7 +37,7 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
         raise unsupported(tensors, "Detectron2", "deformable convolutions")
     if _body(names) == "":
         raise unsupported(tensors, "Detectron2", "a backbone that is not a ResNet")
-    arch = _arch(tensors, config)
+    arch = _arch(tensors)
     numerics, how, findings = numerics_of(tensors, arch, config, "Detectron2")
     how |= learned("tensor names and shapes", "implied", [f"arch.{name}" for name in Arch.__dataclass_fields__])
     classes = COCO_80 if arch.classes == 80 else numbered(arch.classes)
@@ -150,7 +56,7 @@ def _body(names: Mapping[str, Any]) -> str:
     return ""
 
 
-def _arch(tensors: Tensors, config: Config | None) -> Arch:
+def _arch(tensors: Tensors) -> Arch:
     names, body = tensors.arrays, _body(tensors.arrays)
     neck = (
         "fpn"
@@ -193,85 +99,6 @@ def _arch(tensors: Tensors, config: Config | None) -> Arch:
         mask_norm=norm_kind(names, "roi_heads.mask_head.mask_fcn1.norm"),
         mask_rows="agnostic" if mask_rows == 1 and classes > 1 else "foreground",
     )
-
-
-def numerics_of(
-    tensors: Tensors, arch: Arch, config: Config | None, title: str
-) -> tuple[Numerics, dict[str, Learned], list[Finding]]:
-    """The numbers with which Detectron2 runs an architecture under a config, and how each was learned.
-
-    Raises `CheckpointError` for settings that maskgraft does not have; `title` says of which framework the file is.
-    """
-    numerics, how = _numerics(tensors, arch)
-    if config is None:
-        return numerics, how, []
-    for key, allowed in _REQUIRED:
-        value = setting(config, key)
-        if value is not None and value not in allowed:
-            raise unsupported(tensors, title, f"{key} is {value!r}, not {' or '.join(map(str, allowed))}")
-    changes = changes_from(config, _FROM_CONFIG, how) | _anchors(tensors, arch, config, how, title)
-    return replace(numerics, **changes), how, list(_disagreements(tensors, arch, config))
-
-
-def _anchors(tensors: Tensors, arch: Arch, config: Config, how: dict[str, Learned], title: str) -> dict[str, Any]:
-    """Sizes of anchors: one list for each level, or one for all of them."""
-    ratios = setting(config, "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS")
-    if ratios is not None and any(level != ratios[0] for level in ratios):
-        raise unsupported(tensors, title, "anchors whose ratios differ from level to level")
-    sizes = setting(config, "MODEL.ANCHOR_GENERATOR.SIZES")
-    if sizes is None:
-        return {}
-    how["numerics.anchor_sizes"] = Learned("read", "config: MODEL.ANCHOR_GENERATOR.SIZES")
-    levels = [_quad(level) for level in sizes]
-    return {"anchor_sizes": tuple(levels * 5 if arch.neck == "fpn" and len(levels) == 1 else levels)}
-
-
-def _numerics(tensors: Tensors, arch: Arch) -> tuple[Numerics, dict[str, Learned]]:
-    how = {
-        **learned("Detectron2's maths", "implied", [f"numerics.{name}" for name in NUMERICS_FIELDS]),
-        **learned(
-            "Detectron2's defaults; config.yaml would say",
-            "assumed",
-            [f"numerics.{name}" for name, _, _ in _FROM_CONFIG] + ["numerics.anchor_sizes"],
-        ),
-    }
-    changes: dict[str, Any] = {}
-    if arch.neck != "fpn":
-        changes |= _ONE_LEVEL
-    if arch.neck == "c4":
-        changes["box_pool_size"] = 14
-    if arch.groups > 1:
-        changes |= {"stride_in": "3x3", "pixel_std": _STD_OF_RESNEXT}
-        how |= learned("as in the model zoo's ResNeXt configs", "assumed", ["numerics.stride_in", "numerics.pixel_std"])
-    elif arch.norm in ("group", "batch"):
-        changes["stride_in"] = "3x3"
-        how |= learned("as in the model zoo's GN and SyncBN configs", "assumed", ["numerics.stride_in"])
-    for name in ("pixel_mean", "pixel_std"):  # model zoo files of 2019 carry both
-        if name in tensors and math.prod(tensors[name].shape) == 3:
-            changes[name] = tuple(round(float(x), 6) for x in tensors[name].read().ravel())
-            how[f"numerics.{name}"] = Learned("read", f"{tensors.path.name}: {name}")
-    return replace(NUMERICS, **changes), how
-
-
-def _disagreements(tensors: Tensors, arch: Arch, config: Config) -> Iterator[Finding]:
-    classes = setting(config, "MODEL.ROI_HEADS.NUM_CLASSES")
-    if classes is not None and classes != arch.classes:
-        yield Finding(
-            "shape.classes",
-            "warning",
-            f"{tensors.path.name} has {arch.classes} classes, its config says {classes} (MODEL.ROI_HEADS.NUM_CLASSES); "
-            "the file is followed",
-            evidence={"file": arch.classes, "config": classes},
-            effect="Detectron2 itself would leave the class-dependent layers random with this config",
-        )
-    if "_BASE_" in config:
-        yield Finding(
-            "numerics.assumed",
-            "warning",
-            f"the config is written on top of {config['_BASE_']}, which is not read: what it does not say is assumed",
-            evidence={"base": config["_BASE_"]},
-            fix="give the config.yaml that Detectron2 wrote into the output folder of the training",
-        )
 
 
 def links(spec: Spec, era: str) -> Iterator[Link]:

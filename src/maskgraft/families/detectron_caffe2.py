@@ -12,9 +12,9 @@ from typing import Any
 import yaml
 
 from maskgraft.errors import Finding
-from maskgraft.families import detectron2
 from maskgraft.families.class_names import COCO_80, numbered
 from maskgraft.families.configs import changes_from, parse_yaml, setting
+from maskgraft.families.detectron2_config import numerics_of
 from maskgraft.families.family import (
     Config,
     Family,
@@ -142,7 +142,7 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
         "assumed", "81 rows: COCO's classes" if arch.classes == 80 else "the files have no class names"
     )
     if config is not None and setting(config, "MODEL.META_ARCHITECTURE") is not None:
-        numerics, more, findings = detectron2.numerics_of(tensors, arch, config, FAMILY.title)
+        numerics, more, findings = numerics_of(tensors, arch, config, FAMILY.title)
     else:
         numerics, more, findings = _numerics(tensors, arch, config)
     spec = Spec(family=FAMILY.name, arch=arch, numerics=numerics, classes=classes, learned=how | more)

@@ -8,11 +8,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from maskgraft.errors import Finding
 from maskgraft.families import mmdet_config
 from maskgraft.families.class_names import COCO_80, numbered
+from maskgraft.families.class_shift import class_shift, version
 from maskgraft.families.family import (
     Config,
     Family,
@@ -114,7 +112,7 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
     source = "config"
     if config is None:
         config, source = own_config(meta), f"{tensors.path.name}: its config"
-    legacy = era == "1" or _version(meta) < (2,)
+    legacy = era == "1" or version(meta) < (2,)
     how = {
         **learned("tensor names and shapes", "implied", [f"arch.{name}" for name in Arch.__dataclass_fields__]),
         **learned(
@@ -160,13 +158,6 @@ def own_config(meta: Mapping[str, Any]) -> Config | None:
     return None
 
 
-def _version(meta: Mapping[str, Any]) -> tuple[int, ...]:
-    """(1, 2) of "1.2.0+unknown"; a high number where the file does not say."""
-    parts = str(meta.get("mmdet_version", "")).split("+")[0].split(".")
-    numbers = [int(part) for part in parts[:2] if part.isdigit()]
-    return tuple(numbers) or (99,)
-
-
 def _classes(meta: Mapping[str, Any], arch: Arch) -> tuple[tuple[str, ...], Learned]:
     about = meta.get("dataset_meta")
     about = about if isinstance(about, Mapping) else {}
@@ -176,31 +167,6 @@ def _classes(meta: Mapping[str, Any], arch: Arch) -> tuple[tuple[str, ...], Lear
     if arch.classes == 80:
         return COCO_80, Learned("assumed", "80 classes: COCO's")
     return numbered(arch.classes), Learned("assumed", "the file has no class names")
-
-
-def class_shift(tensors: Tensors, meta: Mapping[str, Any]) -> Iterator[Finding]:
-    """Whether box or mask biases belong to the neighbouring class.
-
-    MMDetection's `upgrade_model_version.py` takes the background row, the first, from the weights of 1.x, but the last
-    row from their biases. The background's biases were never trained: they are 0, and now stand first.
-    """
-    upgraded = _version(meta) < (2,)
-    for name, per_class in (("roi_head.bbox_head.fc_reg.bias", 4), ("roi_head.mask_head.conv_logits.bias", 1)):
-        rows = tensors[name].read().reshape(-1, per_class) if name in tensors else np.zeros((0, per_class))
-        empty_first = len(rows) > 1 and not rows[0].any() and rows[1:].any(1).mean() > 0.5
-        if empty_first or (upgraded and len(rows) > 1):
-            yield Finding(
-                "values.class-shift",
-                "warning",
-                f"{name} is shifted by one class against its weights: "
-                + (
-                    "the first class has the zeros of a background row" if empty_first else "1.x was upgraded by script"
-                ),
-                names=(name,),
-                evidence={"first": [float(value) for value in rows[0]], "mmdet_version": meta.get("mmdet_version")},
-                effect="each class has its neighbour's bias, the last class none of its own: worse boxes and masks",
-                fix="load the file from before the upgrade, which maskgraft reads as it is",
-            )
 
 
 def _head(era: str) -> str:
