@@ -1,4 +1,4 @@
-"""Bilinear resizing, one function a library: they differ in grey levels, and a network notices.
+"""Resizing, one function a library: they differ in grey levels, and a network notices.
 
 Every function takes a photograph, uint8 [H, W, C], and samples at pixel centres: pixel i of the result lies at
 (i + ½) · step - ½ of the source, where the step is before / after. Only TensorFlow 1 does not.
@@ -54,6 +54,32 @@ def opencv(image: Grey, size: Size) -> Grey:
     upper, lower = (np.rint(part * 2048).astype(np.int32)[:, None, None] for part in (1 - y, y))
     values = ((wide[top] * upper) >> 16) + ((wide[bottom] * lower) >> 16)  # each half is cut by itself, equal or not
     return ((values + 2) >> 2).astype(np.uint8)
+
+
+def opencv_cubic(image: Grey, size: Size) -> Grey:
+    """OpenCV's `INTER_CUBIC` on uint8 at `size` (height, width), in floats, as its wheels for Intel compute it.
+
+    Builds without IPP round the weights to 11 bits, and differ by one level at 4 % of the pixels.
+    """
+    wide = np.zeros((image.shape[0], size[1], image.shape[2]))
+    for taken, weight in _cubic(image.shape[1], size[1]):
+        wide += image[:, taken] * weight[:, None]
+    values = np.zeros((*size, image.shape[2]))
+    for taken, weight in _cubic(image.shape[0], size[0]):
+        values += wide[taken] * weight[:, None, None]
+    return np.rint(values).clip(0, 255).astype(np.uint8)
+
+
+def _cubic(before: int, after: int) -> list[tuple[Indices, npt.NDArray[np.float64]]]:
+    """The four neighbours of each sample, each with its weight: Keys' kernel with a = -¾."""
+    at = (np.arange(after) + 0.5) * (before / after) - 0.5
+    first = np.floor(at).astype(np.int64)
+    near = np.stack((at - first, first + 1 - at))
+    far = near + 1
+    inner = 1.25 * near**3 - 2.25 * near**2 + 1
+    outer = -0.75 * (far**3 - 5 * far**2 + 8 * far - 4)
+    weights = (outer[0], inner[0], inner[1], outer[1])
+    return [((first + place - 1).clip(0, before - 1), weight) for place, weight in enumerate(weights)]
 
 
 def opencv_float(image: Grey, factor: float) -> Floats:

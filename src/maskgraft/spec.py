@@ -44,6 +44,7 @@ class Arch:
     backbone: BackboneKind = "resnet"
     block: Literal["bottleneck", "basic"] = "bottleneck"
     blocks: tuple[int, ...] = (3, 4, 6, 3)  # residual blocks of C2..C5
+    stem: Literal["7x7", "3x3"] = "7x7"  # one convolution, or three (ResNet-C and -D)
     stem_width: int = 64  # channels after the stem
     groups: int = 1  # groups of the 3×3 convolutions (ResNeXt)
     width_per_group: int = 64  # channels per group in C2; doubles with each stage
@@ -97,8 +98,8 @@ class Numerics:
     pixel_scale: float  # a grey level 0..255 is multiplied by this before the mean is taken off
     pixel_mean: tuple[float, float, float]  # in channel_order
     pixel_std: tuple[float, float, float]  # in channel_order
-    # whose bilinear interpolation; "tensorflow-1" samples at pixels' corners
-    resize: Literal["torch", "pil", "opencv", "opencv-float", "skimage", "tensorflow", "tensorflow-1"]
+    # whose interpolation, bilinear but for one; "tensorflow-1" samples at pixels' corners
+    resize: Literal["torch", "pil", "opencv", "opencv-float", "opencv-cubic", "skimage", "tensorflow", "tensorflow-1"]
     normalise_first: bool  # normalise, then resize in float; else resize the uint8 image, then normalise
     # of height × scale and width × scale: cut; the short side whole and the long one rounded, or cut; both rounded, or
     # rounded half to even, "-float" in float32 and held against max_size after that
@@ -116,6 +117,7 @@ class Numerics:
     # backbone and neck
     norm_eps: float  # added to the variance by every normalisation layer
     stride_in: Literal["1x1", "3x3"]  # which convolution of a down-sampling bottleneck has stride 2
+    stride_pooled: bool = False  # a shortcut that strides averages 2 × 2 cells and keeps stride 1 (ResNet-D)
     stride_at: Literal["first", "before"] = "first"  # the first block of a stage, or the last of the stage before
     c4_stride: Literal[8, 16] = 16  # of C4 in C4 models; where it is 8, the convolutions of C4 are dilated instead
     # zeros around a strided convolution: alike on all sides, or TensorFlow's SAME with the odd row after, or before

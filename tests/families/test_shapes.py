@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from maskgraft.families import chainer, identify, matterport, recognise, tensorpack
+from maskgraft.families import chainer, identify, matterport, paddle, recognise, tensorpack
 from maskgraft.families.class_names import numbered
 from maskgraft.links import check
 from maskgraft.spec import Arch, Numerics, Spec
@@ -36,6 +36,13 @@ CHAINER = Arch(
     mask_convs=0,
 )
 
+PADDLE = Arch(classes=80)
+PADDLE_VD = replace(PADDLE, blocks=(3, 4, 23, 3), stem="3x3")
+PADDLE_C4 = replace(
+    PADDLE, neck="c4", rpn_channels=1024, anchors_per_cell=15, box_head="res5", mask_convs=0, classes=20
+)
+PADDLE_NUMERICS_VD = replace(paddle.NUMERICS, stride_pooled=True)
+
 CASES: dict[str, tuple[str, Arch, Numerics, str]] = {
     "matterport r101": ("matterport", replace(MATTERPORT, blocks=(3, 4, 23, 3)), matterport.NUMERICS, ""),
     "matterport one class": ("matterport", replace(MATTERPORT, classes=1), matterport.NUMERICS, ""),
@@ -52,6 +59,22 @@ CASES: dict[str, tuple[str, Arch, Numerics, str]] = {
     "tensorpack c4": ("tensorpack", TENSORPACK_C4, replace(tensorpack.NUMERICS, **tensorpack.C4), ":0"),
     "chainer r50": ("chainer-mask-rcnn", CHAINER, chainer.NUMERICS, ""),
     "chainer r101": ("chainer-mask-rcnn", replace(CHAINER, blocks=(3, 4, 23, 3)), chainer.NUMERICS, ""),
+    "paddle r50": ("paddledetection", PADDLE, paddle.NUMERICS, ""),
+    "paddle r101": ("paddledetection", replace(PADDLE, blocks=(3, 4, 23, 3), classes=7), paddle.NUMERICS, ""),
+    "paddle r101-vd": ("paddledetection", PADDLE_VD, PADDLE_NUMERICS_VD, ""),
+    "paddle x101-vd": (
+        "paddledetection",
+        replace(PADDLE_VD, groups=64, width_per_group=4),
+        PADDLE_NUMERICS_VD,
+        "",
+    ),
+    "paddle gn heads": (
+        "paddledetection",
+        replace(PADDLE, neck_norm="group", box_convs=4, box_fcs=1, box_norm="group", mask_norm="group"),
+        paddle.NUMERICS,
+        "",
+    ),
+    "paddle c4": ("paddledetection", PADDLE_C4, replace(paddle.NUMERICS, **paddle.C4), ""),
 }
 
 

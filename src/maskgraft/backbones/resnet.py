@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from maskgraft.backbones.norms import ConvNorm
 from maskgraft.backbones.padding import max_pool
@@ -60,14 +61,16 @@ class Bottleneck(nn.Module):
         self.conv1 = conv(channels_in, inner, 1, first)
         self.conv2 = conv(inner, inner, 3, second, dilation=dilation, groups=arch.groups)
         self.conv3 = conv(inner, outer, 1, 1)
-        self.shortcut = conv(channels_in, outer, 1, stride) if channels_in != outer else EveryNth(stride)
+        self.averages = numerics.stride_pooled and stride > 1
+        around = 1 if self.averages else stride
+        self.shortcut = conv(channels_in, outer, 1, around) if channels_in != outer else EveryNth(around)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, C', H / stride, W / stride]."""
         y = torch.relu_(self.conv1(x))
         y = torch.relu_(self.conv2(y))
         y = self.conv3(y)
-        return torch.relu_(y + self.shortcut(x))
+        return torch.relu_(y + self.shortcut(halved(x) if self.averages else x))
 
 
 class BasicBlock(nn.Module):
@@ -94,12 +97,19 @@ class BasicBlock(nn.Module):
 
         self.conv1 = conv(channels_in, 3, stride, dilation)
         self.conv2 = conv(outer, 3, 1, dilation)
-        self.shortcut = conv(channels_in, 1, stride) if channels_in != outer else EveryNth(stride)
+        self.averages = numerics.stride_pooled and stride > 1
+        around = 1 if self.averages else stride
+        self.shortcut = conv(channels_in, 1, around) if channels_in != outer else EveryNth(around)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, C', H / stride, W / stride]."""
         y = self.conv2(torch.relu_(self.conv1(x)))
-        return torch.relu_(y + self.shortcut(x))
+        return torch.relu_(y + self.shortcut(halved(x) if self.averages else x))
+
+
+def halved(x: Tensor) -> Tensor:
+    """The mean of every 2 × 2 cells, and of what is left of them at the end."""
+    return F.avg_pool2d(x, 2, 2, ceil_mode=True, count_include_pad=False)
 
 
 def stage(
@@ -135,16 +145,26 @@ class ResNet(nn.Module):
 
     def __init__(self, arch: Arch, numerics: Numerics) -> None:
         super().__init__()
-        self.stem = ConvNorm(
-            3,
-            arch.stem_width,
-            7,
-            stride=2,
-            norm_kind=arch.norm,
-            eps=numerics.norm_eps,
-            bias=arch.stem_bias or arch.conv_bias,
-            padding=numerics.conv_padding,
-            scale=arch.norm_scale,
+
+        def conv(channels_in: int, channels_out: int, kernel: int, stride: int) -> ConvNorm:
+            return ConvNorm(
+                channels_in,
+                channels_out,
+                kernel,
+                stride=stride,
+                norm_kind=arch.norm,
+                eps=numerics.norm_eps,
+                bias=arch.stem_bias or arch.conv_bias,
+                padding=numerics.conv_padding,
+                scale=arch.norm_scale,
+                relu=arch.stem == "3x3",
+            )
+
+        width, half = arch.stem_width, arch.stem_width // 2
+        self.stem = (
+            conv(3, width, 7, 2)
+            if arch.stem == "7x7"
+            else nn.Sequential(conv(3, half, 3, 2), conv(half, half, 3, 1), conv(half, width, 3, 1))
         )
         self.pool_padding = numerics.pool_padding
         self.stages = (2, 3, 4) if arch.neck == "c4" else (2, 3, 4, 5)
