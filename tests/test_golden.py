@@ -36,6 +36,22 @@ class Case:
     def config(self) -> Path | None:
         return self.folder / self.about["config"] if self.about["config"] else None
 
+    def regions(self, which: str) -> torch.Tensor | None:
+        """The "rois" or "proposals" of the case, xyxy in pixels of the network's input; `None` where it stores none.
+
+        Fractions become float64, so that the home framework's own float32 comes back from them.
+        """
+        about = self.about.get("regions", {"rois": "rois", "proposals": "proposals.boxes", "coordinates": "xy"})
+        if about[which] not in self.golden:
+            return None
+        boxes = self.golden[about[which]].reshape(-1, 4)
+        if about["coordinates"] != "xy":
+            boxes = boxes[:, [1, 0, 3, 2]]
+        if about["coordinates"] == "fractions-yx":
+            height, width = self.about["stages"]["input"]["shape"][1:3]
+            boxes = boxes.astype(np.float64) * (width, height, width, height)
+        return torch.from_numpy(boxes)
+
     def load(self, file: str, **numerics: Any) -> MaskRCNN:
         return mg.load(
             self.folder / file, config=self.config, numerics={**(self.about["numerics"] or {}), **numerics} or None
@@ -63,8 +79,7 @@ def model(case: Case) -> MaskRCNN:
 
 @pytest.fixture(scope="module")
 def trace(case: Case, model: MaskRCNN) -> dict[str, torch.Tensor]:
-    rois = torch.from_numpy(case.golden["rois"]) if "rois" in case.golden else None
-    return model.trace(case.golden["image"], rois)
+    return model.trace(case.golden["image"], case.regions("rois"))
 
 
 def test_recognised_as_itself_above_all_others(case: Case) -> None:
@@ -89,9 +104,10 @@ def test_every_stage_agrees(case: Case, trace: dict[str, torch.Tensor]) -> None:
 
 
 def test_proposals_agree_one_to_one(case: Case, trace: dict[str, torch.Tensor]) -> None:
-    if "proposals.boxes" not in case.golden:
+    stored = case.regions("proposals")
+    if stored is None:
         pytest.skip(f"{case.name} stores no proposals")
-    ours, theirs = trace["proposals"].numpy(), case.golden["proposals.boxes"]
+    ours, theirs = trace["proposals"].numpy(), stored.numpy()
     assert ours.shape == theirs.shape
     free = set(range(len(ours)))
     for box in theirs:
@@ -103,7 +119,9 @@ def test_proposals_agree_one_to_one(case: Case, trace: dict[str, torch.Tensor]) 
 def test_detections_agree_one_to_one(case: Case, model: MaskRCNN) -> None:
     """Each golden detection has a twin: label, box, score and mask.
 
-    Cases of which crops at the knife edge of float32 decide (`spare`, see the TensorFlow kernels) may lack that share.
+    Cases of which crops at the knife edge of float32 decide (`spare`, see the TensorFlow kernels) may lack that share:
+    there the last bit of a box decides whether its features, or its mask, have a last row; and where a box is cut to
+    whole pixels, whether its mask lies one pixel further.
     """
     about, golden = case.about["detections"], case.golden
     found = model.predict([golden["image"]])[0]
@@ -135,7 +153,8 @@ def test_detections_agree_one_to_one(case: Case, model: MaskRCNN) -> None:
         taken.add(twin)
         ours = found.masks[twin].numpy()
         union = (masks[index] | ours).sum()
-        assert union < 50 or (masks[index] & ours).sum() / union > 0.98, f"mask of detection {index}"
+        if union >= 50 and (masks[index] & ours).sum() / union <= 0.98:
+            alone.append(f"detection {index}: mask")
     assert len(alone) <= spare, "\n".join(alone)
 
 

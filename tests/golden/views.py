@@ -31,10 +31,44 @@ def foreground_quads(array: Array) -> Array:
     return array[:, :-4]
 
 
+def yx(array: Array) -> Array:
+    """Boxes or deltas [..., 4], x before y → y before x."""
+    return array[..., [1, 0, 3, 2]]
+
+
+def quads_yx(array: Array) -> Array:
+    """Box deltas [N, R · 4] → [N, R, 4], y before x."""
+    return yx(array.reshape(len(array), -1, 4))
+
+
+def quads_yx_background_first(array: Array) -> Array:
+    return quads_yx(quads_background_first(array)).reshape(len(array), -1)
+
+
+def cells_yx(array: Array) -> Array:
+    """Deltas of all anchors of a map [1, 4A, H, W] → [H · W · A, 4], y before x."""
+    return yx(nhwc(array).reshape(-1, 4))
+
+
+def nhwc_yx(array: Array) -> Array:
+    """Deltas of all anchors of a map [1, 4A, H, W] → [1, H, W, 4A], y before x."""
+    return cells_yx(array).reshape(nhwc(array).shape)
+
+
+def nhwc_background_first(array: Array) -> Array:
+    return nhwc(background_first(array))
+
+
 VIEWS: dict[str, Callable[[Array], Array]] = {
     "same": same,
     "nhwc": nhwc,
     "background-first": background_first,
     "quads-background-first": quads_background_first,
     "foreground-quads": foreground_quads,
+    "yx": yx,
+    "quads-yx": quads_yx,
+    "quads-yx-background-first": quads_yx_background_first,
+    "cells-yx": cells_yx,
+    "nhwc-yx": nhwc_yx,
+    "nhwc-background-first": nhwc_background_first,
 }
