@@ -165,8 +165,8 @@ FAMILY = Family(
     name="detectron2",
     title="Detectron2",
     landmarks=(
-        "proposal_generator.rpn_head.conv.weight",
         "proposal_generator.rpn_head.objectness_logits.weight",
+        "proposal_generator.rpn_head.anchor_deltas.weight",
         "roi_heads.box_predictor.cls_score.weight",
         "roi_heads.mask_head.deconv.weight",
         "roi_heads.mask_head.predictor.weight",
