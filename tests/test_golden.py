@@ -153,9 +153,24 @@ def test_detections_agree_one_to_one(case: Case, model: MaskRCNN) -> None:
         taken.add(twin)
         ours = found.masks[twin].numpy()
         union = (masks[index] | ours).sum()
-        if union >= 50 and (masks[index] & ours).sum() / union <= 0.98:
+        least_mask = 0.9 if on_a_pixel_edge(found.boxes[twin], model) else 0.98
+        if union >= 50 and (masks[index] & ours).sum() / union <= least_mask:
             alone.append(f"detection {index}: mask")
     assert len(alone) <= spare, "\n".join(alone)
+
+
+def on_a_pixel_edge(box: torch.Tensor, model: MaskRCNN) -> bool:
+    """Whether float noise decides to which whole pixels a box is cut, so that its mask may lie one pixel further.
+
+    The grown box is cut to integers. The home frameworks' own masks move so between one thread and two
+    (torchvision-r50fpn: 368 pixels); their boxes differ by up to 0.013 pixels then.
+    """
+    if model.spec.numerics.mask_paste != "integer-box":
+        return False
+    side = 2 * model.spec.numerics.mask_pool_size
+    grown = (box[2:] - box[:2]) / 2 * (side + 2) / side
+    edges = torch.cat(((box[2:] + box[:2]) / 2 - grown, (box[2:] + box[:2]) / 2 + grown))
+    return bool(((edges - edges.round()).abs() < 0.02).any())
 
 
 def test_import_and_export_are_byte_equal(case: Case) -> None:
