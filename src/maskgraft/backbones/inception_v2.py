@@ -77,7 +77,7 @@ class SeparableStem(nn.Module):
 class InceptionV2(nn.Module):
     """Stem and mixed blocks up to C4 for a C4 model, up to C5 otherwise.
 
-    `forward` gives {"c2": [B, 192, H/4, W/4], "c3": 256, "c4": 576, "c5": 1024}.
+    `forward` gives {"c2": [B, 192, H/4, W/4], "c3": 320, "c4": 576, "c5": 1024}.
     """
 
     def __init__(self, arch: Arch, numerics: Numerics) -> None:
