@@ -102,8 +102,8 @@ class _Epoch(Sampler[list[Draw]]):
 def plan(records: Sequence[ImageRecord], recipe: Recipe, epoch: int) -> list[list[Draw]]:
     """Which images come in which batch of an epoch, each with the seed of its augmentation.
 
-    It depends on the recipe's seed and the epoch alone. Wide and tall images come in batches of their own, so that
-    little is padded; what does not fill a batch waits for another epoch's order.
+    It depends on the recipe's seed and the epoch alone. With `by_shape`, wide and tall images come in batches of their
+    own, so that little is padded. What does not fill a batch waits for another epoch's order.
     """
     random = np.random.default_rng((recipe.seed, epoch))
     order = random.permutation(len(records)).tolist()
@@ -111,7 +111,7 @@ def plan(records: Sequence[ImageRecord], recipe: Recipe, epoch: int) -> list[lis
     waiting: dict[bool, list[Draw]] = {True: [], False: []}
     batches = []
     for index in order:
-        kind = waiting[records[index].width >= records[index].height]
+        kind = waiting[recipe.by_shape and records[index].width >= records[index].height]
         kind.append((index, seeds[index]))
         if len(kind) == recipe.batch:
             batches.append(list(kind))

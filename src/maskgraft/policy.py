@@ -10,7 +10,7 @@ backbone:2         all but the stem and C2 (Detectron2's FREEZE_AT)
 fpn,rpn            components, or name globs such as backbone.res5.*
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -23,6 +23,7 @@ from maskgraft.spec import COMPONENTS, component
 
 NAMES = ("heads", "all", "3+", "4+", "5+", "predictors", "mask_head", "last:N", "backbone:N")
 _PREDICTORS = ("box_predictor.cls", "box_predictor.deltas", "mask_predictor.logits")
+_FEW = 8  # images in a batch, below which its statistics are noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,8 @@ def apply(model: MaskRCNN, policy: str, *, train_norms: bool = False) -> Trainab
     `train_norms` lets the batch norms of what trains use and update batch statistics; otherwise they keep theirs, as is
     right for small batches. Raises `UsageError` when the policy is not known or leaves nothing to train.
     """
-    chosen = frozenset(name for name in dict(model.named_parameters()) if _trains(name, policy, model))
+    trains = _chooser(policy, model)
+    chosen = frozenset(name for name, _ in model.named_parameters() if trains(name))
     if not chosen:
         message = f"the policy {policy!r} leaves nothing to train in a {model.spec.family} model"
         raise UsageError(Finding("train.nothing-trainable", "error", message, fix=f"one of {', '.join(NAMES)}"))
@@ -70,31 +72,41 @@ def set_norms(model: MaskRCNN, chosen: frozenset[str], *, train_norms: bool) -> 
             module.train(train_norms and f"{name}.weight" in chosen)
 
 
-def _trains(name: str, policy: str, model: MaskRCNN) -> bool:
-    in_backbone = component(name) == "backbone"
+def _chooser(policy: str, model: MaskRCNN) -> Callable[[str], bool]:
+    """Whether a parameter trains under `policy`, by its name."""
+
+    def from_stage(first: int) -> Callable[[str], bool]:
+        return lambda name: component(name) != "backbone" or stage(model, name) >= first
+
+    def of(*components: str) -> Callable[[str], bool]:
+        return lambda name: component(name) in components
+
     match policy:
         case "all":
-            return True
+            return lambda _: True
         case "heads":
-            return not in_backbone
+            return lambda name: component(name) != "backbone"
         case "3+" | "4+" | "5+":
-            return not in_backbone or stage(model, name) >= int(policy[0])
+            return from_stage(int(policy[0]))
         case "predictors":
-            return component(name) in ("box_predictor", "mask_predictor")
+            return of("box_predictor", "mask_predictor")
         case "mask_head":
-            return component(name) in ("mask_head", "mask_predictor")
+            return of("mask_head", "mask_predictor")
     kind, colon, number = policy.partition(":")
-    if colon and kind in ("last", "backbone"):
-        if not number.isdigit():
-            raise _unknown(policy, f"{number!r} is no number")
-        if kind == "backbone":
-            return not in_backbone or stage(model, name) > int(number)
-        return name.rsplit(".", 1)[0] in _PREDICTORS[max(0, len(_PREDICTORS) - int(number)) :]
+    if colon and kind == "backbone":
+        if number not in list("012345"):
+            raise _unknown(policy, f"a backbone is frozen up to a stage from 0 (nothing) to 5 (all), not {number!r}")
+        return from_stage(int(number) + 1)
+    if colon and kind == "last":
+        if number not in list("123"):
+            raise _unknown(policy, f"there are {len(_PREDICTORS)} predicting layers, {number!r} is none of 1 to 3")
+        return lambda name: name.rsplit(".", 1)[0] in _PREDICTORS[-int(number) :]
     patterns = [one.strip() for one in policy.split(",")]
+    tensors = [*model.state_dict()]
     for pattern in patterns:
-        if pattern not in COMPONENTS and not any(fnmatchcase(known, pattern) for known in model.state_dict()):
+        if pattern not in COMPONENTS and not any(fnmatchcase(known, pattern) for known in tensors):
             raise _unknown(policy, f"{pattern!r} names no component and matches no parameter")
-    return any(component(name) == pattern or fnmatchcase(name, pattern) for pattern in patterns)
+    return lambda name: any(component(name) == pattern or fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _unknown(policy: str, fault: str) -> UsageError:
@@ -170,19 +182,56 @@ def groups(
     return result
 
 
-def untrained(model: MaskRCNN, trainable: Trainable) -> Finding | None:
-    """A warning when frozen tensors came from no file: they stay at their random start (`train.frozen-random`)."""
-    if model.graft is None:
-        return None
-    random = [name for name, _ in model.named_parameters() if name not in model.graft.moved]
-    frozen: Sequence[str] = [name for name in random if name not in trainable.names]
-    if not frozen:
-        return None
-    return Finding(
-        "train.frozen-random",
-        "warning",
-        f"the policy {trainable.policy!r} freezes {len(frozen)} tensors that came from no file, first {frozen[0]}",
-        names=tuple(frozen),
-        effect="they keep their random values for ever, and what is above them cannot learn much",
-        fix="train them too, for instance with --policy heads or all",
-    )
+def doubts(model: MaskRCNN, trainable: Trainable, *, train_norms: bool, batch: int) -> list[Finding]:
+    """Warnings about what a policy does to this model.
+
+    `train.frozen-random`: frozen tensors, or class rows, that came from no file keep their random start.
+    `train.batchnorm`: batch norms are to use batch statistics, but there are none to train, or `batch` images are few.
+    """
+    findings = []
+    frozen = [name for name, _ in model.named_parameters() if name not in trainable.names]
+    if random := [name for name in frozen if _is_random(name, model)]:
+        findings.append(
+            Finding(
+                "train.frozen-random",
+                "warning",
+                f"the policy {trainable.policy!r} freezes {len(random)} tensors that came from no file, or that hold "
+                f"rows of classes that did not, first {random[0]}",
+                names=tuple(random),
+                effect="they keep their random values for ever, and what is above them cannot learn much",
+                fix="train them too: policy heads or all",
+            )
+        )
+    norms = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.BatchNorm2d) and f"{name}.weight" in trainable.names
+    ]
+    if train_norms and not norms:
+        kind = model.spec.arch.norm
+        message = f"train_norms is set, but no batch norm trains: this model's norms are of the kind {kind!r}"
+        findings.append(Finding("train.batchnorm", "warning", message, effect="train_norms does nothing"))
+    elif train_norms and batch < _FEW:
+        findings.append(
+            Finding(
+                "train.batchnorm",
+                "warning",
+                f"{len(norms)} batch norms use the statistics of batches of {batch}",
+                names=tuple(norms),
+                evidence={"batch": batch},
+                effect="so few images give noise for statistics; training is unsteady and evaluation differs from it "
+                "(Wu & He 2018, figure 1)",
+                fix=f"leave train_norms off, or take batches of {_FEW} and more",
+            )
+        )
+    return findings
+
+
+def _is_random(name: str, model: MaskRCNN) -> bool:
+    """Whether a parameter, or a class row of it, came from no file."""
+    if model.graft is None or name not in model.graft.moved:
+        return True
+    arch = model.spec.arch
+    shared = arch.mask_rows == "agnostic" if name.startswith("mask") else arch.box_rows.startswith("agnostic")
+    of_classes = name.startswith(_PREDICTORS) and not (shared and not name.startswith("box_predictor.cls"))
+    return of_classes and any(row.source is None for row in model.graft.rows)

@@ -9,15 +9,21 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from math import ceil, cos, pi
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from maskgraft.errors import Finding, UsageError
 
 REFERENCE_LR, REFERENCE_BATCH = 0.02, 16  # SGD for COCO on sixteen images (Goyal et al. 2017 §2.1, Detectron2)
 ADAM_LR = 1e-4
+ADAMS = ("adam", "adamw", "nadam", "radam")
+EPOCHS = 12  # Detectron's 1x schedule
+
+Side = Annotated[int, Field(ge=32)]
+LossName = Literal["rpn_cls", "rpn_box", "cls", "box", "mask"]
 
 
 class Recipe(BaseModel):
@@ -26,13 +32,14 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     policy: str = Field("heads", description="what trains: heads, all, 3+, 4+, 5+, predictors, components …")
-    epochs: int = Field(12, ge=1)
-    steps: int | None = Field(None, ge=1, description="stop after this many steps, whatever the epochs say")
+    epochs: int | None = Field(None, ge=1, description="passes over the images; 12 where steps are not given either")
+    steps: int | None = Field(None, ge=1, description="stop after so many steps, whatever the epochs say")
     batch: int = Field(2, ge=1, description="images a step")
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: str = Field("sgd", description="sgd, adamw, or any other of torch.optim by its name")
+    optimizer_options: dict[str, Any] = Field(default_factory=dict, description="further arguments of the optimizer")
     lr: float | None = Field(None, gt=0, description="learning rate; SGD: 0.02 for 16 images, in proportion")
     multipliers: dict[str, float] = Field(default_factory=dict, description="component → multiple of lr")
-    momentum: float = Field(0.9, ge=0, lt=1)
+    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
     weight_decay: float = Field(1e-4, ge=0, description="not for norms and biases")
     schedule: Literal["constant", "step", "cosine", "plateau"] = "step"
     milestones: tuple[float, ...] = Field((0.67, 0.92), description="share of the steps after which lr × 0.1")
@@ -40,14 +47,24 @@ class Recipe(BaseModel):
     warmup: int | None = Field(None, ge=0, description="steps over which lr grows to its full value")
     clip_norm: float | None = Field(None, gt=0, description="largest norm of the whole gradient")
     clip_value: float | None = Field(None, gt=0, description="largest absolute value of a gradient's entry")
-    loss_weights: dict[str, float] = Field(default_factory=dict, description="rpn_cls rpn_box cls box mask → factor")
-    min_size: int | tuple[int, ...] | None = Field(None, description="short side in training; several: drawn per image")
-    max_size: int | None = Field(None, ge=32)
+    loss_weights: dict[LossName, float] = Field(
+        default_factory=dict, description="rpn_cls rpn_box cls box mask → factor"
+    )
+    min_size: Side | tuple[Side, ...] | None = Field(None, description="short side in training; several: one is drawn")
+    max_size: Side | None = Field(None, description="longest side in training")
     flip: float = Field(0.5, ge=0, le=1, description="probability of mirroring an image")
     train_norms: bool = Field(False, description="batch norms use and update batch statistics")
+    by_shape: bool = Field(True, description="wide and tall images in batches of their own, so that little is padded")
     workers: int = Field(2, ge=0, description="processes that load images; 0: none")
     evaluate_every: int = Field(1, ge=0, description="epochs between evaluations; 0: only at the end")
-    seed: int = 0
+    save_every: int | None = Field(None, ge=1, description="steps between saves, beside those after each epoch")
+    seed: int = Field(0, ge=0)
+
+    @field_validator("policy", mode="before")
+    @classmethod
+    def _joined(cls, value: Any) -> Any:
+        """A list of components and globs is the text with commas between them."""
+        return ",".join(value) if isinstance(value, list | tuple) and all(isinstance(v, str) for v in value) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +78,10 @@ class Derived:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A recipe without gaps, and what was filled in."""
+    """A recipe without gaps: `given` are the fields that the user set, `derived` what was filled in."""
 
     recipe: Recipe
+    given: tuple[str, ...]
     derived: tuple[Derived, ...]
     steps_per_epoch: int
     steps: int
@@ -72,6 +90,7 @@ class Resolved:
         """The resolved recipe as plain JSON types."""
         return {
             "recipe": self.recipe.model_dump(mode="json"),
+            "set": list(self.given),
             "derived": [{"field": one.field, "value": one.value, "why": one.why} for one in self.derived],
             "steps_per_epoch": self.steps_per_epoch,
             "steps": self.steps,
@@ -83,54 +102,87 @@ def recipe_from(values: Mapping[str, Any], source: str = "recipe") -> Recipe:
     try:
         return Recipe(**values)
     except ValidationError as error:
-        findings = []
+        deepest: dict[str, Any] = {}  # where a field may be of two kinds, the fault that is nearest to its cause
         for fault in error.errors():
             name = str(fault["loc"][0])
-            near = get_close_matches(name, Recipe.model_fields, 1)
-            if fault["type"] == "extra_forbidden":
-                hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(Recipe.model_fields)}"
-                findings.append(Finding("spec.field", "error", f"{source} has no field {name!r}", (name,), fix=hint))
-            else:
-                message = f"{source}: {name} is {fault['input']!r}: {fault['msg'].lower()}"
-                findings.append(Finding("spec.field", "error", message, (name,)))
-        raise UsageError(findings) from None
+            if name not in deepest or len(fault["loc"]) > len(deepest[name]["loc"]):
+                deepest[name] = fault
+        raise UsageError([_finding(fault, values, source) for fault in deepest.values()]) from None
+
+
+def _finding(fault: Mapping[str, Any], values: Mapping[str, Any], source: str) -> Finding:
+    name, *inside = fault["loc"]
+    if fault["type"] == "extra_forbidden":
+        near = get_close_matches(name, Recipe.model_fields, 1)
+        hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(Recipe.model_fields)}"
+        return Finding("spec.field", "error", f"{source} has no field {name!r}", (name,), fix=hint)
+    # between the field and its entry stand names of types, which say nothing to people
+    keys = values[name].keys() if isinstance(values[name], Mapping) else ()
+    place = "".join(f"[{part!r}]" for part in inside if isinstance(part, int) or part in keys)
+    says = fault["msg"][0].lower() + fault["msg"][1:]
+    return Finding("spec.field", "error", f"{source}: {name}{place} is {fault['input']!r}: {says}", (name,))
 
 
 def read(path: str | Path) -> Recipe:
-    """A recipe from a TOML or JSON file. Raises `UsageError` with line and column, or the wrong fields."""
+    """A recipe from a TOML or JSON file, or from the `recipe.json` of a run.
+
+    Raises `UsageError` with line and column, or every field that is unknown or wrong.
+    """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
-        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        values = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
     except OSError as error:
-        raise UsageError(
-            Finding("spec.field", "error", f"the recipe {path} cannot be read: {error.strerror}")
-        ) from None
+        raise _unreadable(path, f"cannot be read: {error.strerror}") from None
     except ValueError as error:  # both decoders say where
-        raise UsageError(Finding("spec.field", "error", f"the recipe {path} cannot be read: {error}")) from None
-    return recipe_from(values.get("recipe", values), str(path))
+        raise _unreadable(path, f"cannot be read: {error}") from None
+    values = values.get("recipe", values) if isinstance(values, dict) else values
+    if not isinstance(values, dict):
+        raise _unreadable(path, f"holds a {type(values).__name__}, not fields with values")
+    return recipe_from(values, str(path))
 
 
-def resolve(recipe: Recipe, *, images: int) -> Resolved:
-    """Fill the gaps of a recipe for a training set of so many images, and say why each value is what it is."""
+def _unreadable(path: Path, fault: str) -> UsageError:
+    return UsageError(Finding("spec.field", "error", f"the recipe {path} {fault}"))
+
+
+def resolve(recipe: Recipe, *, images: int, left_out: int = 0) -> Resolved:
+    """Fill the gaps of a recipe for a training set of so many images, and say why each value is what it is.
+
+    `left_out` images had nothing to learn from. Raises `UsageError` where no value can be derived.
+    """
     steps_per_epoch = max(1, images // recipe.batch)
-    steps = min(recipe.steps or recipe.epochs * steps_per_epoch, recipe.epochs * steps_per_epoch)
-    derived = [
-        Derived("steps", steps, f"{recipe.epochs} epochs of {steps_per_epoch}, {images} images by {recipe.batch}")
-    ]
+    derived = []
     changes: dict[str, Any] = {}
+    epochs = recipe.epochs
+    if epochs is None:
+        changes["epochs"] = epochs = ceil(recipe.steps / steps_per_epoch) if recipe.steps else EPOCHS
+        why = (
+            f"for {recipe.steps} steps of {recipe.batch} images" if recipe.steps else "neither epochs nor steps are set"
+        )
+        derived.append(Derived("epochs", epochs, why))
+    steps = min(recipe.steps or epochs * steps_per_epoch, epochs * steps_per_epoch)
+    less = f"; {left_out} have no instance to learn from and are left out" if left_out else ""
+    why = f"{epochs} epochs of {steps_per_epoch}, {images} images by {recipe.batch}{less}"
+    if steps < epochs * steps_per_epoch:
+        why += f"; stopped after {steps}"
+    derived.append(Derived("steps", steps, why))
     if recipe.lr is None:
-        if recipe.optimizer == "sgd":
+        if recipe.optimizer.lower() == "sgd":
             changes["lr"] = REFERENCE_LR * recipe.batch / REFERENCE_BATCH
             why = f"{REFERENCE_LR} × {recipe.batch} / {REFERENCE_BATCH}: in proportion to the batch (Goyal et al. 2017)"
-        else:
+        elif recipe.optimizer.lower() in ADAMS:
             changes["lr"] = ADAM_LR
-            why = "usual for AdamW on detectors, whatever the batch"
+            why = "usual for Adam and its kin on detectors, whatever the batch"
+        else:
+            message = f"there is no usual learning rate for detectors under {recipe.optimizer}"
+            raise UsageError(Finding("spec.field", "error", message, fix="set lr in the recipe, or --lr"))
         derived.append(Derived("lr", changes["lr"], why))
     if recipe.warmup is None:
         changes["warmup"] = min(1000, max(1, steps // 10))
         derived.append(Derived("warmup", changes["warmup"], "a tenth of the steps, at most 1000"))
-    return Resolved(recipe.model_copy(update=changes), tuple(derived), steps_per_epoch, steps)
+    given = tuple(sorted(name for name in recipe.model_fields_set if getattr(recipe, name) is not None))
+    return Resolved(recipe.model_copy(update=changes), given, tuple(derived), steps_per_epoch, steps)
 
 
 def lr_factor(recipe: Recipe, step: int, steps: int) -> float:
@@ -144,7 +196,5 @@ def lr_factor(recipe: Recipe, step: int, steps: int) -> float:
     if recipe.schedule == "step":
         return float(0.1 ** sum(step >= milestone * steps for milestone in recipe.milestones))
     if recipe.schedule == "cosine":
-        from math import cos, pi
-
         return 0.5 * (1 + cos(pi * (step - warmup) / max(1, steps - warmup)))
     return 1.0

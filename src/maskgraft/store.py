@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 
 import maskgraft
 from maskgraft.errors import CheckpointError, Finding, MaskgraftError, UsageError
+from maskgraft.files.writing import sync_folder
+from maskgraft.grafted import Grafted, Row
 from maskgraft.model import MaskRCNN
 from maskgraft.spec import Spec
 
@@ -43,7 +45,7 @@ def save(
         fault = f"{target} exists and is no folder that maskgraft saved"
         raise UsageError(Finding("file.exists", "error", fault, fix="choose another folder, or remove it first"))
     target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    fresh, old = target.with_name(f".{target.name}.{secrets.token_hex(4)}"), _old(target)
     try:
         fresh.mkdir()
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -56,15 +58,34 @@ def save(
             with path.open("rb") as file:
                 os.fsync(file.fileno())
         if target.exists():
-            old = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+            shutil.rmtree(old, ignore_errors=True)
             target.rename(old)
+        try:
             fresh.rename(target)
-            shutil.rmtree(old)
-        else:
-            fresh.rename(target)
+        except OSError:
+            recover(target)
+            raise
+        sync_folder(target.parent)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return target
+
+
+def recover(folder: Path) -> None:
+    """Put `folder` in order when a process was killed while it saved there: the model of before is back in its place.
+
+    What the killed process had begun to write beside it is removed. Without such remains nothing happens.
+    """
+    if not folder.exists() and _old(folder).exists():
+        _old(folder).rename(folder)
+    for remains in folder.parent.glob(f".{folder.name}.*"):
+        shutil.rmtree(remains, ignore_errors=True)
+
+
+def _old(folder: Path) -> Path:
+    """Where the model of before waits while a new one takes its place."""
+    return folder.with_name(f".{folder.name}.old")
 
 
 def load(folder: Path) -> MaskRCNN:
@@ -85,4 +106,15 @@ def load(folder: Path) -> MaskRCNN:
         raise CheckpointError(Finding("file.truncated", "error", fault, fix="copy the folder again")) from None
     for parameter in model.parameters():
         parameter.requires_grad_()
+    model.graft = Grafted(
+        path=folder,
+        family=spec.family,
+        era="",
+        prefix="",
+        moved={name: name for name in state},
+        rows=tuple(Row(name, index) for index, name in enumerate(spec.classes)),
+        dropped=(),
+        ignored={},
+        findings=(),
+    )
     return model.eval()

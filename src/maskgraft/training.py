@@ -4,11 +4,12 @@ run = train(model, read_coco("train.json", "photos"), Recipe(policy="heads", epo
 run.best, run.folder        # the best mask AP, and where everything stands
 """
 
-import hashlib
 import json
 import math
+import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +17,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from maskgraft import batches, draw, evaluation, policy, store
+from maskgraft import batches, draw, evaluation, interrupts, optimizers, policy, store
+from maskgraft import state as states
 from maskgraft.coco import Dataset, ImageRecord
 from maskgraft.errors import DataError, Finding, UsageError
 from maskgraft.evaluation import Metrics
@@ -25,20 +27,20 @@ from maskgraft.losses import LOSSES
 from maskgraft.model import MaskRCNN
 from maskgraft.policy import Trainable
 from maskgraft.recipe import Recipe, Resolved, lr_factor, resolve
+from maskgraft.state import BEST, LAST, State
 from maskgraft.targets import Batch
 
 _SAMPLES = 4  # pictures after each evaluation
-_STATE = "state.pt"
 
 
 class Watcher(Protocol):
     """What is told of a training as it goes; `maskgraft train` shows it as a progress bar."""
 
-    def begin(self, resolved: Resolved, trainable: Trainable) -> None:
-        """Before the first step: the recipe without gaps, and what trains."""
+    def begin(self, resolved: Resolved, trainable: Trainable, findings: Sequence[Finding]) -> None:
+        """Before the first step: the recipe without gaps, what trains, and what is doubtful about it."""
 
     def step(self, number: int, entry: Mapping[str, Any]) -> None:
-        """After each step: its line in metrics.jsonl."""
+        """After each step: its lines in metrics.jsonl and timing.jsonl."""
 
     def evaluated(self, number: int, metrics: Metrics) -> None:
         """After each evaluation."""
@@ -46,13 +48,20 @@ class Watcher(Protocol):
 
 @dataclass(slots=True)
 class Run:
-    """A training that has ended: `folder` with everything in it, metrics of the last evaluation, the best mask AP."""
+    """A training that has ended.
+
+    `folder` holds everything; `metrics` are those of the last evaluation, `best` is the best mask AP, `losses` the
+    weighted sum at each step. `frozen` tensors did not train and are proved to be the same to the byte. `findings` is
+    what was doubtful before the first step.
+    """
 
     folder: Path
     steps: int
     metrics: Metrics | None = None
     best: float | None = None
     losses: list[float] = field(default_factory=list)
+    frozen: int = 0
+    findings: tuple[Finding, ...] = ()
 
 
 def train(
@@ -69,57 +78,73 @@ def train(
 
     `out` becomes the run's folder: `recipe.json` (what was set, what was derived and why), `metrics.jsonl` (a line for
     each step and evaluation), `last/` and `best/` (models that `mg.load` opens), `samples/` (predictions beside the
-    truth). `val` is evaluated every `recipe.evaluate_every` epochs and chooses `best/`. `resume` continues a run from
-    its last saved step, to the same bytes as if it had never stopped.
+    truth). `val` is evaluated every `recipe.evaluate_every` epochs and chooses `best/`.
 
-    Raises `UsageError` before anything is written for a model that lacks classes of the data, a folder that holds
-    another run, or a policy that trains nothing; `DataError` (`train.nan`) when a loss is not finite, after saving
-    nothing of the broken step.
+    `resume` goes on from the last saved step, to the same bytes as if the run had never stopped; the recipe is then the
+    run's own, and `recipe` says only what changes. Ctrl-C finishes the step, saves it and raises `KeyboardInterrupt`;
+    a second one stops at once.
+
+    Raises `UsageError` before anything is written, with everything that cannot be: a model that lacks classes of the
+    data, a folder that holds another run, a policy that trains nothing …; `DataError` without an instance to learn
+    from, for images that cannot be read, and (`train.nan`) when a loss is not finite: the last saved step stays.
     """
-    folder, recipe = Path(out), recipe or Recipe()
-    records = data.trainable()
-    _check_classes(model, data)
-    _check_folder(folder, resume=resume)
-    trainable = policy.apply(model, recipe.policy, train_norms=recipe.train_norms)
-    resolved = resolve(recipe, images=len(records))
+    folder, records = Path(out), data.trainable()
+    if not records:
+        raise DataError(Finding("train.no-instances", "error", f"{data.path} has no instance that can be trained on"))
+    recipe = states.continued(folder, recipe, data, records) if resume else recipe or Recipe()
+    _check(model, data, val, recipe, folder, resume=resume)
+    resolved = resolve(recipe, images=len(records), left_out=len(data.images) - len(records))
     recipe = resolved.recipe
-    numerics = model.spec.numerics
-    optimizer = _optimizer(model, trainable, recipe)
+    trainable = policy.apply(model, recipe.policy, train_norms=recipe.train_norms)
+    findings = tuple(policy.doubts(model, trainable, train_norms=recipe.train_norms, batch=recipe.batch))
+    optimizer = optimizers.build(model, trainable, recipe)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    frozen = _fingerprint(model, trainable)
+    weights = dict.fromkeys(LOSSES, 1.0)
+    weights.update((name, weight) for name, weight in recipe.loss_weights.items())
     labels = torch.tensor([model.spec.classes.index(name) for name in data.classes])
-    state = _State()
-    torch.manual_seed(recipe.seed)
-    if resume:
-        model.load_state_dict(store.load(folder / "last").state_dict())
-        state = _restore(folder / "last" / _STATE, optimizer)
-        _cut_metrics(folder / "metrics.jsonl", state.step)
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_json(folder / "recipe.json", resolved.as_json())
-    run = Run(folder, state.step, best=state.best)
-    if watcher:
-        watcher.begin(resolved, trainable)
 
-    with (folder / "metrics.jsonl").open("a") as lines:
+    folder.mkdir(parents=True, exist_ok=True)
+    state = states.restore(model, optimizer, folder) if resume else None
+    state = state or State(frozen=states.frozen_digests(model, trainable.names))
+    earlier = states.cut_log(folder, state)
+    run = Run(folder, state.step, best=state.best, losses=[entry["total"] for entry in earlier], findings=findings)
 
-        def log(entry: Mapping[str, Any]) -> None:
-            lines.write(json.dumps(entry, allow_nan=False) + "\n")
-            lines.flush()
+    def save() -> None:
+        log.sync()
+        metrics = run.metrics.as_json() if run.metrics else None
+        states.save(model, optimizer, state, folder, {"step": state.step, "metrics": metrics})
 
-        while state.step < resolved.steps:
+    states.write_recipe(folder, resolved, data, records)
+    with states.Log(folder) as log, interrupts.noted() as stop:
+        if state.step == 0:
+            save()
+        if watcher:
+            watcher.begin(resolved, trainable, findings)
+        while True:
+            if val is not None and _evaluation_is_due(state, resolved):
+                run.metrics = _evaluate(model, val, folder, state, trainable, recipe, stop)
+                epoch = (state.step - 1) // resolved.steps_per_epoch
+                log.write({"step": state.step, "epoch": epoch, "evaluation": run.metrics.as_json()})
+                if watcher:
+                    watcher.evaluated(state.step, run.metrics)
+                save()
+            if state.step >= resolved.steps:
+                break
+
             epoch, start = divmod(state.step, resolved.steps_per_epoch)
-            waited = time.perf_counter()
-            pin = model.device.type == "cuda"
-            for batch in batches.loader(records, numerics, recipe, epoch=epoch, start=start, pin=pin):
+            waited, pin = time.perf_counter(), model.device.type == "cuda"
+            for batch in batches.loader(records, model.spec.numerics, recipe, epoch=epoch, start=start, pin=pin):
+                if stop.is_set():
+                    break
                 loaded = time.perf_counter()
                 batch = _relabelled(batch, labels).to(model.device)
                 factor = lr_factor(recipe, state.step, resolved.steps) * state.plateau
                 for group in optimizer.param_groups:
                     group["lr"] = group["base_lr"] * factor
 
+                states.seed(recipe, state.step)
                 losses = model(batch)
-                total = torch.stack([losses[name] * recipe.loss_weights.get(name, 1.0) for name in LOSSES]).sum()
+                total = torch.stack([losses[name] * weights[name] for name in LOSSES]).sum()
                 values = {name: losses[name].item() for name in LOSSES}
                 if not math.isfinite(total.item()):
                     raise _not_finite(values, batch, state.step, folder)
@@ -131,9 +156,8 @@ def train(
                 if not math.isfinite(norm):
                     raise _not_finite({**values, "gradient": norm}, batch, state.step, folder)
                 optimizer.step()
-
                 state.step += 1
-                done = time.perf_counter()
+
                 entry = {
                     "step": state.step,
                     "epoch": epoch,
@@ -141,88 +165,70 @@ def train(
                     "total": total.item(),
                     "losses": values,
                     "gradient": norm,
+                }
+                done = time.perf_counter()
+                timing = {
+                    "step": state.step,
                     "data_s": round(loaded - waited, 4),
                     "step_s": round(done - loaded, 4),
                     "memory_mb": _memory(model.device),
                 }
+                waited = done
                 run.losses.append(total.item())
-                log(entry)
+                log.write(entry)
+                log.write(timing, states.TIMING)
                 if watcher:
-                    watcher.step(state.step, entry)
-                waited = time.perf_counter()
-                if state.step >= resolved.steps:
+                    watcher.step(state.step, {**entry, **timing})
+                if state.step >= resolved.steps or stop.is_set():
                     break
+                if recipe.save_every and state.step % recipe.save_every == 0:
+                    save()
+            save()
+            if stop.is_set():
+                raise _stopped(state, folder)
 
-            ended = state.step >= resolved.steps
-            due = recipe.evaluate_every and (epoch + 1) % recipe.evaluate_every == 0
-            if val is not None and (ended or due):
-                run.metrics = _evaluate(model, val, folder, state, trainable, recipe)
-                log({"step": state.step, "epoch": epoch, "evaluation": run.metrics.as_json()})
-                if watcher:
-                    watcher.evaluated(state.step, run.metrics)
-            _save(model, folder / "last", state, optimizer, run.metrics)
-
-    run.steps, run.best = state.step, state.best
-    _prove_frozen(model, trainable, frozen)
+    run.steps, run.best, run.frozen = state.step, state.best, len(state.frozen)
+    _prove_frozen(model, state)
     model.eval()
     return run
 
 
-@dataclass(slots=True)
-class _State:
-    """What must be kept, beside the weights, to continue a run as if it had never stopped."""
-
-    step: int = 0
-    best: float | None = None
-    plateau: float = 1.0  # factor of the learning rate that the plateau schedule has come to
-    waits: int = 0  # evaluations since the best one
-
-
-def _check_classes(model: MaskRCNN, data: Dataset) -> None:
-    missing = [name for name in data.classes if name not in model.spec.classes]
-    if missing:
+def _check(model: MaskRCNN, data: Dataset, val: Dataset | None, recipe: Recipe, folder: Path, *, resume: bool) -> None:
+    """Raise `UsageError` with everything that would only show later."""
+    findings = [] if resume else _folder_faults(folder)
+    if missing := [name for name in data.classes if name not in model.spec.classes]:
         message = (
             f"{len(missing)} classes of {data.path} are not among the model's {len(model.spec.classes)}: "
             f"{', '.join(missing[:8])}"
         )
         fix = "mg.load(path, classes=data.classes) keeps the rows of the names that are there"
-        raise UsageError(Finding("shape.classes", "error", message, names=tuple(missing), fix=fix))
+        findings.append(Finding("shape.classes", "error", message, names=tuple(missing), fix=fix))
+    if val is not None and not set(val.classes) & set(model.spec.classes):
+        message = f"the model knows none of the classes of {val.path}: {', '.join(val.classes[:8])}"
+        fix = "read it with classes=data.classes"
+        findings.append(Finding("shape.classes", "error", message, names=val.classes, fix=fix))
+    if recipe.schedule == "plateau" and (val is None or not recipe.evaluate_every):
+        message = "schedule is plateau, which goes by evaluations, and there are none while it trains"
+        findings.append(Finding("spec.field", "error", message, ("schedule",), fix="give val and evaluate_every=1"))
+    fixed = model.spec.numerics.fixed_size
+    if fixed is not None and (recipe.min_size is not None or recipe.max_size is not None):
+        message = f"min_size and max_size do nothing: this model's input is always {fixed[0]} × {fixed[1]}"
+        fix = 'mg.load(path, numerics={"fixed_size": [512, 512]})'
+        findings.append(Finding("spec.field", "error", message, ("min_size", "max_size"), fix=fix))
+    if findings:
+        raise UsageError(findings)
 
 
-def _check_folder(folder: Path, *, resume: bool) -> None:
-    holds_run = (folder / "recipe.json").exists()
-    if resume and not (folder / "last" / _STATE).exists():
-        message = f"{folder} holds no saved step to resume from"
-        raise UsageError(Finding("train.resume", "error", message, fix="train without resume"))
-    if not resume and holds_run:
-        message = f"{folder} holds a run already"
-        raise UsageError(Finding("file.exists", "error", message, fix="choose another folder, or resume this run"))
-    if not resume and folder.is_dir() and any(folder.iterdir()):
-        message = f"{folder} exists and is not empty"
-        raise UsageError(Finding("file.exists", "error", message, fix="choose another folder"))
-
-
-def _optimizer(model: MaskRCNN, trainable: Trainable, recipe: Recipe) -> torch.optim.Optimizer:
-    parameters = dict(model.named_parameters())
-    groups = [
-        {
-            "name": group.name,
-            "params": [parameters[name] for name in group.names],
-            "lr": group.lr,
-            "base_lr": group.lr,
-            "weight_decay": group.weight_decay,
-        }
-        for group in policy.groups(
-            model,
-            trainable,
-            lr=recipe.lr or 0.0,
-            multipliers=recipe.multipliers,
-            weight_decay=recipe.weight_decay,
-        )
-    ]
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=recipe.momentum)
-    return torch.optim.AdamW(groups)
+def _folder_faults(folder: Path) -> list[Finding]:
+    if (folder / states.RECIPE).exists():
+        message, fix = f"{folder} holds a run already", "choose another folder, or resume this run"
+    elif folder.exists() and not folder.is_dir():
+        message, fix = f"{folder} is a file, not a folder", "choose another folder"
+    elif folder.is_dir() and any(folder.iterdir()):
+        message, fix = f"{folder} exists and is not empty", "choose another folder"
+    else:
+        return []
+    return [Finding("file.exists", "error", message, fix=fix)]
 
 
 def _relabelled(batch: Batch, labels: Tensor) -> Batch:
@@ -234,10 +240,10 @@ def _relabelled(batch: Batch, labels: Tensor) -> Batch:
 def _not_finite(values: Mapping[str, float], batch: Batch, step: int, folder: Path) -> DataError:
     broken = [name for name, value in values.items() if not math.isfinite(value)]
     boxes = {str(number): target.boxes.tolist() for number, target in zip(batch.ids, batch.targets, strict=True)}
-    _write_json(
-        folder / f"bad-batch-{step}.json",
-        {"losses": {name: str(value) for name, value in values.items()}, "boxes": boxes},
-    )
+    told = {"losses": {name: str(value) for name, value in values.items()}, "boxes": boxes}
+    path = folder / f"bad-batch-{step}.json"
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(told, indent=1))
     return DataError(
         Finding(
             "train.nan",
@@ -245,22 +251,49 @@ def _not_finite(values: Mapping[str, float], batch: Batch, step: int, folder: Pa
             f"step {step}: {', '.join(broken)} is not finite on images {', '.join(map(str, batch.ids))}",
             names=tuple(map(str, batch.ids)),
             evidence={name: str(value) for name, value in values.items()},
-            fix=f"lower lr or set clip_norm; the batch is in {folder / f'bad-batch-{step}.json'}, last/ is untouched",
+            fix=f"lower lr or set clip_norm; the batch is in {path}, {folder / LAST} is untouched",
         )
     )
 
 
+def _stopped(state: State, folder: Path) -> KeyboardInterrupt:
+    return KeyboardInterrupt(
+        f"stopped after step {state.step}, which is saved in {folder / LAST}; resume goes on there"
+    )
+
+
+def _evaluation_is_due(state: State, resolved: Resolved) -> bool:
+    epochs, rest = divmod(state.step, resolved.steps_per_epoch)
+    every = resolved.recipe.evaluate_every
+    ended = state.step >= resolved.steps
+    return state.step > state.evaluated and (ended or (rest == 0 and every > 0 and epochs % every == 0))
+
+
 def _evaluate(
-    model: MaskRCNN, val: Dataset, folder: Path, state: _State, trainable: Trainable, recipe: Recipe
+    model: MaskRCNN,
+    val: Dataset,
+    folder: Path,
+    state: State,
+    trainable: Trainable,
+    recipe: Recipe,
+    stop: threading.Event,
 ) -> Metrics:
     """Evaluate, draw samples, keep the best model, and let the plateau schedule look at the result."""
-    metrics = evaluation.evaluate(model, val)
+
+    def unless_stopped(images: Sequence[ImageRecord]) -> Iterator[ImageRecord]:
+        for image in images:
+            if stop.is_set():
+                raise _stopped(state, folder)
+            yield image
+
+    metrics = evaluation.evaluate(model, val, progress=unless_stopped)
     _draw_samples(model, val.images[:_SAMPLES], val.classes, folder / "samples" / f"step-{state.step:06d}.jpg")
     policy.set_norms(model, trainable.names, train_norms=recipe.train_norms)
     score = metrics.mask["AP"] or 0.0
+    state.evaluated = state.step
     if state.best is None or score > state.best:
         state.best, state.waits = score, 0
-        store.save(model, folder / "best", about={"step": state.step, "metrics": metrics.as_json()})
+        store.save(model, folder / BEST, about={"step": state.step, "metrics": metrics.as_json()})
     else:
         state.waits += 1
         if recipe.schedule == "plateau" and state.waits > recipe.patience:
@@ -268,7 +301,7 @@ def _evaluate(
     return metrics
 
 
-def _draw_samples(model: MaskRCNN, records: Sequence[ImageRecord], classes: Sequence[str], path: Path) -> None:
+def _draw_samples(model: MaskRCNN, records: Iterable[ImageRecord], classes: Sequence[str], path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
     pictures = []
     for record in records:
@@ -281,67 +314,20 @@ def _draw_samples(model: MaskRCNN, records: Sequence[ImageRecord], classes: Sequ
             draw.sheet(pictures, columns=1, width=1000).save(temporary, quality=90)
 
 
-def _save(
-    model: MaskRCNN, folder: Path, state: _State, optimizer: torch.optim.Optimizer, metrics: Metrics | None
-) -> None:
-    about = {"step": state.step, "metrics": metrics.as_json() if metrics else None}
-    kept = {
-        "step": state.step,
-        "best": state.best,
-        "plateau": state.plateau,
-        "waits": state.waits,
-        "optimizer": optimizer.state_dict(),
-        "generator": torch.get_rng_state(),
-    }
-    store.save(model, folder, about=about, beside=lambda fresh: torch.save(kept, fresh / _STATE))
-
-
-def _restore(path: Path, optimizer: torch.optim.Optimizer) -> _State:
-    kept = torch.load(path, map_location="cpu", weights_only=True)
-    optimizer.load_state_dict(kept["optimizer"])
-    torch.set_rng_state(kept["generator"])
-    return _State(kept["step"], kept["best"], kept["plateau"], kept["waits"])
-
-
-def _cut_metrics(path: Path, step: int) -> None:
-    """Forget lines of steps that came after the last save; they will be done again."""
-    kept = [line for line in path.read_text().splitlines(keepends=True) if json.loads(line)["step"] <= step]
-    with atomic(path) as temporary:
-        temporary.write_text("".join(kept))
-
-
-def _fingerprint(model: MaskRCNN, trainable: Trainable) -> dict[str, str]:
-    """A digest of every tensor that the policy freezes; batch statistics of training norms are none of them."""
-    moving = {
-        f"{name}.{vector}"
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.BatchNorm2d) and module.training
-        for vector in ("running_mean", "running_var", "num_batches_tracked")
-    }
-    return {
-        name: hashlib.sha256(tensor.detach().cpu().numpy().tobytes()).hexdigest()
-        for name, tensor in model.state_dict().items()
-        if name not in trainable.names and name not in moving
-    }
-
-
-def _prove_frozen(model: MaskRCNN, trainable: Trainable, before: Mapping[str, str]) -> None:
-    policy.set_norms(model, trainable.names, train_norms=False)
-    after = _fingerprint(model, trainable)
-    changed = [name for name, digest in before.items() if after[name] != digest]
+def _prove_frozen(model: MaskRCNN, state: State) -> None:
+    after = states.digests(model, state.frozen)
+    changed = [name for name, digest in state.frozen.items() if after[name] != digest]
     if changed:
         raise AssertionError(f"frozen tensors have changed: {', '.join(changed[:5])}")
 
 
 def _memory(device: torch.device) -> int:
-    """Peak memory in MB: of the GPU, or of this process."""
+    """Peak memory in MB: of the GPU, or of this process; 0 where the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) >> 20
+    if sys.platform == "win32":
+        return 0
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-
-
-def _write_json(path: Path, data: Any) -> None:
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(data, indent=1))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak >> (20 if sys.platform == "darwin" else 10)

@@ -158,7 +158,7 @@ def train(
     multiplier: Annotated[
         list[str] | None, typer.Option(metavar="COMPONENT=FACTOR", help="Multiple of lr, such as backbone=0.1.")
     ] = None,
-    optimizer: Annotated[str | None, typer.Option(help="sgd or adamw.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="sgd, adamw, or another of torch.optim.")] = None,
     schedule: Annotated[str | None, typer.Option(help="constant, step, cosine or plateau.")] = None,
     min_size: Annotated[int | None, typer.Option(help="Short side of the images in training, pixels.")] = None,
     max_size: Annotated[int | None, typer.Option(help="Longest side, pixels.")] = None,
@@ -213,18 +213,30 @@ def train(
     with Watch(out_console) as watch:
         try:
             run = run_training(model, data, chosen, out=out, val=val, resume=resume, watcher=watch)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stopped:
             watch.bar.stop()
-            out_console.print(f"stopped; the last saved step is in {out / 'last'}: go on with --resume")
+            told = str(stopped) or f"stopped at once; the last saved step is in {out / 'last'}"
+            out_console.print(f"{told}: go on with --resume")
             raise
         watch.ended(run.metrics)
     if as_json:
         metrics = run.metrics.as_json() if run.metrics else None
-        print_json({"run": str(out), "steps": run.steps, "best_mask_ap": run.best, "metrics": metrics})
+        print_json(
+            {
+                "run": str(out),
+                "steps": run.steps,
+                "best_mask_ap": run.best,
+                "metrics": metrics,
+                "frozen": run.frozen,
+                "findings": [finding.as_json() for finding in run.findings],
+            }
+        )
     else:
         out_console.print(
             f"{run.steps} steps; weights in {out / 'last'}" + (f", best in {out / 'best'}" if val else "")
         )
+        if run.frozen:
+            out_console.print(f"{run.frozen} frozen tensors are the same as before, byte for byte")
 
 
 def _print_rows(model: Any, out: Any) -> None:

@@ -1,13 +1,14 @@
 """A training as people watch it: what trains, a bar with losses and times, and AP as it comes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from maskgraft.cli.show import table
+from maskgraft.cli.show import print_findings, table
 from maskgraft.cli.tables import metrics_tables, percent
+from maskgraft.errors import Finding
 from maskgraft.evaluation import Metrics
 from maskgraft.losses import LOSSES
 from maskgraft.policy import Part, Trainable
@@ -54,9 +55,10 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def begin(self, resolved: Resolved, trainable: Trainable) -> None:
+    def begin(self, resolved: Resolved, trainable: Trainable, findings: Sequence[Finding]) -> None:
         """Before the first step."""
         self.console.print(parts_table(trainable.parts))
+        print_findings(findings, to=self.console)
         for one in resolved.derived:
             value = f"{one.value:.4g}" if isinstance(one.value, float) else one.value
             self.console.print(f"{one.field} = {value}  ({one.why})", style="dim")
@@ -70,7 +72,8 @@ class Watch:
             self.means[name] = self.means.get(name, value) * _SMOOTHING + value * (1 - _SMOOTHING)
         losses = " ".join(f"{name} {self.means[name]:.3f}" for name in LOSSES)
         times = f"data {self.means['data']:.2f} s  step {self.means['step']:.2f} s"
-        text = f"loss {self.means['total']:.3f} ({losses})  {times}  {entry['memory_mb'] / 1024:.1f} GB"
+        place = f"lr {entry['lr']:.2g}  {entry['memory_mb'] / 1024:.1f} GB"
+        text = f"loss {self.means['total']:.3f} ({losses})  {times}  {place}"
         self.bar.update(self.task, completed=number, description=text)
 
     def evaluated(self, number: int, metrics: Metrics) -> None:

@@ -27,11 +27,12 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
-def _sync_folder(folder: Path) -> None:
-    # The rename itself is only on disk when the folder is; Windows cannot open a folder and does not need to.
+def sync_folder(folder: Path) -> None:
+    """Force a folder's own entries to disk: what was renamed into it stays there when the power fails."""
+    # Windows cannot open a folder and does not need to
     with suppress(PermissionError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,0 +1,74 @@
+"""The optimizer of a recipe: SGD, AdamW, or any other of `torch.optim` by its name."""
+
+from difflib import get_close_matches
+
+import torch
+from torch.optim import Optimizer
+
+from maskgraft import policy
+from maskgraft.errors import Finding, UsageError
+from maskgraft.model import MaskRCNN
+from maskgraft.policy import Trainable
+from maskgraft.recipe import Recipe
+
+# Those that one loop of loss, gradient and step cannot serve, and why.
+_UNFIT = {
+    "lbfgs": "it asks for the loss several times a step",
+    "muon": "it takes matrices only",
+    "rprop": "it is for gradients of the whole dataset, and knows no weight decay",
+    "sparseadam": "it takes sparse gradients only",
+}
+
+
+def build(model: MaskRCNN, trainable: Trainable, recipe: Recipe) -> Optimizer:
+    """The optimizer over what trains, in groups by component (`policy.groups`); `recipe.lr` must be set.
+
+    Each group keeps its full rate as `base_lr`. Raises `UsageError` for a name that torch does not have, and for
+    options that the optimizer does not take.
+    """
+    kind = _named(recipe.optimizer)
+    parameters = dict(model.named_parameters())
+    groups = [
+        {
+            "name": group.name,
+            "params": [parameters[name] for name in group.names],
+            "lr": group.lr,
+            "base_lr": group.lr,
+            "weight_decay": group.weight_decay,
+        }
+        for group in policy.groups(
+            model,
+            trainable,
+            lr=recipe.lr or 0.0,
+            multipliers=recipe.multipliers,
+            weight_decay=recipe.weight_decay,
+        )
+    ]
+    options = (
+        {"momentum": recipe.momentum, **recipe.optimizer_options}
+        if kind is torch.optim.SGD
+        else dict(recipe.optimizer_options)
+    )
+    try:
+        return kind(groups, **options)
+    except (TypeError, ValueError) as error:
+        message = f"optimizer_options: torch.optim.{kind.__name__} says: {error}"
+        raise UsageError(Finding("spec.field", "error", message, ("optimizer_options",))) from None
+
+
+def _named(name: str) -> type[Optimizer]:
+    wanted = name.lower()
+    known = {
+        title.lower(): value
+        for title, value in vars(torch.optim).items()
+        if isinstance(value, type) and issubclass(value, Optimizer) and value is not Optimizer
+    }
+    if wanted in known and wanted not in _UNFIT:
+        return known[wanted]
+    if wanted in _UNFIT:
+        message, fix = f"optimizer {name} cannot be used here: {_UNFIT[wanted]}", "sgd or adamw"
+    else:
+        message = f"there is no optimizer {name!r} in torch.optim"
+        near = get_close_matches(wanted, sorted(known.keys() - _UNFIT.keys()), 1)
+        fix = f"did you mean {near[0]}?" if near else f"one of {', '.join(sorted(known.keys() - _UNFIT.keys()))}"
+    raise UsageError(Finding("spec.field", "error", message, ("optimizer",), fix=fix))

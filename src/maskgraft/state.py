@@ -1,0 +1,217 @@
+"""What a run keeps in its folder, so that it goes on as if it had never stopped.
+
+`recipe.json` says how and on what data it trains, `last/` holds the weights with `state.pt` beside them, and
+`metrics.jsonl` what was measured; what a clock measured is in `timing.jsonl`, so that metrics of two runs can be equal.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from maskgraft import store
+from maskgraft.coco import Dataset, ImageRecord
+from maskgraft.errors import Finding, UsageError
+from maskgraft.files.writing import atomic
+from maskgraft.model import MaskRCNN
+from maskgraft.recipe import Recipe, Resolved, recipe_from
+
+LAST, BEST, RECIPE, METRICS, TIMING = "last", "best", "recipe.json", "metrics.jsonl", "timing.jsonl"
+_STATE = "state.pt"
+_LENGTH = frozenset({"epochs", "steps"})
+_MAY_CHANGE = _LENGTH | {"workers", "evaluate_every", "save_every"}  # the rest would make it another run
+
+
+@dataclass(slots=True)
+class State:
+    """How far a run has come: what is kept beside weights and optimizer."""
+
+    step: int = 0
+    evaluated: int = 0  # the last step after which the model was evaluated
+    best: float | None = None
+    plateau: float = 1.0  # factor of the learning rate that the plateau schedule has come to
+    waits: int = 0  # evaluations since the best one
+    frozen: dict[str, str] = field(default_factory=dict)  # digests of what must not change, at the start
+
+
+def seed(recipe: Recipe, step: int) -> None:
+    """Seed torch for one step: what it draws depends on the recipe and the step alone, not on what went before."""
+    torch.manual_seed(int(np.random.SeedSequence((recipe.seed, step)).generate_state(1, np.uint64)[0]))
+
+
+def save(model: MaskRCNN, optimizer: torch.optim.Optimizer, state: State, folder: Path, about: dict[str, Any]) -> None:
+    """Write `last/` of a run: weights, optimizer and state, whole or not at all."""
+    kept = {"state": asdict(state), "optimizer": optimizer.state_dict()}
+    store.save(model, folder / LAST, about=about, beside=lambda fresh: torch.save(kept, fresh / _STATE))
+
+
+def restore(model: MaskRCNN, optimizer: torch.optim.Optimizer, folder: Path) -> State | None:
+    """Put model and optimizer back to what `save` wrote; None when the run was stopped before its first save.
+
+    Raises `UsageError` when the model is not the one that the run trains.
+    """
+    store.recover(folder / LAST)
+    if not (folder / LAST).exists():
+        return None
+    if not (folder / LAST / _STATE).exists():
+        message = f"{folder / LAST} holds weights, but not the {_STATE} to go on from"
+        raise UsageError(Finding("train.resume", "error", message, fix=f"load {folder / LAST} and start a new run"))
+    saved = store.load(folder / LAST)
+    if other := _differences(saved, model):
+        message = f"the model is not the one of {folder / LAST}: {', '.join(other)}"
+        raise UsageError(
+            Finding("train.resume", "error", message, tuple(other), fix="load it as when the run began, or start anew")
+        )
+    model.load_state_dict(saved.state_dict())
+    kept = torch.load(folder / LAST / _STATE, map_location="cpu", weights_only=True)
+    optimizer.load_state_dict(kept["optimizer"])
+    return State(**kept["state"])
+
+
+def _differences(saved: MaskRCNN, model: MaskRCNN) -> list[str]:
+    """The fields of two specs that differ, with both values."""
+    found = []
+    for old, new in ((saved.spec.arch, model.spec.arch), (saved.spec.numerics, model.spec.numerics)):
+        for one in fields(old):
+            then, now = getattr(old, one.name), getattr(new, one.name)
+            if then != now:
+                found.append(f"{one.name} was {then} and is {now}")
+    if saved.spec.classes != model.spec.classes:
+        found.append(f"classes were {', '.join(saved.spec.classes)} and are {', '.join(model.spec.classes)}")
+    return found
+
+
+# ---- the recipe and the data -----------------------------------------------------------------------------------------
+
+
+def write_recipe(folder: Path, resolved: Resolved, data: Dataset, records: Sequence[ImageRecord]) -> None:
+    """Write `recipe.json`: every field, which of them the user set, what was derived and why, and the data."""
+    about = {"annotations": str(data.path), "images": len(records), "digest": digest(records)}
+    with atomic(folder / RECIPE) as temporary:
+        temporary.write_text(json.dumps({**resolved.as_json(), "data": about}, indent=1))
+
+
+def digest(records: Iterable[ImageRecord]) -> str:
+    """What the training images and their instances are, as one number."""
+    known = hashlib.sha256()
+    for record in records:
+        instances = [(one.label, *one.box) for one in record.instances]
+        known.update(repr((record.id, record.width, record.height, instances)).encode())
+    return known.hexdigest()
+
+
+def continued(folder: Path, recipe: Recipe | None, data: Dataset, records: Sequence[ImageRecord]) -> Recipe:
+    """The recipe with which the run in `folder` goes on: its own, with what `recipe` sets now.
+
+    Length, workers and how often it evaluates and saves may change. Raises `UsageError` for a folder without a run,
+    for each field that would make it another run, and for other data.
+    """
+    path = folder / RECIPE
+    try:
+        kept = json.loads(path.read_text())
+        before, given, trained = recipe_from(kept["recipe"], str(path)), kept["set"], kept["data"]
+    except FileNotFoundError:
+        message = f"{folder} holds no run to go on with"
+        raise UsageError(Finding("train.resume", "error", message, fix="train without resume")) from None
+    except (ValueError, KeyError, TypeError) as error:
+        message = f"{path} is not what a run writes: {error!r}"
+        raise UsageError(Finding("train.resume", "error", message, fix="start a new run")) from None
+    now = (
+        {name: value for name in recipe.model_fields_set if (value := getattr(recipe, name)) is not None}
+        if recipe
+        else {}
+    )
+    findings = [
+        Finding(
+            "train.resume",
+            "error",
+            f"{name} was {getattr(before, name)!r} when the run in {folder} began, and is {value!r} now",
+            (name,),
+            fix=f"leave {name} out, or start a new run from {folder / LAST}",
+        )
+        for name, value in now.items()
+        if name not in _MAY_CHANGE and value != getattr(before, name)
+    ]
+    if trained["digest"] != digest(records):
+        message = (
+            f"the run in {folder} began on {trained['images']} images of {trained['annotations']}; the {len(records)} "
+            f"of {data.path} are not the same images and instances"
+        )
+        findings.append(Finding("train.resume", "error", message, fix="give the same data, or start a new run"))
+    if findings:
+        raise UsageError(findings)
+    same = {name: getattr(before, name) for name in given if not (name in _LENGTH and _LENGTH & now.keys())}
+    return Recipe(**{**same, **now})
+
+
+# ---- metrics ---------------------------------------------------------------------------------------------------------
+
+
+class Log:
+    """`metrics.jsonl` and `timing.jsonl`, a line for each step and evaluation, written as they come."""
+
+    def __init__(self, folder: Path) -> None:
+        self._files = {name: (folder / name).open("a", encoding="utf-8") for name in (METRICS, TIMING)}
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def write(self, entry: Mapping[str, Any], name: str = METRICS) -> None:
+        """Add a line, and let other programs see it at once."""
+        self._files[name].write(json.dumps(entry, allow_nan=False) + "\n")
+        self._files[name].flush()
+
+    def sync(self) -> None:
+        """Force all lines to disk: before a save, so that a saved step never lacks its line."""
+        for file in self._files.values():
+            os.fsync(file.fileno())
+
+
+def cut_log(folder: Path, state: State) -> list[dict[str, Any]]:
+    """Forget what came after the last save, which will be done again; gives the steps' lines that stay."""
+    steps = []
+    for name in (METRICS, TIMING):
+        kept = []
+        for line in (folder / name).read_text().splitlines() if (folder / name).exists() else []:
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                break  # the process ended while it wrote this line
+            if entry["step"] <= (state.evaluated if "evaluation" in entry else state.step):
+                kept.append(line + "\n")
+                if name == METRICS and "losses" in entry:
+                    steps.append(entry)
+        with atomic(folder / name) as temporary:
+            temporary.write_text("".join(kept))
+    return steps
+
+
+# ---- what must not change --------------------------------------------------------------------------------------------
+
+
+def frozen_digests(model: MaskRCNN, training: frozenset[str]) -> dict[str, str]:
+    """A digest of each tensor that is not to change: no parameter that trains, and no statistic of a training norm."""
+    moving = {
+        f"{name}.{vector}"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.BatchNorm2d) and module.training
+        for vector in ("running_mean", "running_var", "num_batches_tracked")
+    }
+    return digests(model, model.state_dict().keys() - training - moving)
+
+
+def digests(model: MaskRCNN, names: Iterable[str]) -> dict[str, str]:
+    """A digest of the bytes of each named tensor."""
+    tensors = model.state_dict()
+    return {name: hashlib.sha256(tensors[name].cpu().numpy().tobytes()).hexdigest() for name in sorted(names)}
