@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -81,9 +82,21 @@ class _Images(Dataset[Sample | tuple[Finding, ...]]):
 
     def __getitem__(self, draw: Draw) -> Sample | tuple[Finding, ...]:
         try:
-            return sample(self.records[draw[0]], self.numerics, self.recipe, draw[1])
+            with _one_thread():
+                return sample(self.records[draw[0]], self.numerics, self.recipe, draw[1])
         except MaskgraftError as error:
             return error.findings
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """What a worker process has: torch's resizing rounds otherwise where several threads meet."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class _Epoch(Sampler[list[Draw]]):
