@@ -39,17 +39,19 @@ class Case:
     def regions(self, which: str) -> torch.Tensor | None:
         """The "rois" or "proposals" of the case, xyxy in pixels of the network's input; `None` where it stores none.
 
-        Fractions become float64, so that the home framework's own float32 comes back from them.
+        Fractions become float64, so that the home framework's own float32 comes back from them; "corner" fractions
+        run from the first pixel to the last.
         """
         about = self.about.get("regions", {"rois": "rois", "proposals": "proposals.boxes", "coordinates": "xy"})
         if about[which] not in self.golden:
             return None
         boxes = self.golden[about[which]].reshape(-1, 4)
-        if about["coordinates"] != "xy":
+        if about["coordinates"] != "xy" or about[which].endswith("_yxyx"):
             boxes = boxes[:, [1, 0, 3, 2]]
-        if about["coordinates"] == "fractions-yx":
-            height, width = self.about["stages"]["input"]["shape"][1:3]
-            boxes = boxes.astype(np.float64) * (width, height, width, height)
+        if "fractions" in about["coordinates"]:
+            height, width = self.about["stages"]["input"]["shape"][-3:-1]
+            less = "corner" in about["coordinates"]
+            boxes = boxes.astype(np.float64) * ((width - less, height - less) * 2)
         return torch.from_numpy(boxes)
 
     def load(self, file: str, **numerics: Any) -> MaskRCNN:

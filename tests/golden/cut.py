@@ -17,6 +17,7 @@ MOST_VALUES = 1500  # of one stage
 NOISE = 5  # a stage may differ by this many times the float32 noise measured in the home framework …
 SMALLEST = 2e-5  # … or by this share of its largest value where only feature maps were measured
 MOST = 1e-3  # of its largest value, whatever was measured
+UNMEASURED = 3e-4  # of its largest value where nothing was, from what such networks were measured to have elsewhere
 
 PYRAMID = ("p2", "p3", "p4", "p5", "p6")
 
@@ -74,6 +75,33 @@ MODEL_GARDEN = {
     "roi.mask_logits": ("roi_mask_logits", "nhwc-background-first"),
 }
 
+MATTERPORT = {
+    "input": ("input", "cells"),
+    **{f"c{level}": (f"feat_C{level}", "nhwc") for level in (2, 3, 4, 5)},
+    **{f"p{level}": (f"feat_P{level}", "nhwc") for level in (2, 3, 4, 5, 6)},
+    "roi.pooled": ("roi_pool_cls", "nhwc"),
+    "roi.class_logits": ("roi_cls_logits", "background-first"),
+    "roi.box_deltas": ("roi_bbox_deltas", "rows-yx-background-first"),
+    "roi.mask_logits": ("roi_mask_logits", "nhwc-background-first"),
+}
+TENSORPACK = {
+    "input": ("input", "nhwc"),
+    **{f"c{level}": (f"feat_C{level}", "same") for level in (2, 3, 4, 5)},
+    **{f"p{level}": (f"feat_P{level}", "same") for level in (2, 3, 4, 5, 6)},
+    **{f"rpn.logits.p{level}": (f"rpn_logits_{level - 2}", "cells") for level in (2, 3, 4, 5, 6)},
+    **{f"rpn.deltas.p{level}": (f"rpn_deltas_{level - 2}", "cells-of-quads") for level in (2, 3, 4, 5, 6)},
+    "roi.pooled": ("roi_pooled", "same"),
+    "roi.class_logits": ("roi_cls_logits", "background-first"),
+    "roi.box_deltas": ("roi_box_deltas", "rows-background-first"),
+    "roi.mask_logits": ("roi_mask_logits", "same"),
+}
+CHAINER = table({"c4": "res4"}, background_first=True) | {
+    "rpn.deltas.c4": ("rpn_deltas.res4", "planes-yx"),
+    "anchors": ("anchors_yxyx", "yx"),
+    "roi.box_deltas": ("roi_box_deltas", "quads-yx-background-first"),
+    "roi.mask_logits": ("roi_mask_logits", "same"),
+}
+
 # Cases that are not here are compared at the feature maps that their load.json names, and at their detections.
 STAGES: dict[str, Table] = {
     "torchvision-r50fpn": TORCHVISION,
@@ -92,6 +120,9 @@ STAGES: dict[str, Table] = {
     "tf2od-mask_rcnn_resnet50_keras": TF2_OBJECT_DETECTION,
     "tf2od-mask_rcnn_inception_resnet_v2": TF2_OBJECT_DETECTION,
     "modelgarden-maskrcnn_resnet50fpn": MODEL_GARDEN,
+    "matterport-r50-c81": MATTERPORT,
+    "tensorpack-COCO-MaskRCNN-R50FPN1x": TENSORPACK,
+    "chainer-r50c4": CHAINER,
 }
 
 # The arrays of given regions and of proposals, and in what they count.
@@ -102,6 +133,9 @@ REGIONS = {
         if name.startswith(("tf1od", "tf2od"))
     },
     "modelgarden-maskrcnn_resnet50fpn": {"rois": "fixed_rois", "proposals": "proposals", "coordinates": "yx"},
+    "matterport-r50-c81": {"rois": "fixed_rois", "proposals": "proposals", "coordinates": "corner-fractions-yx"},
+    "tensorpack-COCO-MaskRCNN-R50FPN1x": {"rois": "fixed_rois", "proposals": "proposals", "coordinates": "xy"},
+    "chainer-r50c4": {"rois": "rois", "proposals": "proposals.boxes_yxyx", "coordinates": "xy"},
 }
 PIXELS = {"rois": "rois", "proposals": "proposals.boxes", "coordinates": "xy"}
 
@@ -127,11 +161,14 @@ def allowed_of(case: dict[str, Any], key: str) -> float:
     That is the larger of a float64 run's and a rerun's difference, or in the TensorFlow cases that of a run with other
     kernels. Where crops at the knife edge flip between those two, a thousandth of the largest value is the most.
     """
-    if "cross_run" not in case:
-        measured = case["noise"].get(key, {})
-        return NOISE * max(measured.get("f64_maxabs") or 0.0, measured.get("rerun_maxabs") or 0.0)
     info = case["arrays"][key]
+    if "noise" in case:
+        differences = case["noise"].get(key, {})
+        measured = max(differences.get("f64_maxabs") or 0.0, differences.get("rerun_maxabs") or 0.0)
+        return NOISE * measured or SMALLEST * info.get("absmax", 0.0)
     largest = max(abs(info["min"]), abs(info["max"]))
+    if "cross_run" not in case:
+        return UNMEASURED * largest
     measured = next(iter(case["cross_run"].values())).get(key, [0.0])[0]
     return max(min(NOISE * measured, MOST * largest), SMALLEST * largest)
 

@@ -59,6 +59,32 @@ def nhwc_background_first(array: Array) -> Array:
     return nhwc(background_first(array))
 
 
+def rows_background_first(array: Array) -> Array:
+    """Box deltas [N, R · 4], background last → [N, R, 4], background first."""
+    return quads_background_first(array).reshape(len(array), -1, 4)
+
+
+def rows_yx_background_first(array: Array) -> Array:
+    return yx(rows_background_first(array))
+
+
+def planes_yx(array: Array) -> Array:
+    """Deltas of all anchors of a map [1, 4A, H, W], x before y → y before x."""
+    images, planes, height, width = array.shape
+    return array.reshape(images, -1, 2, height, width)[:, :, ::-1].reshape(images, planes, height, width)
+
+
+def cells(array: Array) -> Array:
+    """A map of one image [1, C, H, W] → [H, W, C]."""
+    return nhwc(array)[0]
+
+
+def cells_of_quads(array: Array) -> Array:
+    """Deltas of all anchors of a map [1, 4A, H, W] → [H, W, A, 4]."""
+    height, width, planes = cells(array).shape
+    return cells(array).reshape(height, width, planes // 4, 4)
+
+
 VIEWS: dict[str, Callable[[Array], Array]] = {
     "same": same,
     "nhwc": nhwc,
@@ -71,4 +97,9 @@ VIEWS: dict[str, Callable[[Array], Array]] = {
     "cells-yx": cells_yx,
     "nhwc-yx": nhwc_yx,
     "nhwc-background-first": nhwc_background_first,
+    "rows-background-first": rows_background_first,
+    "rows-yx-background-first": rows_yx_background_first,
+    "planes-yx": planes_yx,
+    "cells": cells,
+    "cells-of-quads": cells_of_quads,
 }
