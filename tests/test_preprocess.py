@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from maskgraft.errors import UsageError
-from maskgraft.families import chainer, detectron2, matterport, tensorpack
+from maskgraft.families import chainer, detectron2, matterport, tensorpack, tf_object_detection
 from maskgraft.preprocess import network_scale, network_size, prepare
 from maskgraft.spec import Numerics
 
@@ -101,6 +101,15 @@ def test_boxes_scale_by_sides_by_the_factor_or_by_their_mean() -> None:
     assert factor.window == (0, 0, pytest.approx(50), pytest.approx(133 * 50 / 99))
     assert mean.scale == (pytest.approx((50 / 99 * 67 / 133) ** 0.5),) * 2
     assert sides.window == mean.window == (0, 0, 50, 67)
+
+
+def test_fractions_of_the_input_may_end_one_bit_before_1() -> None:
+    """x · (1 / 427) as the TF Object Detection API computes it, in float32: its golden boxes end at 0.99999994."""
+    prepared = prepare(photo(240, 320), replace(tf_object_detection.NUMERICS, min_size=320, max_size=512))
+    assert prepared.size == (320, 427)
+    box = prepared.to_original(torch.tensor([[0.0, 0, 427, 320]]))[0]
+    assert box[3] == 240
+    assert 320 - 1e-4 < box[2] < 320
 
 
 def test_chainer_resizes_in_float() -> None:

@@ -29,6 +29,7 @@ class Prepared:
     `pixels` float32 [3, h, w], normalised, in the model's channel order. `original` is the photograph's
     (height, width), and `window` where it lies in the pixels: top, left, bottom, right. `scale` (y, x) takes lengths of
     the photograph to lengths of the pixels. `corners`: coordinates run from pixel to pixel (`Numerics.corner_boxes`).
+    `fractions`: boxes come back as fractions of the pixels (`Numerics.box_scale`).
     """
 
     pixels: Tensor
@@ -36,6 +37,7 @@ class Prepared:
     window: Window
     scale: tuple[float, float]
     corners: bool = False
+    fractions: bool = False
 
     @property
     def size(self) -> Size:
@@ -49,6 +51,11 @@ class Prepared:
 
     def to_original(self, boxes: Tensor) -> Tensor:
         """Boxes [N, 4] in pixels of the network's input, in pixels of the photograph."""
+        if self.fractions:
+            top, left, bottom, right = self.window
+            y, x = 1 / (bottom - top), 1 / (right - left)
+            rows, columns = self.original
+            return (boxes - self._origin(boxes)) * _quad(boxes, x, y, x, y) * _quad(boxes, columns, rows, columns, rows)
         y, x = self.scale
         moved = (boxes - self._origin(boxes)) * _quad(boxes, 1 / x, 1 / y, 1 / x, 1 / y)
         return moved + _quad(boxes, 0, 0, self.corners, self.corners)
@@ -143,7 +150,7 @@ def prepare(image: npt.NDArray[np.uint8], numerics: Numerics) -> Prepared:
         pixels, top, left = _padded(pixels, outside, numerics)
     height, width = original
     match numerics.box_scale:
-        case "sides":
+        case "sides" | "fractions":
             less = numerics.corner_boxes
             scale = (size[0] - less) / max(height - less, 1), (size[1] - less) / max(width - less, 1)
             window = (top, left, top + size[0], left + size[1])
@@ -153,7 +160,7 @@ def prepare(image: npt.NDArray[np.uint8], numerics: Numerics) -> Prepared:
         case "mean":
             scale = (sqrt(size[0] / height * size[1] / width),) * 2
             window = (top, left, top + size[0], left + size[1])
-    return Prepared(pixels, original, window, scale, numerics.corner_boxes)
+    return Prepared(pixels, original, window, scale, numerics.corner_boxes, fractions=numerics.box_scale == "fractions")
 
 
 def _resized(image: npt.NDArray[np.uint8], size: Size, numerics: Numerics) -> npt.NDArray[Any]:

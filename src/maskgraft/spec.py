@@ -109,7 +109,9 @@ class Numerics:
     enlarge_only: bool = False  # a short side above min_size stays as it is
     fixed_size: tuple[int, int] | None = None  # height and width of the input, whatever min_size and max_size say …
     fixed_fit: Literal["stretch", "inside"] = "stretch"  # … which a photograph fills, or fits into
-    box_scale: Literal["sides", "factor", "mean"] = "sides"  # of boxes: each side's, the one asked for, or their mean
+    # of boxes: each side's, the one asked for, or the mean of both; "fractions": each side's, by way of fractions of
+    # the input, of which a box that ends with the input may end one bit before 1
+    box_scale: Literal["sides", "factor", "mean", "fractions"] = "sides"
     pad_multiple: int = 32  # height and width are padded with zeros at bottom and right to a multiple of this
     pad_square: bool = False  # … or to a square of max_size
     pad_centred: bool = False  # on all sides alike, each image by itself
@@ -163,6 +165,7 @@ class Numerics:
     delta_clip_both: bool = False  # and to at least its negative
     nms_at_threshold: bool = False  # an overlap that equals the threshold suppresses too
     nms_apart: bool = False  # one suppression a class; else one for all, their boxes shifted apart in float32
+    nms_flat_last: bool = False  # a box of no area that is kept is the last of its class (TensorFlow 1.14 to 2.1)
     # region features
     level_epsilon: Literal["outside", "inside"]  # floor(4 + log2(s/224) + ε) or floor(4 + log2(s/224 + ε)) …
     level_epsilon_value: float = 1e-6  # … and ε

@@ -254,6 +254,15 @@ def cut_case(source: Path, target: Path) -> None:
     print(f"{source.name}: {sum(path.stat().st_size for path in target.iterdir()) / 1e6:.2f} MB")
 
 
+def cut_head(source: Path, target: Path) -> None:
+    """What Matterport's heads said of its proposals, and what its `refine_detections_graph` made of that."""
+    golden = np.load(source / "golden.npz")
+    kept = ("proposals", "window", "cls_logits_on_proposals", "bbox_deltas_on_proposals", "detections_norm")
+    shapes = json.loads((source / "case.json").read_text())["arrays"]
+    np.savez_compressed(target, **{name: golden[name].reshape(shapes[name]["shape"]) for name in kept})
+    print(f"{target.name}: {target.stat().st_size / 1e6:.2f} MB")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -261,7 +270,10 @@ def main() -> None:
     options = parser.parse_args()
     found = sorted(path.parent.name for path in options.folder.glob("*/load.json"))
     for name in options.cases or found:
-        cut_case(options.folder / name, HERE / name)
+        if name == "matterport-r50-c4":
+            cut_head(options.folder / name, HERE / f"{name}-detections.npz")
+        else:
+            cut_case(options.folder / name, HERE / name)
 
 
 if __name__ == "__main__":

@@ -60,6 +60,13 @@ def test_a_row_one_bit_beyond_the_map_is_nothing() -> None:
         assert (crop_and_resize(ones, box, image, 7, strict=False) == 1).all()
 
 
+def test_a_region_that_ends_beyond_the_map_by_its_last_bit_ends_in_nothing() -> None:
+    ones, image = torch.ones(1, 1, 33, 33), torch.zeros(1, dtype=torch.int64)
+    beyond = float(np.nextafter(F32(1), F32(2)))
+    for low in np.linspace(0, 0.5, 50, dtype=F32):
+        assert crop_and_resize(ones, torch.tensor([[0, low, 1, beyond]]), image, 7, strict=False)[0, 0, -1].sum() == 0
+
+
 def test_what_lies_beyond_the_map_is_nothing_however_boxes_are_read() -> None:
     ones, image = torch.ones(1, 1, 24, 24), torch.zeros(1, dtype=torch.int64)
     box = torch.tensor([[0, 0.5, 1, 1.0001]])

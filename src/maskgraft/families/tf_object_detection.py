@@ -30,6 +30,7 @@ NUMERICS = Numerics(
     size_rounding="even-float",
     min_size=800,
     max_size=1365,
+    box_scale="fractions",
     pad_multiple=1,
     norm_eps=1e-5,
     stride_in="3x3",

@@ -9,8 +9,6 @@ from torch import Tensor
 from maskgraft.ops.boxes import area
 from maskgraft.torchvision_ops import roi_align
 
-_ROUNDING = 4e-7  # relative: three last bits of a float32
-
 
 def levels(
     boxes: Tensor,
@@ -116,7 +114,7 @@ def crop_and_resize(
     The operations and their order are those of TensorFlow's float32 kernel (`crop_and_resize_op.cc`). There, the last
     sample of a box that ends at 1 falls on the last cell or, for about 3 of 100 boxes, by its last bit outside it, and
     then a whole row is 0. `strict` does the same. A box that a network found has other last bits in each framework;
-    without `strict` its last row is what it is for the other 97.
+    without `strict` its last row is what it is for the other 97, and would be without any rounding.
     """
     rows, columns = map_.shape[-2:]
     x1, y1, x2, y2 = boxes.float().unbind(1)
@@ -144,9 +142,9 @@ def _samples(low: Tensor, high: Tensor, cells: int, count: int, *, strict: bool)
     if count > 1:
         step = (high - low) * last / torch.full_like(low, count - 1)  # a quotient: a product would round differently
         at = (low * last)[:, None] + torch.arange(count, dtype=low.dtype, device=low.device) * step[:, None]
+        if not strict:  # the last sample lies where the box ends
+            at[:, -1] = high * last
     else:
         at = (0.5 * (low + high).double() * last).to(low.dtype)[:, None]
-    if not strict:
-        at = torch.where((at > last) & (at < last * (1 + _ROUNDING)), last, at)
     inside = (at >= 0) & (at <= last)
     return torch.where(inside, at, torch.zeros_like(at)), inside

@@ -41,6 +41,7 @@ def proposals(
     nms_threshold: float,
     nms_at_threshold: bool,
     nms_apart: bool,
+    nms_flat_last: bool,
     min_size: float | None,
     clip_after: bool,
     weights: Weights,
@@ -84,6 +85,7 @@ def proposals(
         nms_threshold,
         at_threshold=nms_at_threshold,
         apart=nms_apart,
+        flat_last=nms_flat_last,
         inclusive=inclusive_areas,
         most=post_nms if nms_apart and scope == "image" else None,
     )
@@ -108,6 +110,7 @@ def detections(
     nms_threshold: float,
     nms_at_threshold: bool,
     nms_apart: bool,
+    nms_flat_last: bool,
     max_detections: int,
     max_per_class: int | None,
     clip_after: bool,
@@ -139,7 +142,14 @@ def detections(
     found = Scored(boxes, scores[which, label], label)
     if min_size > 0:
         found = _at_least(found, min_size, inclusive_areas)
-    kept = suppress(found, nms_threshold, at_threshold=nms_at_threshold, apart=nms_apart, inclusive=inclusive_areas)
+    kept = suppress(
+        found,
+        nms_threshold,
+        at_threshold=nms_at_threshold,
+        apart=nms_apart,
+        flat_last=nms_flat_last,
+        inclusive=inclusive_areas,
+    )
     if max_per_class is not None:
         of_class = one_hot(found.labels[kept])
         kept = kept[(of_class.cumsum(0) * of_class).amax(1) <= max_per_class] if len(kept) else kept
@@ -150,20 +160,33 @@ def detections(
 
 
 def suppress(
-    found: Scored, threshold: float, *, at_threshold: bool, apart: bool, inclusive: bool, most: int | None = None
+    found: Scored,
+    threshold: float,
+    *,
+    at_threshold: bool,
+    apart: bool,
+    flat_last: bool,
+    inclusive: bool,
+    most: int | None = None,
 ) -> Tensor:
     """Greedy non-maximum suppression within each label: indices of what stays, int64, best first.
 
     A box goes when a better one of its label overlaps it by more than `threshold`, or, with `at_threshold`, by as much.
     `apart`: the labels are suppressed one after the other. Otherwise all go together, shifted so far apart that labels
-    do not meet, which rounds boxes of high labels to 1/100 of a pixel (torchvision, Detectron2, mmcv). `most`: no more
-    are wanted of what is in order of score, so that often its first part will do.
+    do not meet, which rounds boxes of high labels to 1/100 of a pixel (torchvision, Detectron2, mmcv).
+
+    `flat_last`: once a box of no area is kept, its label keeps nothing more, as in TensorFlow 1.14 to 2.1. There what
+    is kept is looked at again, and a box that does not overlap even itself is kept again and again until there are
+    enough (tensorflow/tensorflow#35482). `most`: no more are wanted of what is in order of score, so that often its
+    first part will do.
     """
     if most is not None:
         first = 8 * most
         while first < len(found.scores):
             ahead = found[torch.arange(first, device=found.scores.device)]
-            kept = suppress(ahead, threshold, at_threshold=at_threshold, apart=apart, inclusive=inclusive)
+            kept = suppress(
+                ahead, threshold, at_threshold=at_threshold, apart=apart, flat_last=flat_last, inclusive=inclusive
+            )
             if len(kept) >= most:
                 return kept
             first *= 4
@@ -172,15 +195,22 @@ def suppress(
         boxes = boxes + boxes.new_tensor((0, 0, 1, 1))
     if at_threshold:
         threshold = float(np.nextafter(np.float32(threshold), np.float32(-1)))
-    if not apart:
-        together: Tensor = batched_nms(boxes, found.scores, found.labels, threshold)
-        return together
-    stays = torch.zeros_like(found.scores, dtype=torch.bool)
-    for label in torch.unique(found.labels):
-        of_label = torch.nonzero(found.labels == label).squeeze(1)
-        stays[of_label[nms(boxes[of_label], found.scores[of_label], threshold)]] = True
+    kept = (_one_by_one if apart else batched_nms)(boxes, found.scores, found.labels, threshold)
+    if not flat_last or not len(kept):
+        return kept
+    flat = (boxes[kept, 2:] <= boxes[kept, :2]).any(1)
+    before = one_hot(found.labels[kept]) * flat[:, None]
+    passed = (before.cumsum(0) - before).gather(1, found.labels[kept, None])[:, 0]
+    return kept[passed == 0]
+
+
+def _one_by_one(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float) -> Tensor:
+    stays = torch.zeros_like(scores, dtype=torch.bool)
+    for label in torch.unique(labels):
+        of_label = torch.nonzero(labels == label).squeeze(1)
+        stays[of_label[nms(boxes[of_label], scores[of_label], threshold)]] = True
     chosen = torch.nonzero(stays).squeeze(1)
-    return chosen[found.scores[chosen].sort(descending=True, stable=True).indices]
+    return chosen[scores[chosen].sort(descending=True, stable=True).indices]
 
 
 def _at_least(found: Scored, min_size: float, inclusive: bool) -> Scored:
