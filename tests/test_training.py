@@ -16,11 +16,13 @@ import pytest
 import torch
 
 import maskgraft as mg
-from maskgraft import coco, interrupts, policy, store
+from maskgraft import Finding, coco, interrupts, policy, store
 from maskgraft.init import initialise
 from maskgraft.policy import Trainable
 from maskgraft.recipe import Recipe, Resolved
+from maskgraft.targets import Batch
 from maskgraft.training import Run, train
+from maskgraft.watching import Moment, Verdict
 from tests.tiny import draw_dataset, tiny_model
 
 
@@ -326,3 +328,85 @@ def test_labels_follow_names_and_not_order(data: coco.Dataset, tmp_path: Path) -
     train(model, data, QUICK.model_copy(update={"steps": 4, "policy": "predictors", "lr": 0.05}), out=tmp_path / "run")
     moved = model.box_predictor.cls.bias.detach() - before
     assert moved[0] < moved[1] and moved[0] < moved[2]
+
+
+class Interfering:
+    """A doctor that answers at one of the steps, and notes what it saw."""
+
+    def __init__(self, at: int, before: Verdict | None = None, after: Verdict | None = None, times: int = 1) -> None:
+        self.at, self.before, self.after, self.left = at, before, after, times
+        self.seen: list[tuple[int, float | None]] = []
+        self.rates: list[float | None] = []
+
+    def begin(self, *_: Any) -> None: ...
+
+    def evaluated(self, *_: Any) -> None: ...
+
+    def before_backward(self, moment: Moment) -> Verdict | None:
+        assert all(loss.requires_grad for loss in moment.losses.values())
+        self.rates.append(moment.recipe.lr)
+        return self._answer(moment, self.before)
+
+    def before_update(self, moment: Moment) -> Verdict | None:
+        assert moment.model.rpn.deltas.weight.grad is not None
+        self.seen.append((moment.step, moment.norm))
+        return self._answer(moment, self.after)
+
+    def _answer(self, moment: Moment, verdict: Verdict | None) -> Verdict | None:
+        if moment.step != self.at or verdict is None or not self.left:
+            return None
+        self.left -= 1
+        return verdict
+
+
+LOWER = Finding("train.lr-high", "warning", "the loss grows")
+
+
+def test_a_doctor_sends_a_run_back_and_changes_its_recipe(data: coco.Dataset, tmp_path: Path) -> None:
+    recipe = QUICK.model_copy(update={"save_every": 2, "schedule": "constant", "epochs": 1})
+    doctor = Interfering(4, after=Verdict((LOWER,), "roll back", {"lr": 0.0005, "clip_norm": 1.0}))
+    run = train(fresh(), data, recipe, out=tmp_path / "run", doctor=doctor)
+    assert [step for step, _ in doctor.seen] == [1, 2, 3, 4, 3, 4]
+    assert doctor.rates == pytest.approx([0.005] * 4 + [0.0005] * 2)
+    assert run.findings[-1] == LOWER and len(run.losses) == 4
+    entries = lines(tmp_path / "run")
+    assert [entry["lr"] for entry in entries if "losses" in entry] == pytest.approx([0.005] * 2 + [0.0005] * 2)
+    assert next(entry for entry in entries if "action" in entry)["findings"][0]["code"] == "train.lr-high"
+    # the change holds over a resume
+    later = Interfering(0)
+    train(fresh(), data, Recipe(epochs=2), out=tmp_path / "run", resume=True, doctor=later)
+    assert later.rates == pytest.approx([0.0005] * 4)
+
+
+def test_a_doctor_changes_what_follows_or_stops_the_run(data: coco.Dataset, tmp_path: Path) -> None:
+    doctor = Interfering(2, Verdict((LOWER,), changes={"loss_weights": {"mask": 0.0}}))
+    train(fresh(), data, QUICK.model_copy(update={"epochs": 1}), out=tmp_path / "a", doctor=doctor)
+    entries = [entry for entry in lines(tmp_path / "a") if "losses" in entry]
+    heavy, light = (entry["total"] - sum(entry["losses"].values()) for entry in (entries[1], entries[2]))
+    assert heavy == pytest.approx(0, abs=1e-5) and light == pytest.approx(-entries[2]["losses"]["mask"], rel=1e-4)
+    with pytest.raises(mg.DataError, match="the loss grows"):
+        train(fresh(), data, QUICK, out=tmp_path / "b", doctor=Interfering(3, Verdict((LOWER,), "stop")))
+    assert mg.load(tmp_path / "b" / "last").spec.classes == ("disc", "box")
+    with pytest.raises(mg.UsageError, match="a doctor changes policy"):
+        train(fresh(), data, QUICK, out=tmp_path / "c", doctor=Interfering(1, Verdict(changes={"policy": "all"})))
+    endless = Interfering(1, Verdict((LOWER,), "roll back"), times=99)
+    with pytest.raises(mg.DataError, match="the loss grows"):
+        train(fresh(), data, QUICK, out=tmp_path / "d", doctor=endless)
+
+
+class Holding:
+    """Holds the biases of the box deltas to nought."""
+
+    def losses(self, model: mg.MaskRCNN, batch: Batch) -> dict[str, torch.Tensor]:
+        assert len(batch.targets) == 2
+        return {"held": 100 * model.box_predictor.deltas.bias.square().sum()}
+
+
+def test_a_retainer_adds_its_losses(data: coco.Dataset, tmp_path: Path) -> None:
+    free, held = fresh(), fresh()
+    recipe = QUICK.model_copy(update={"epochs": 1})
+    train(free, data, recipe, out=tmp_path / "free")
+    train(held, data, recipe, out=tmp_path / "held", retainer=Holding())
+    assert held.box_predictor.deltas.bias.norm() < 0.5 * free.box_predictor.deltas.bias.norm()
+    last = lines(tmp_path / "held")[-1]
+    assert last["losses"]["held"] > 0 and last["total"] == pytest.approx(sum(last["losses"].values()), rel=1e-5)

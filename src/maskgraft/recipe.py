@@ -60,6 +60,11 @@ class Recipe(BaseModel):
     save_every: int | None = Field(None, ge=1, description="steps between saves, beside those after each epoch")
     seed: int = Field(0, ge=0)
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """The factor of each loss that has one."""
+        return {str(name): weight for name, weight in self.loss_weights.items()}
+
     @field_validator("policy", mode="before")
     @classmethod
     def _joined(cls, value: Any) -> Any:

@@ -22,6 +22,7 @@ from maskgraft.errors import Finding, UsageError
 from maskgraft.files.writing import atomic
 from maskgraft.model import MaskRCNN
 from maskgraft.recipe import Recipe, Resolved, recipe_from
+from maskgraft.watching import CHANGEABLE, Verdict
 
 LAST, BEST, RECIPE, METRICS, TIMING = "last", "best", "recipe.json", "metrics.jsonl", "timing.jsonl"
 _STATE = "state.pt"
@@ -36,9 +37,43 @@ class State:
     step: int = 0
     evaluated: int = 0  # the last step after which the model was evaluated
     best: float | None = None
-    plateau: float = 1.0  # factor of the learning rate that the plateau schedule has come to
+    lr_factor: float = 1.0  # of the learning rate, that the plateau schedule and the doctor have come to
     waits: int = 0  # evaluations since the best one
     frozen: dict[str, str] = field(default_factory=dict)  # digests of what must not change, at the start
+    changes: dict[str, Any] = field(default_factory=dict)  # fields of the recipe that a doctor has changed since
+    rollbacks: int = 0  # how often it went back to its last save
+
+
+def stopped(state: State, folder: Path) -> KeyboardInterrupt:
+    """What a run raises that was asked to stop, once its last step is saved."""
+    return KeyboardInterrupt(
+        f"stopped after step {state.step}, which is saved in {folder / LAST}; resume goes on there"
+    )
+
+
+def note_verdict(state: State, recipe: Recipe, verdict: Verdict, log: "Log") -> None:
+    """Write a doctor's findings and changes into the log, and let the changes hold from now on.
+
+    Raises `UsageError` for a change of a field that cannot change, or to a value that it cannot take.
+    """
+    findings = [
+        Finding("spec.field", "error", f"a doctor changes {name}; it can only change {', '.join(CHANGEABLE)}", (name,))
+        for name in verdict.changes
+        if name not in CHANGEABLE
+    ]
+    if findings:
+        raise UsageError(findings)
+    recipe_from(verdict.changes, "a doctor's changes")
+    if verdict.findings or verdict.changes:
+        told = [finding.as_json() for finding in verdict.findings]
+        log.write({"step": state.step, "action": verdict.action, "findings": told, "changes": dict(verdict.changes)})
+    state.lr_factor = verdict.changes.get("lr", state.lr_factor * (recipe.lr or 1.0)) / (recipe.lr or 1.0)
+    state.changes |= {name: value for name, value in verdict.changes.items() if name != "lr"}
+
+
+def changed(recipe: Recipe, state: State) -> Recipe:
+    """The recipe as a doctor has changed it so far."""
+    return recipe.model_copy(update={**state.changes, "lr": (recipe.lr or 0.0) * state.lr_factor})
 
 
 def seed(recipe: Recipe, step: int) -> None:
@@ -158,7 +193,11 @@ class Log:
     """`metrics.jsonl` and `timing.jsonl`, a line for each step and evaluation, written as they come."""
 
     def __init__(self, folder: Path) -> None:
-        self._files = {name: (folder / name).open("a", encoding="utf-8") for name in (METRICS, TIMING)}
+        self._folder = folder
+        self._open()
+
+    def _open(self) -> None:
+        self._files = {name: (self._folder / name).open("a", encoding="utf-8") for name in (METRICS, TIMING)}
 
     def __enter__(self) -> "Log":
         return self
@@ -166,6 +205,13 @@ class Log:
     def __exit__(self, *_: object) -> None:
         for file in self._files.values():
             file.close()
+
+    def cut(self, state: State) -> list[dict[str, Any]]:
+        """`cut_log` while the files are open."""
+        self.__exit__()
+        steps = cut_log(self._folder, state)
+        self._open()
+        return steps
 
     def write(self, entry: Mapping[str, Any], name: str = METRICS) -> None:
         """Add a line, and let other programs see it at once."""

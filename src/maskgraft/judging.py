@@ -1,0 +1,63 @@
+"""Evaluation inside a training: metrics, pictures beside the truth, the best model so far, and the plateau schedule."""
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from maskgraft import draw, evaluation, store
+from maskgraft import state as states
+from maskgraft.coco import Dataset, ImageRecord
+from maskgraft.evaluation import Metrics
+from maskgraft.files.writing import atomic
+from maskgraft.model import MaskRCNN
+from maskgraft.recipe import Recipe, Resolved
+from maskgraft.state import BEST, State
+
+_SAMPLES = 4  # pictures after each evaluation
+
+
+def is_due(state: State, resolved: Resolved) -> bool:
+    """Whether the model is to be evaluated as it is: after every so many epochs, and at the end."""
+    epochs, rest = divmod(state.step, resolved.steps_per_epoch)
+    every = resolved.recipe.evaluate_every
+    ended = state.step >= resolved.steps
+    return state.step > state.evaluated and (ended or (rest == 0 and every > 0 and epochs % every == 0))
+
+
+def judge(model: MaskRCNN, val: Dataset, folder: Path, state: State, recipe: Recipe, stop: threading.Event) -> Metrics:
+    """Evaluate, draw samples, keep the best model, and let the plateau schedule look at the result.
+
+    Leaves the model in evaluation mode. Raises `KeyboardInterrupt` between two images when `stop` is set.
+    """
+
+    def unless_stopped(images: Sequence[ImageRecord]) -> Iterator[ImageRecord]:
+        for image in images:
+            if stop.is_set():
+                raise states.stopped(state, folder)
+            yield image
+
+    metrics = evaluation.evaluate(model, val, progress=unless_stopped)
+    _draw_samples(model, val.images[:_SAMPLES], val.classes, folder / "samples" / f"step-{state.step:06d}.jpg")
+    score = metrics.mask["AP"] or 0.0
+    state.evaluated = state.step
+    if state.best is None or score > state.best:
+        state.best, state.waits = score, 0
+        store.save(model, folder / BEST, about={"step": state.step, "metrics": metrics.as_json()})
+    else:
+        state.waits += 1
+        if recipe.schedule == "plateau" and state.waits > recipe.patience:
+            state.lr_factor, state.waits = state.lr_factor * 0.1, 0
+    return metrics
+
+
+def _draw_samples(model: MaskRCNN, records: Iterable[ImageRecord], classes: Sequence[str], path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    pictures = []
+    for record in records:
+        image = record.load()
+        found = model.predict([image])[0]
+        shown = draw.detections(image, found, model.spec.classes)
+        pictures.append(draw.side_by_side([draw.truth(image, record, classes), shown], ["truth", "prediction"]))
+    if pictures:
+        with atomic(path) as temporary:
+            draw.sheet(pictures, columns=1, width=1000).save(temporary, quality=90)
