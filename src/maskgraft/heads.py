@@ -48,7 +48,7 @@ class FPN(nn.Module):
         for level in reversed(self.levels):
             inner = self.get_submodule(f"lateral{level}")(maps[f"c{level}"])
             if above is not None:
-                inner = inner + F.interpolate(above, size=inner.shape[-2:], mode="nearest")
+                inner = inner.add_(F.interpolate(above, size=inner.shape[-2:], mode="nearest"))
             above = inner
             pyramid[f"p{level}"] = self.get_submodule(f"output{level}.conv")(inner)
         last = self.levels[-1]

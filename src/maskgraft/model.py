@@ -61,7 +61,7 @@ class MaskRCNN(nn.Module):
 
     def features(self, pixels: Tensor) -> dict[str, Tensor]:
         """[B, 3, H, W] to every map: "c2".."c5", and "p2".."p6" where there is a pyramid."""
-        maps: dict[str, Tensor] = self.backbone(pixels)
+        maps: dict[str, Tensor] = self.backbone(pixels.contiguous(memory_format=torch.channels_last))
         return {**maps, **self.fpn(maps)} if self.fpn else maps
 
     def proposal_maps(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ Tan & Le 2019 for the blocks; the Lite changes and the padding are those of the 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maskgraft.backbones.norms import FrozenNorm, norm
+from maskgraft.backbones.norms import norm, normalised
 from maskgraft.backbones.padding import surround
 from maskgraft.spec import Arch, Numerics
 
@@ -54,13 +54,7 @@ class PaddedConvNorm(nn.Module):
         """[B, C, H, W] to [B, C', ⌈H / stride⌉, ⌈W / stride⌉]."""
         if self.stride > 1:
             x = surround(x, self.kernel, self.stride, padding=self.padding)
-        if isinstance(self.norm, FrozenNorm):
-            # one pass over memory instead of three: these maps are wide, and a step on two cores waits for memory
-            scale, shift = self.norm.scale_and_shift()
-            conv, weight = self.conv, self.conv.weight * scale[:, None, None, None]
-            x = F.conv2d(x, weight.to(x.dtype), shift.to(x.dtype), conv.stride, conv.padding, groups=conv.groups)
-        else:
-            x = self.norm(self.conv(x))
+        x = normalised(x, self.conv, self.norm)
         return F.relu6(x, inplace=True) if self.relu else x
 
 

@@ -70,7 +70,7 @@ class Bottleneck(nn.Module):
         y = torch.relu_(self.conv1(x))
         y = torch.relu_(self.conv2(y))
         y = self.conv3(y)
-        return torch.relu_(y + self.shortcut(halved(x) if self.averages else x))
+        return torch.relu_(y.add_(self.shortcut(halved(x) if self.averages else x)))
 
 
 class BasicBlock(nn.Module):
@@ -104,7 +104,7 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, C', H / stride, W / stride]."""
         y = self.conv2(torch.relu_(self.conv1(x)))
-        return torch.relu_(y + self.shortcut(halved(x) if self.averages else x))
+        return torch.relu_(y.add_(self.shortcut(halved(x) if self.averages else x)))
 
 
 def halved(x: Tensor) -> Tensor:

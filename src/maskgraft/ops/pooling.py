@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from maskgraft.ops.boxes import area
-from maskgraft.torchvision_ops import roi_align
+from maskgraft.ops.roi_align import roi_align
 
 
 def levels(
@@ -65,7 +65,7 @@ def pool(
         if any_size and not aligned:  # aligned regions may be of any size; the half cell they are moved by is put back
             half = stride / 2
             chosen = chosen + chosen.new_tensor((0, half, half, half, half))
-        return roi_align(map_, chosen, size, 1 / stride, sampling, aligned or any_size)  # type: ignore[no-any-return]
+        return roi_align(map_, chosen, size=size, scale=1 / stride, sampling=sampling, aligned=aligned or any_size)
 
     if len(maps) == 1:
         return read(maps[0], regions, strides[0])
@@ -79,11 +79,10 @@ def pool(
         rounding=rounding,
         inclusive=inclusive_areas,
     )
-    pooled = maps[0].new_zeros(len(regions), maps[0].shape[1], size, size)
-    for index, (map_, stride) in enumerate(zip(maps, strides, strict=True)):
-        chosen = torch.nonzero(level == finest + index).squeeze(1)
-        pooled = pooled.index_put((chosen,), read(map_, regions[chosen], stride))
-    return pooled
+    order = level.argsort(stable=True)
+    parts = torch.split(regions[order], torch.bincount(level - finest, minlength=len(maps)).tolist())
+    pooled = [read(map_, part, stride) for map_, part, stride in zip(maps, parts, strides, strict=True)]
+    return torch.cat(pooled)[order.argsort()]
 
 
 def pool_crops(maps: Sequence[Tensor], boxes: Sequence[Tensor], level: Tensor, *, size: int, strict: bool) -> Tensor:
