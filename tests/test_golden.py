@@ -4,7 +4,7 @@ import json
 import shutil
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 import torchvision
 
 import maskgraft as mg
-from maskgraft.families import FAMILIES, identify, recognise
+from maskgraft.families import FAMILIES, detectron2, identify, recognise
 from maskgraft.model import MaskRCNN
 from maskgraft.ops.boxes import iou
 from maskgraft.preprocess import prepare, resize_masks, stack
@@ -263,6 +263,11 @@ def test_losses_and_gradients_of_every_golden_step(case: Case) -> None:
 
 
 def check_step(case: Case) -> None:
+    """The golden step in float64, in which the home framework's own rounding is all that is left to differ.
+
+    In float32, which proposals stay can hang on the last bits of two scores, and one of a thousand proposals moves the
+    class loss by as much as 8e-4.
+    """
     golden = case.about["losses"]
     numerics = {"rpn_samples": golden["samples"], "roi_samples": golden["samples"]}
     model = case.load(case.about["checkpoint"], **numerics)
@@ -270,7 +275,8 @@ def check_step(case: Case) -> None:
         kept = model.spec.numerics
         numerics |= {"rpn_pre_nms_train": kept.rpn_pre_nms, "rpn_post_nms_train": kept.rpn_post_nms}
         model = case.load(case.about["checkpoint"], **numerics)
-    batch = batch_of(case, model)
+    batch, model = batch_of(case, model), model.double()
+    batch = replace(batch, pixels=batch.pixels.double())
     for mode, wanted in golden["modes"].items():
         model.train()
         if mode == "batchnorm_eval" or mode == "":
@@ -295,10 +301,16 @@ def check_gradients(case: Case, model: MaskRCNN) -> None:
     steps = case.about["losses"].get("gradients", {})
     known = identify(mg.open(case.folder / case.about["checkpoint"]), config=case.config)
     links = {link.theirs: link for link in known.links}
+    if known.family.name == "detectron-caffe2":  # whose step Detectron2 took, under its own names
+        links = {link.theirs: link for link in detectron2.FAMILY.links(known.spec, "")}
     parameters = dict(model.named_parameters())
+    # rows of the background, which Detectron keeps and Detectron2 drops, stand last and no step moves them
+    background = {"box_predictor.deltas.weight": -4, "mask_predictor.logits.weight": -1}
     for name, step in steps.items():
         gradient = parameters[links[name].ours].grad
         assert gradient is not None, name
+        if known.family.name == "detectron-caffe2":
+            gradient = gradient[: background.get(links[name].ours)]
         ours = links[name].back(gradient.numpy()).reshape(-1)[::step]
         theirs = case.golden[f"gradient/{name}"]
         assert np.linalg.norm(ours - theirs) <= 0.02 * np.linalg.norm(theirs), name
