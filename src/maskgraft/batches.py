@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from math import sqrt
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ class Sample:
     prepared: Prepared
     target: Target
     id: int
+    seed: int
 
 
 def sample(record: ImageRecord, numerics: Numerics, recipe: Recipe, seed: int) -> Sample:
@@ -63,7 +65,7 @@ def sample(record: ImageRecord, numerics: Numerics, recipe: Recipe, seed: int) -
     target = Target(
         prepared.to_network(boxes), torch.from_numpy(truth.labels), _placed(torch.from_numpy(masks), prepared), polygons
     )
-    return Sample(prepared, target, record.id)
+    return Sample(prepared, target, record.id, seed)
 
 
 def _placed(masks: Tensor, prepared: Prepared) -> Tensor:
@@ -141,6 +143,8 @@ def collate(samples: Sequence[Sample], numerics: Numerics) -> Batch:
         tuple(one.prepared.size for one in samples),
         tuple(one.target for one in samples),
         tuple(one.id for one in samples),
+        tuple(one.seed for one in samples),
+        tuple(sqrt(one.prepared.scale[0] * one.prepared.scale[1]) for one in samples),
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import sqrt
 from typing import Any
 
 import torch
@@ -111,10 +112,24 @@ class MaskRCNN(nn.Module):
         return window[0], window[1], window[2] - last, window[3] - last
 
     def propose(
-        self, logits: Sequence[Tensor], deltas: Sequence[Tensor], anchors: Sequence[Tensor], size: Size
+        self,
+        logits: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        anchors: Sequence[Tensor],
+        size: Size,
+        *,
+        scale: float = 1.0,
     ) -> selection.Scored:
-        """Proposals of one image from flat logits [M_l], deltas [M_l, 4] and anchors [M_l, 4] per level."""
+        """Proposals of one image from flat logits [M_l], deltas [M_l, 4] and anchors [M_l, 4] per level.
+
+        `scale`: lengths in the input by lengths in the photograph.
+        """
         numerics = self.spec.numerics
+        least = numerics.rpn_min_size
+        if self.training and numerics.rpn_min_size_train != "as in detecting":
+            least = numerics.rpn_min_size_train
+        if least is not None and numerics.rpn_min_size_in == "photograph":
+            least *= scale
         pre_nms = numerics.rpn_pre_nms_train if self.training else numerics.rpn_pre_nms
         post_nms = numerics.rpn_post_nms_train if self.training else numerics.rpn_post_nms
         return selection.proposals(
@@ -131,7 +146,7 @@ class MaskRCNN(nn.Module):
             nms_at_threshold=numerics.nms_at_threshold,
             nms_apart=numerics.nms_apart,
             nms_flat_last=numerics.nms_flat_last,
-            min_size=numerics.rpn_min_size,
+            min_size=least,
             clip_after=numerics.clip_after_nms,
             weights=numerics.rpn_delta_weights,
             clip=numerics.delta_clip,
@@ -266,7 +281,7 @@ class MaskRCNN(nn.Module):
 
     def _predict_one(self, prepared: Prepared) -> Detections:
         pixels = self._stack([prepared])
-        maps, _, _, _, found = self._to_proposals(pixels, prepared.size)
+        maps, _, _, _, found = self._to_proposals(pixels, prepared)
         numerics = self.spec.numerics
         scored, probabilities = self.detect(maps, found.boxes, prepared, _size(pixels))
         inclusive = numerics.inclusive_areas
@@ -305,7 +320,7 @@ class MaskRCNN(nn.Module):
         try:
             prepared = image if isinstance(image, Prepared) else prepare(as_rgb(image), self.spec.numerics)
             pixels = self._stack([prepared])
-            maps, logits, deltas, anchors, found = self._to_proposals(pixels, prepared.size)
+            maps, logits, deltas, anchors, found = self._to_proposals(pixels, prepared)
             stages = {"input": pixels, **maps}
             for name in logits:
                 stages[f"rpn.logits.{name}"], stages[f"rpn.deltas.{name}"] = logits[name], deltas[name]
@@ -325,7 +340,7 @@ class MaskRCNN(nn.Module):
         return stack(prepared, self.spec.numerics.pad_multiple).to(self.device)
 
     def _to_proposals(
-        self, pixels: Tensor, size: Size
+        self, pixels: Tensor, prepared: Prepared
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], list[Tensor], selection.Scored]:
         maps = self.features(pixels)
         levels = self.proposal_maps(maps)
@@ -337,14 +352,17 @@ class MaskRCNN(nn.Module):
             [_flat(one, 1)[0, :, 0] for one in logits.values()],
             [_flat(one, 4)[0] for one in deltas.values()],
             anchors,
-            _size(pixels) if self.spec.numerics.rpn_clip_padded else size,
+            _size(pixels) if self.spec.numerics.rpn_clip_padded else prepared.size,
+            scale=sqrt(prepared.scale[0] * prepared.scale[1]),
         )
         return maps, logits, deltas, anchors, found
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The five losses of a training step, as the home framework weighs them: `rpn_cls rpn_box cls box mask`.
 
-        Proposals carry no gradient. Which anchors and proposals are sampled is drawn from torch's global generator.
+        Proposals carry no gradient. Which anchors and proposals are sampled is drawn by the batch's seeds, or without
+        any from torch's global generator. Under torch.distributed losses are divided by what all processes sampled, so
+        that their mean over the processes is the loss of the whole batch.
         """
         numerics, arch = self.spec.numerics, self.spec.arch
         maps = self.features(batch.pixels)
@@ -354,6 +372,7 @@ class MaskRCNN(nn.Module):
         deltas = [_flat(one, 4) for _, one in heads]
         padded = _size(batch.pixels)
         anchors = self.anchors(levels, padded)
+        generators = batch.generators()
         result = losses.rpn(
             torch.cat(logits, 1).float(),
             torch.cat(deltas, 1).float(),
@@ -361,12 +380,17 @@ class MaskRCNN(nn.Module):
             batch.sizes,
             batch.targets,
             numerics,
+            generators=generators,
         )
         samples = []
         with torch.no_grad():
             for image, (size, target) in enumerate(zip(batch.sizes, batch.targets, strict=True)):
                 found = self.propose(
-                    [one[image].float() for one in logits], [one[image] for one in deltas], anchors, size
+                    [one[image].float() for one in logits],
+                    [one[image].float() for one in deltas],
+                    anchors,
+                    size,
+                    scale=batch.scales[image] if batch.scales else 1.0,
                 )
                 samples.append(
                     targets.sample_regions(
@@ -377,6 +401,7 @@ class MaskRCNN(nn.Module):
                         count=numerics.roi_samples,
                         positive_fraction=numerics.roi_positive_fraction,
                         inclusive=numerics.inclusive_areas,
+                        generator=generators[image],
                     )
                 )
         vectors = self.box_head(self.pool(maps, [one.boxes for one in samples], numerics.box_pool_size, padded))
@@ -402,7 +427,7 @@ class MaskRCNN(nn.Module):
             for one, target in zip(samples, batch.targets, strict=True)
         ]
         labels = torch.cat([one.labels[: one.positives] for one in samples])
-        return result | losses.masks(mask_logits, labels, torch.cat(wanted))
+        return result | losses.masks(mask_logits, labels, torch.cat(wanted), kind=numerics.mask_loss)
 
 
 def _as_they_are(boxes: Tensor) -> Tensor:

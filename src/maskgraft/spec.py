@@ -159,6 +159,7 @@ class Numerics:
     rpn_post_nms: int = 1000
     rpn_nms_threshold: float = 0.7
     rpn_min_size: float | None  # proposals with a side below this are dropped; 0: those of no area; None: none is
+    rpn_min_size_in: Literal["input", "photograph"] = "input"  # whose pixels rpn_min_size counts
     rpn_clip_padded: bool = False  # for detecting, proposals are cut to the padded input and not to the image
     rpn_delta_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
     delta_clip: float | None = 4.135166556742356  # dw, dh are clamped to at most this; log(1000 / 16); None: to nothing
@@ -200,6 +201,7 @@ class Numerics:
     # training: what a step of the home framework computes
     rpn_pre_nms_train: int | None = 2000
     rpn_post_nms_train: int = 2000
+    rpn_min_size_train: float | Literal["as in detecting"] | None = "as in detecting"  # rpn_min_size of a step
     rpn_positive_iou: float = 0.7
     rpn_negative_iou: float = 0.3
     rpn_straddle: float | None = None  # anchors further outside the image than this are not sampled; None: all may be
@@ -211,6 +213,11 @@ class Numerics:
     roi_samples: int = 512  # proposals per image
     roi_positive_fraction: float = 0.25
     box_beta: float
+    # of the proposal network, and of the box head: smooth L1 of deltas, or 1 - GIoU of boxes (Rezatofighi et al. 2019)
+    rpn_box_loss: Literal["smooth-l1", "giou"] = "smooth-l1"
+    box_loss: Literal["smooth-l1", "giou"] = "smooth-l1"
+    # cross-entropy of pixels, its edge pixels counting more, Dice of whole masks (Milletari et al. 2016), or two added
+    mask_loss: Literal["bce", "boundary", "dice", "bce-dice"] = "bce"
     mask_targets: Literal["soft-bitmap", "bitmap", "polygon"]  # pooled, pooled and cut at 0.5, or drawn at mask size
 
 

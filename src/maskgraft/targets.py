@@ -1,6 +1,6 @@
 """What a training step should have answered: truth matched to anchors and proposals, samples drawn, mask targets."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -51,19 +51,22 @@ def match(overlaps: Tensor, *, positive: float, negative: float, rescue: bool) -
     return which, kind
 
 
-def sample(kind: Tensor, *, count: int, positive_fraction: float) -> tuple[Tensor, Tensor]:
+def sample(
+    kind: Tensor, *, count: int, positive_fraction: float, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
     """Draw at most `count` candidates, at most `positive_fraction` of them positive; the rest is filled with negatives.
 
-    Returns the indices of positives and of negatives. The draw uses torch's global generator.
+    Returns the indices of positives and of negatives. Without a `generator` on the same device, the draw uses torch's
+    global one.
     """
     positive, negative = (torch.nonzero(kind == value).squeeze(1) for value in (1, 0))
     positives = min(len(positive), int(count * positive_fraction))
     negatives = min(len(negative), count - positives)
     # without a draw to make, the order is kept: results do not depend on the generator then
     if positives < len(positive):
-        positive = positive[torch.randperm(len(positive), device=kind.device)[:positives]]
+        positive = positive[torch.randperm(len(positive), device=kind.device, generator=generator)[:positives]]
     if negatives < len(negative):
-        negative = negative[torch.randperm(len(negative), device=kind.device)[:negatives]]
+        negative = negative[torch.randperm(len(negative), device=kind.device, generator=generator)[:negatives]]
     return positive, negative
 
 
@@ -118,12 +121,13 @@ def sample_regions(
     count: int,
     positive_fraction: float,
     inclusive: bool,
+    generator: torch.Generator | None = None,
 ) -> RegionSample:
     """Draw proposals [M, 4] for the heads; the true boxes are proposals too."""
     boxes = torch.cat((proposals, target.boxes))
     overlaps = box_ops.iou(target.boxes, boxes, inclusive=inclusive)
     which, kind = match(overlaps, positive=positive_iou, negative=positive_iou, rescue=False)
-    positive, negative = sample(kind, count=count, positive_fraction=positive_fraction)
+    positive, negative = sample(kind, count=count, positive_fraction=positive_fraction, generator=generator)
     chosen = torch.cat((positive, negative))
     labels = torch.full((len(chosen),), classes, dtype=torch.int64, device=boxes.device)
     if len(target.labels):
@@ -136,23 +140,28 @@ class Batch:
     """Images and truth as the network takes them.
 
     `pixels` float32 [B, 3, H, W], normalised and padded; `sizes` the height and width of each image without padding;
-    `targets` the truth in pixels of the network's input; `ids` what the dataset calls the images.
+    `targets` the truth in pixels of the network's input; `ids` what the dataset calls the images. `seeds`, where given,
+    decide for each image by itself which anchors and proposals are sampled, whatever images are beside it; `scales` are
+    lengths in the input by lengths in the photograph.
     """
 
     pixels: Tensor
     sizes: tuple[tuple[int, int], ...]
     targets: tuple[Target, ...]
     ids: tuple[int, ...] = ()
+    seeds: tuple[int, ...] = ()
+    scales: tuple[float, ...] = ()
+
+    def generators(self) -> list[torch.Generator | None]:
+        """A generator for each image, started from its seed; None for each where there are no seeds."""
+        seeds = [one % 2**63 for one in self.seeds]
+        return [torch.Generator(self.pixels.device).manual_seed(one) for one in seeds] or [None] * len(self.targets)
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
-        return Batch(
-            self.pixels.to(device, non_blocking=True),
-            self.sizes,
-            tuple(target.to(device) for target in self.targets),
-            self.ids,
-        )
+        pixels = self.pixels.to(device, non_blocking=True)
+        return replace(self, pixels=pixels, targets=tuple(target.to(device) for target in self.targets))
 
     def pin_memory(self) -> "Batch":
         """The same batch with its pixels in page-locked memory (called by the data loader)."""
-        return Batch(self.pixels.pin_memory(), self.sizes, self.targets, self.ids)
+        return replace(self, pixels=self.pixels.pin_memory())

@@ -1,7 +1,8 @@
-"""The three compiled operations that maskgraft takes from torchvision, and a clear word when they cannot be loaded."""
+"""The operations that maskgraft takes from torchvision, and a clear word when they cannot be loaded."""
 
 try:
     from torchvision.ops import batched_nms as batched_nms
+    from torchvision.ops import generalized_box_iou_loss as generalized_box_iou_loss
     from torchvision.ops import nms as nms
     from torchvision.ops import roi_align as roi_align
 except RuntimeError as error:  # "operator torchvision::nms does not exist"

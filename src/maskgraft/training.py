@@ -235,7 +235,7 @@ def _norm(parameters: Iterable[Tensor]) -> Tensor:
 def _relabelled(batch: Batch, labels: Tensor) -> Batch:
     """Labels of the dataset as labels of the model, which may have more classes or another order."""
     targets = tuple(type(one)(one.boxes, labels[one.labels], one.masks, one.polygons) for one in batch.targets)
-    return Batch(batch.pixels, batch.sizes, targets, batch.ids)
+    return replace(batch, targets=targets)
 
 
 def _prove_frozen(model: MaskRCNN, state: State) -> None:
