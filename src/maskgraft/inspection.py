@@ -15,7 +15,7 @@ import numpy as np
 
 from maskgraft.diagnosis import components, summary
 from maskgraft.errors import CheckpointError, Finding, worst_first
-from maskgraft.families import identify, recognise
+from maskgraft.families import identify, other_detector, recognise
 from maskgraft.files import LazyArray, Tensors, open_checkpoint
 from maskgraft.links import Shape
 
@@ -27,8 +27,8 @@ _DEEP = 3  # how many levels of what a file says about itself are shown
 class Description:
     """What `describe` found. `tensors` is None for a file that cannot be opened; `findings` then say why.
 
-    `family` is the best guess, "" below half of the landmarks; `summary` a few words on the architecture where it can
-    be told; `components` maps components to (tensors, numbers).
+    `family` is the best guess, "" below half of the landmarks; `summary` a few words on the architecture, or on what
+    else of no family the file holds, where it can be told; `components` maps components to (tensors, numbers).
     """
 
     path: Path
@@ -89,7 +89,8 @@ def describe(path: str | Path, *, key: str | None = None, salvage: bool = False,
         findings += damaged(tensors)
     likeness, family, _, _ = recognise(tensors)[0]
     if likeness < 0.5:
-        return Description(path, tensors, "", likeness, "", (), _by_top(tensors), worst_first(findings))
+        other = other_detector(tensors)
+        return Description(path, tensors, "", likeness, other, (), _by_top(tensors), worst_first(findings))
     try:
         known = identify(tensors)
     except CheckpointError as error:

@@ -78,7 +78,15 @@ def network_scale(original: Size, numerics: Numerics) -> float:
 
 
 def network_size(original: Size, numerics: Numerics) -> Size:
-    """Height and width after resizing: the short side becomes `min_size`, unless the long one would pass `max_size`."""
+    """Height and width after resizing: the short side becomes `min_size`, unless the long one would pass `max_size`.
+
+    A side of less than a pixel, at which the home frameworks stop, is one.
+    """
+    height, width = _rounded_size(original, numerics)
+    return max(height, 1), max(width, 1)
+
+
+def _rounded_size(original: Size, numerics: Numerics) -> Size:
     short, long = min(original), max(original)
     if numerics.fixed_size is not None:
         if numerics.fixed_fit == "stretch":
@@ -130,7 +138,7 @@ def prepare(image: npt.NDArray[np.uint8], numerics: Numerics) -> Prepared:
     original = (image.shape[0], image.shape[1])
     size = network_size(original, numerics)
     resized = image if numerics.normalise_first else _resized(image, size, numerics)
-    pixels = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1))).float()
+    pixels = torch.from_numpy(resized.transpose(2, 0, 1).copy()).float()
     if numerics.channel_order == "bgr":
         pixels = pixels.flip(0)
     if numerics.pixel_scale == 1 / 255:
@@ -152,7 +160,10 @@ def prepare(image: npt.NDArray[np.uint8], numerics: Numerics) -> Prepared:
     match numerics.box_scale:
         case "sides" | "fractions":
             less = numerics.corner_boxes
-            scale = (size[0] - less) / max(height - less, 1), (size[1] - less) / max(width - less, 1)
+            (rows, height), (columns, width) = (
+                (max(after - less, 1), max(before - less, 1)) for after, before in zip(size, original, strict=True)
+            )
+            scale = rows / height, columns / width
             window = (top, left, top + size[0], left + size[1])
         case "factor":  # the photograph ends where its scaled edge lies, and not with the last whole pixel
             scale = (network_scale(original, numerics),) * 2

@@ -85,9 +85,10 @@ def _cubic(before: int, after: int) -> list[tuple[Indices, npt.NDArray[np.float6
 def opencv_float(image: Grey, factor: float) -> Floats:
     """OpenCV's `INTER_LINEAR` on float32 with `fx = fy = factor`.
 
-    The size is each side times `factor`, rounded (half to even); the step is 1 / `factor`, whatever was rounded.
+    The size is each side times `factor`, rounded (half to even) and at least 1; the step is 1 / `factor`, whatever was
+    rounded.
     """
-    height, width = (round(side * factor) for side in image.shape[:2])
+    height, width = (max(round(side * factor), 1) for side in image.shape[:2])
     (top, bottom, y), (left, right, x) = (
         _inside(before, after, 1 / factor, np.float64)
         for before, after in zip(image.shape[:2], (height, width), strict=True)

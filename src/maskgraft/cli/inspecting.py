@@ -81,7 +81,8 @@ def _print_one(one: inspection.Description, *, tree: bool) -> None:
     under = f" under {tensors.key!r}" if tensors.key else ""
     out.print(f"[bold]{one.path}[/]  {tensors.format}{under}")
     out.print(f"{len(tensors)} tensors, {sum(array.size for array in tensors.values()):,} values, {_bytes(size)}")
-    out.print(f"{one.family}: {one.summary}" if one.summary else one.family or "of no family that maskgraft knows")
+    known = [part for part in (one.family, one.summary) if part]
+    out.print(": ".join(known) or "of no family that maskgraft knows")
     out.print("dtypes: " + ", ".join(f"{count} × {dtype}" for dtype, count in one.dtypes.items()))
     if one.classes:
         out.print(f"{len(one.classes)} classes: {folded(one.classes)}")

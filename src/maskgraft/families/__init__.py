@@ -118,7 +118,7 @@ def identify(tensors: Tensors, *, config: str | Path | None = None, family_name:
         candidates = [candidate for candidate in candidates if candidate[1] is wanted]
     likeness, found, prefix, plain = candidates[0]
     if likeness < 0.5 and family_name is None:
-        other = next((told for _, names in unwrapped(tensors) if (told := other_detectors.told(names))), "")
+        other = other_detector(tensors)
         raise CheckpointError(_another(tensors, other) if other else _unknown(tensors, likeness, found))
     path = Path(config) if config is not None else configs.find(tensors.path, found.configs)
     if path is not None and not path.is_file():
@@ -140,6 +140,11 @@ def identify(tensors: Tensors, *, config: str | Path | None = None, family_name:
         ignored=ignored,
         findings=tuple(findings),
     )
+
+
+def other_detector(tensors: Tensors) -> str:
+    """What a file of no family is when it is another detector from one of their homes, or ""."""
+    return next((told for _, names in unwrapped(tensors) if (told := other_detectors.told(names))), "")
 
 
 def _another(tensors: Tensors, told: str) -> Finding:

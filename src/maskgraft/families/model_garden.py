@@ -189,6 +189,8 @@ def _arch(tensors: Tensors, head: str) -> Arch:
     return Arch(
         classes=classes,
         blocks=_blocks(tensors),
+        stem_width=shape(tensors, f"{_BACKBONE.format(0)}/kernel")[3],
+        width_per_group=shape(tensors, f"{_BACKBONE.format(2)}/_conv1/kernel")[3],
         norm="batch",
         neck_channels=shape(tensors, f"{_DECODER.format(0)}/bias")[0],
         neck_norm="batch",

@@ -84,12 +84,17 @@ def _arch(tensors: Tensors, backbone: str, scope: str) -> Arch:
     last = shape(tensors, f"{_MASKS}/{_conv(convs - 1)}/weights")
     stages = [(FIRST, 1), (FIRST, 2), (FIRST, 3), (SECOND, 4)]
     unit = "{}/{}/block{}/unit_{{}}/bottleneck_v1/conv1/weights"
+    resnet: dict[str, Any] = {"blocks": ()}
+    if backbone == "resnet":
+        resnet = {
+            "blocks": tuple(count(tensors, unit.format(part, scope, number), start=1) for part, number in stages),
+            "stem_width": shape(tensors, f"{FIRST}/{scope}/conv1/weights")[3],
+            "width_per_group": shape(tensors, unit.format(FIRST, scope, 1).format(1))[3],
+        }
     return Arch(
+        **resnet,
         classes=classes,
         backbone=backbone,  # type: ignore[arg-type]
-        blocks=tuple(count(tensors, unit.format(part, scope, number), start=1) for part, number in stages)
-        if backbone == "resnet"
-        else (),
         norm_scale=backbone != "inception_resnet_v2",
         neck="c4",
         rpn_channels=shape(tensors, "Conv/biases")[0],

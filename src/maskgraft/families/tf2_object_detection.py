@@ -80,7 +80,7 @@ def _backbone(tensors: Tensors) -> str | None:
     """Told from the first convolution and from what follows it."""
     name = f"{FIRST.format(0)}/kernel"
     stem = tensors[name].shape if name in tensors else ()
-    if stem == (7, 7, 3, 64) and f"{FIRST.format(3)}/moving_mean" in tensors:
+    if stem[:3] == (7, 7, 3) and f"{FIRST.format(3)}/moving_mean" in tensors:
         return "resnet"
     return "inception_resnet_v2" if stem == (3, 3, 3, 32) and f"{FIRST.format(341)}/bias" in tensors else None
 
@@ -88,7 +88,8 @@ def _backbone(tensors: Tensors) -> str | None:
 def _blocks(tensors: Tensors) -> tuple[int, ...]:
     """Residual blocks of each stage; the first of a stage has eight numbered layers, the others six."""
     result, at = [], 2
-    for template, widths in ((FIRST, (64, 128, 256)), (SECOND, (512,))):
+    narrow = _width(tensors)
+    for template, widths in ((FIRST, (narrow, 2 * narrow, 4 * narrow)), (SECOND, (8 * narrow,))):
         at = 2 if template is FIRST else 0
         for width in widths:
             blocks = 0
@@ -97,6 +98,12 @@ def _blocks(tensors: Tensors) -> tuple[int, ...]:
                 blocks += 1
             result.append(blocks)
     return tuple(result)
+
+
+def _width(tensors: Tensors) -> int:
+    """Channels of the first convolution of the first residual block."""
+    name = f"{FIRST.format(2)}/kernel"
+    return tensors[name].shape[-1] if name in tensors else 64
 
 
 def _arch(tensors: Tensors, backbone: str, layers: dict[str, str]) -> Arch:
@@ -110,6 +117,8 @@ def _arch(tensors: Tensors, backbone: str, layers: dict[str, str]) -> Arch:
         classes=classes,
         backbone=backbone,  # type: ignore[arg-type]
         blocks=_blocks(tensors) if backbone == "resnet" else (),
+        stem_width=shape(tensors, f"{FIRST.format(0)}/kernel")[3] if backbone == "resnet" else 64,
+        width_per_group=_width(tensors) if backbone == "resnet" else 64,
         norm_scale=backbone == "resnet",
         neck="c4",
         rpn_channels=shape(tensors, f"{layers['rpn']}/bias")[0],

@@ -150,9 +150,9 @@ def detections(
         flat_last=nms_flat_last,
         inclusive=inclusive_areas,
     )
-    if max_per_class is not None:
+    if max_per_class is not None and len(kept):
         of_class = one_hot(found.labels[kept])
-        kept = kept[(of_class.cumsum(0) * of_class).amax(1) <= max_per_class] if len(kept) else kept
+        kept = kept[(of_class.cumsum(0) * of_class).amax(1) <= max_per_class]
     found = found[kept]
     if clip_after:
         found = _at_least(replace(found, boxes=box_ops.clip(found.boxes, window)), 0, inclusive_areas)
