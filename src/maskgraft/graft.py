@@ -14,6 +14,7 @@ from maskgraft import links, store
 from maskgraft.errors import CheckpointError, Finding, UsageError, worst_first
 from maskgraft.families import Identified, identify
 from maskgraft.files import LazyArray, open_checkpoint
+from maskgraft.files.mapping import forget
 from maskgraft.grafted import Grafted, Row
 from maskgraft.init import initialise
 from maskgraft.links import Link
@@ -117,10 +118,13 @@ def as_tensor(link: Link, array: LazyArray) -> Tensor:
 
     Halves and bfloat16 are widened, which is exact.
     """
-    values = link.forward(array.read())
+    read = array.read()
+    values = link.forward(read)
     kind = np.int64 if values.dtype.kind in "iu" else np.float32
     values = np.ascontiguousarray(values, dtype=kind).reshape(values.shape)
-    return torch.from_numpy(values if values.flags.writeable else values.copy())
+    values = values if values.flags.writeable else values.copy()
+    forget(read)
+    return torch.from_numpy(values)
 
 
 def _located(finding: Finding, known: Identified) -> Finding:

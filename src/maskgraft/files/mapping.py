@@ -3,7 +3,10 @@
 import mmap
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
 from maskgraft.files.faults import outside
+from maskgraft.files.tensors import Array
 
 
 def mapped(path: Path) -> memoryview:
@@ -16,6 +19,20 @@ def mapped(path: Path) -> memoryview:
         if file.tell() == 0:
             return memoryview(b"")
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def forget(array: Array) -> None:
+    """Let go of the memory of a map that `array` is a view into; its pages come again when they are touched.
+
+    After the values were copied, they would otherwise stand in memory twice. Nothing happens to other arrays.
+    """
+    base: object = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, memoryview):
+        base = base.obj
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 def beside(path: Path, name: str) -> Path:

@@ -1,0 +1,1 @@
+"""Measurements: `python -m benchmarks` (everything), `python -m benchmarks reading --quick` (one of them, small)."""

@@ -1,0 +1,36 @@
+"""python -m benchmarks [NAME …] [--quick] [--out FOLDER]: without a name, all of them, one after the other."""
+
+import argparse
+from importlib import import_module
+from pathlib import Path
+
+BENCHMARKS = {
+    "reading": "opening and reading checkpoints, beside safetensors, torch.load and TensorFlow",
+}
+
+
+def main() -> None:
+    told = "\n".join(f"  {name:<10}{what}" for name, what in BENCHMARKS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=told, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--quick", action="store_true", help="small files, few rounds: does it run, and about where")
+    parser.add_argument("--out", type=Path, help="a folder for the JSON; else benchmarks/results, unless --quick")
+    parser.add_argument("--tensorflow", help="a Python interpreter that has TensorFlow, for the comparison with it")
+    options = parser.parse_args()
+    for name in options.names:
+        if name not in BENCHMARKS:
+            parser.error(f"there is no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
+    for name in options.names or BENCHMARKS:
+        print(f"## {name}: {BENCHMARKS[name]}\n", flush=True)
+        import_module(f"benchmarks.{name}").run(
+            quick=options.quick,
+            out=options.out / f"{name}.json" if options.out else None,
+            tensorflow=options.tensorflow,
+        )
+        print(flush=True)
+
+
+if __name__ == "__main__":
+    main()
