@@ -111,3 +111,16 @@ def test_batch_statistics_of_few_images_or_of_no_norm_are_told() -> None:
     torch.manual_seed(0)
     fixed = mg.MaskRCNN(replace(spec, arch=replace(spec.arch, norm="frozen")))
     assert "'frozen'" in doubts(fixed, "all", train_norms=True)["train.batchnorm"].message
+
+
+def test_layer_decay_slows_what_is_far_from_the_heads() -> None:
+    model = tiny_model()
+    groups = policy.groups(
+        model, policy.apply(model, "all"), lr=1.0, multipliers={"backbone": 0.5}, weight_decay=0.0, layer_decay=0.5
+    )
+    rates = {name: group.lr for group in groups for name in group.names}
+    assert set(rates) == set(dict(model.named_parameters()))
+    assert rates["rpn.deltas.weight"] == rates["mask_predictor.logits.bias"] == 1
+    assert rates["fpn.lateral2.conv.weight"] == 0.5
+    assert rates["backbone.res5.0.conv1.conv.weight"] == 0.5 * 0.5**2
+    assert rates["backbone.stem.conv.weight"] == 0.5 * 0.5**6

@@ -8,7 +8,8 @@ import torch
 
 import maskgraft as mg
 from maskgraft import optimizers, policy
-from maskgraft.recipe import Recipe, lr_factor, read, recipe_from, resolve
+from maskgraft.recipe import Recipe, read, recipe_from, resolve
+from maskgraft.schedules import lr_factor
 from tests.tiny import tiny_model
 
 
@@ -32,17 +33,69 @@ def test_length_is_epochs_or_steps_or_the_shorter_of_both() -> None:
     assert resolve(Recipe(batch=16, epochs=3), images=10).steps == 3
 
 
+def factors(recipe: Recipe, *at: int, warmup: int = 0) -> list[float]:
+    return [lr_factor(recipe, step, steps=100, warmup=warmup) for step in at]
+
+
 def test_schedules() -> None:
-    stepped = Recipe(warmup=10, schedule="step", milestones=(0.5, 0.75))
-    assert lr_factor(stepped, 0, 100) == pytest.approx(1e-3)
-    assert lr_factor(stepped, 5, 100) == pytest.approx(0.5005)
-    assert lr_factor(stepped, 10, 100) == 1.0
-    assert lr_factor(stepped, 50, 100) == pytest.approx(0.1)
-    assert lr_factor(stepped, 75, 100) == pytest.approx(0.01)
-    cosine = Recipe(warmup=0, schedule="cosine")
-    assert lr_factor(cosine, 50, 100) == pytest.approx(0.5)
-    assert lr_factor(cosine, 100, 100) == pytest.approx(0)
-    assert lr_factor(Recipe(warmup=0, schedule="constant"), 99, 100) == 1.0
+    stepped = Recipe(schedule="step", milestones=(0.5, 0.75))
+    assert factors(stepped, 0, 5, 10, 50, 75, warmup=10) == pytest.approx([1e-3, 0.5005, 1.0, 0.1, 0.01])
+    assert factors(Recipe(schedule="cosine"), 0, 50, 100) == pytest.approx([1, 0.5, 0])
+    assert factors(Recipe(schedule="constant"), 99) == [1.0]
+
+
+def test_one_cycle_is_that_of_torch() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1.0, total_steps=101, cycle_momentum=False)
+    expected = []
+    for _ in range(100):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        theirs.step()
+    found = factors(Recipe(schedule="one-cycle"), *range(100))
+    assert found == pytest.approx(expected, abs=0.06)  # theirs turns a step earlier
+    assert max(found) == 1.0 and found[0] == pytest.approx(1 / 25)
+
+
+def test_stages_come_from_one_line_or_from_a_table(tmp_path: Path) -> None:
+    recipe = recipe_from({"stages": "heads:2ep@1e-3, fpn,backbone.res5.*:30st@3e-4, backbone:2:6ep", "batch": 2})
+    assert [one.policy for one in recipe.stages] == ["heads", "fpn,backbone.res5.*", "backbone:2"]
+    resolved = resolve(recipe, images=20)
+    assert [(one.first, one.end) for one in resolved.stages] == [(0, 20), (20, 50), (50, 110)]
+    assert [one.lr for one in resolved.stages] == pytest.approx([1e-3, 3e-4, 0.0025])
+    assert [one.warmup for one in resolved.stages] == [2, 3, 6]
+    assert resolved.steps == 110 and resolved.usual_lr == pytest.approx(0.0025)
+    (tmp_path / "a.toml").write_text(
+        '[[stages]]\npolicy = "heads"\nepochs = 2\nlr = 1e-3\n[[stages]]\npolicy = "all"\nsteps = 7\n'
+    )
+    assert [one.steps for one in read(tmp_path / "a.toml").stages] == [None, 7]
+    assert [one.end for one in resolve(Recipe(policy="4+", epochs=3), images=20).stages] == [30]
+    (tmp_path / "recipe.json").write_text(json.dumps(resolved.as_json()))
+    assert read(tmp_path / "recipe.json").stages == recipe.stages
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("heads:2ep@fast", "'fast' is no learning rate"),
+        ("heads@1e-3", "is no stage"),
+        ("heads:2ep, all", "'all' is no stage"),
+        ("heads:0ep", r"stages\[0\].*greater than or equal to 1"),
+        ("heads", "is no stage"),
+    ],
+)
+def test_a_stage_that_is_none_is_told(text: str, says: str) -> None:
+    with pytest.raises(mg.UsageError, match=says):
+        recipe_from({"stages": text})
+
+
+def test_what_contradicts_itself_is_told() -> None:
+    with pytest.raises(mg.UsageError, match="leave out policy and epochs"):
+        recipe_from({"stages": "heads:1ep", "epochs": 3})
+    with pytest.raises(mg.UsageError, match="accumulate = 3 equal parts"):
+        recipe_from({"batch": 4, "accumulate": 3})
+    with pytest.raises(mg.UsageError, match="so many epochs or so many steps"):
+        recipe_from({"stages": [{"policy": "heads"}]})
 
 
 def test_every_wrong_field_is_told_with_its_place() -> None:
@@ -96,7 +149,7 @@ def test_a_recipe_that_cannot_be_read_says_where(tmp_path: Path, name: str, text
 
 def build(**fields: object) -> torch.optim.Optimizer:
     model = tiny_model()
-    return optimizers.build(model, policy.apply(model, "heads"), recipe_from({"lr": 0.1, **fields}))
+    return optimizers.build(model, policy.apply(model, "heads"), recipe_from(fields), lr=0.1)
 
 
 def test_optimizers_go_by_their_name_in_torch() -> None:

@@ -4,13 +4,16 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from maskgraft import policy, processes
 from maskgraft import state as states
 from maskgraft.coco import Dataset
 from maskgraft.errors import DataError, Finding, UsageError
 from maskgraft.files.writing import atomic
 from maskgraft.model import MaskRCNN
-from maskgraft.recipe import Recipe
+from maskgraft.recipe import Recipe, Resolved
+from maskgraft.spec import NUMERICS_FIELDS, Numerics
 from maskgraft.targets import Batch
 
 
@@ -40,6 +43,66 @@ def check(model: MaskRCNN, data: Dataset, val: Dataset | None, recipe: Recipe, f
         raise UsageError(findings)
 
 
+def check_parts(recipe: Recipe, images: int) -> None:
+    """Raise `UsageError` when a batch cannot be shared alike among the processes and its parts."""
+    parts = recipe.accumulate * processes.count()
+    if recipe.batch % parts or (parts > 1 and images < recipe.batch):
+        message = (
+            f"a batch of {recipe.batch} of {images} images cannot be shared alike by {processes.count()} processes in "
+            f"{recipe.accumulate} parts each"
+        )
+        fix = f"batch={parts * max(1, min(recipe.batch, images) // parts)}"
+        raise UsageError(Finding("spec.field", "error", message, ("batch", "accumulate"), fix=fix))
+
+
+_SETTABLE = (  # what modules are not built by
+    "rpn_pre_nms rpn_score_threshold rpn_post_nms rpn_nms_threshold rpn_min_size rpn_min_size_in rpn_pre_nms_train "
+    "rpn_post_nms_train rpn_min_size_train rpn_positive_iou rpn_negative_iou rpn_straddle rpn_samples "
+    "rpn_positive_fraction rpn_normaliser rpn_beta rpn_box_loss roi_positive_iou roi_samples roi_positive_fraction "
+    "box_beta box_loss mask_loss mask_targets score_threshold nms_threshold max_detections max_per_class"
+).split()
+_BETAS = {"rpn_beta": 1 / 9, "box_beta": 1.0}  # Detectron's, for a model whose home takes plain L1
+
+
+def conventions(recipe: Recipe, numerics: Numerics) -> dict[str, Any]:
+    """The fields of `Numerics` that a recipe changes, for training and for what is saved.
+
+    Raises `UsageError` for those that are fixed when a model is built, such as `norm_eps`.
+    """
+    if fixed := [name for name in recipe.numerics if name in NUMERICS_FIELDS and name not in _SETTABLE]:
+        message = f"numerics: {', '.join(fixed)} cannot change once a model is built"
+        fix = f"mg.load(path, numerics={{{fixed[0]!r}: …}}), or --set {fixed[0]}=…"
+        raise UsageError(Finding("spec.field", "error", message, tuple(fixed), fix=fix))
+    changes: dict[str, Any] = {}
+    if recipe.box_loss is not None:
+        kind = "giou" if recipe.box_loss == "giou" else "smooth-l1"
+        changes |= {"rpn_box_loss": kind, "box_loss": kind}
+    if recipe.box_loss == "l1":
+        changes |= dict.fromkeys(_BETAS, 0.0)
+    elif recipe.box_loss == "smooth-l1":
+        changes |= {name: getattr(numerics, name) or beta for name, beta in _BETAS.items()}
+    if recipe.mask_loss is not None:
+        changes["mask_loss"] = recipe.mask_loss
+    return {**changes, **recipe.numerics}
+
+
+def doubts(model: MaskRCNN, resolved: Resolved) -> tuple[Finding, ...]:
+    """What is doubtful about each stage, told once. Raises `UsageError` for a policy that cannot be."""
+    recipe, found = resolved.recipe, list[Finding]()
+    images = recipe.batch // (recipe.accumulate * processes.count())
+    every = frozenset[str]().union(*(policy.chosen_by(span.policy, model) for span in resolved.stages))
+    for span in resolved.stages:
+        trainable = policy.apply(model, span.policy, train_norms=recipe.train_norms)
+        for one in policy.doubts(model, trainable, train_norms=recipe.train_norms, batch=images):
+            in_time = one.code == "train.frozen-random" and every.issuperset(one.names)  # it trains in another stage
+            if not in_time and one not in found:
+                found.append(one)
+    if recipe.balance == "gradient-norm" and not recipe.gradient_norms:
+        message = "balance is gradient-norm, which goes by gradient norms, and gradient_norms is 0"
+        raise UsageError(Finding("spec.field", "error", message, ("gradient_norms",), fix="gradient_norms=20"))
+    return tuple(found)
+
+
 def _folder_faults(folder: Path) -> list[Finding]:
     if (folder / states.RECIPE).exists():
         message, fix = f"{folder} holds a run already", "choose another folder, or resume this run"
@@ -55,17 +118,20 @@ def _folder_faults(folder: Path) -> list[Finding]:
 def not_finite(values: Mapping[str, float], batch: Batch, step: int, folder: Path) -> DataError:
     """The error of a step whose losses or gradient are not finite; the batch is written into the run's folder."""
     broken = [name for name, value in values.items() if not math.isfinite(value)]
-    boxes = {str(number): target.boxes.tolist() for number, target in zip(batch.ids, batch.targets, strict=True)}
+    broken = [name for name in broken if name != "total"] or broken
+    mine = [(str(number), target.boxes.tolist()) for number, target in zip(batch.ids, batch.targets, strict=True)]
+    boxes = dict(processes.gathered(mine))
     told = {"losses": {name: str(value) for name, value in values.items()}, "boxes": boxes}
     path = folder / f"bad-batch-{step}.json"
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(told, indent=1))
+    if processes.leads():
+        with atomic(path) as temporary:
+            temporary.write_text(json.dumps(told, indent=1))
     return DataError(
         Finding(
             "train.nan",
             "error",
-            f"step {step}: {', '.join(broken)} is not finite on images {', '.join(map(str, batch.ids))}",
-            names=tuple(map(str, batch.ids)),
+            f"step {step}: {', '.join(broken)} is not finite on images {', '.join(boxes)}",
+            names=tuple(boxes),
             evidence={name: str(value) for name, value in values.items()},
             fix=f"lower lr or set clip_norm; the batch is in {path}, {folder / states.LAST} is untouched",
         )

@@ -1,5 +1,6 @@
 """From a dataset on disk to batches in memory, the same ones for any number of worker processes."""
 
+import itertools
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from maskgraft import coco
+from maskgraft import coco, processes
 from maskgraft.coco import ImageRecord
 from maskgraft.errors import DataError, Finding, MaskgraftError
 from maskgraft.preprocess import Prepared, prepare, resize_masks, stack
@@ -102,10 +103,10 @@ def _one_thread() -> Iterator[None]:
 
 
 class _Epoch(Sampler[list[Draw]]):
-    """The batches of one epoch, from `start` on."""
+    """The batches of one epoch."""
 
-    def __init__(self, batches: Sequence[list[Draw]], start: int) -> None:
-        self.batches = batches[start:]
+    def __init__(self, batches: Sequence[list[Draw]]) -> None:
+        self.batches = batches
 
     def __iter__(self) -> Iterator[list[Draw]]:
         return iter(self.batches)
@@ -136,6 +137,21 @@ def plan(records: Sequence[ImageRecord], recipe: Recipe, epoch: int) -> list[lis
     return batches or [left]
 
 
+def shares(planned: Sequence[list[Draw]], recipe: Recipe) -> list[list[Draw]]:
+    """What this process computes of each batch, in `recipe.accumulate` parts one after the other.
+
+    The parts of all processes are together the batch, in its order.
+    """
+    parts = [part for batch in planned for part in _split(batch, recipe.accumulate)]
+    return [_split(part, processes.count())[processes.rank()] for part in parts]
+
+
+def _split(draws: list[Draw], count: int) -> list[list[Draw]]:
+    """Draws in `count` parts as equal as can be."""
+    ends = [len(draws) * number // count for number in range(count + 1)]
+    return [draws[start:end] for start, end in itertools.pairwise(ends)]
+
+
 def collate(samples: Sequence[Sample], numerics: Numerics) -> Batch:
     """Samples as one batch, padded to a common size."""
     return Batch(
@@ -151,15 +167,17 @@ def collate(samples: Sequence[Sample], numerics: Numerics) -> Batch:
 def loader(
     records: Sequence[ImageRecord], numerics: Numerics, recipe: Recipe, *, epoch: int, start: int, pin: bool
 ) -> Iterator[Batch]:
-    """The batches of an epoch, from batch `start` on.
+    """The batches of an epoch, from batch `start` on, each in `recipe.accumulate` parts.
+
+    Of several processes each gets its share of each part.
 
     Raises `DataError` for images that cannot be read, and when worker processes end (`train.loader-died`) or give
     nothing for five minutes (`train.loader-stalled`).
     """
-    planned = plan(records, recipe, epoch)
+    planned = shares(plan(records, recipe, epoch)[start:], recipe)
     batches = DataLoader(
         _Images(records, numerics, recipe),
-        batch_sampler=_Epoch(planned, start),
+        batch_sampler=_Epoch(planned),
         num_workers=recipe.workers,
         collate_fn=partial(_batch_or_findings, numerics=numerics),
         pin_memory=pin,
@@ -168,7 +186,7 @@ def loader(
         generator=torch.Generator(),  # else each start of the loader would draw from the generator that training uses
     )
     given = iter(batches)
-    for number, draws in enumerate(planned[start:]):
+    for number, draws in enumerate(planned):
         try:
             batch = next(given)
         except RuntimeError as error:

@@ -54,6 +54,7 @@ def evaluate(
     limit: int | None = None,
     results: str | Path | None = None,
     progress: Callable[[Sequence[ImageRecord]], Iterable[ImageRecord]] = iter,
+    together: bool = False,
 ) -> Metrics:
     """Box and mask AP of a model on a dataset.
 
@@ -63,12 +64,17 @@ def evaluate(
     Classes are matched by name. `limit` takes the first images only; `results` is a JSON file to write the detections
     to, in COCO's results format. Raises `DataError` when the model and the dataset share no class, and `UsageError` for
     a `limit` below 1 or a `results` that cannot be written, before anything is computed.
+
+    `together`: each process of torch.distributed takes a part of the images, and all get the metrics of all.
     """
+    from maskgraft import processes  # imports torch, which metrics as such do not need
+
     _check_arguments(limit, results)
     _categories_in_common(data, model.spec.classes)
     images = data.images[:limit] if limit is not None else data.images
-    found = ((image, model.predict([image.load()])[0]) for image in progress(images))
-    return coco_metrics(data, found, images=images, classes=model.spec.classes, results=results)
+    mine = processes.share(images) if together else images
+    found = ((image, model.predict([image.load()])[0]) for image in progress(mine))
+    return coco_metrics(data, found, images=images, classes=model.spec.classes, results=results, together=together)
 
 
 def coco_metrics(
@@ -78,11 +84,17 @@ def coco_metrics(
     images: Sequence[ImageRecord],
     classes: Sequence[str],
     results: str | Path | None = None,
+    together: bool = False,
 ) -> Metrics:
     """COCO metrics of detections on `images` of a dataset; `classes` are the names of the detections' labels."""
+    from maskgraft import processes
+
     category = _categories_in_common(data, classes)
     entries = [entry for image, detections in found for entry in _results(image, detections, classes, category)]
-    if results is not None:
+    if together:
+        order = {image.id: place for place, image in enumerate(images)}
+        entries = sorted(processes.gathered(entries), key=lambda entry: order[entry["image_id"]])
+    if results is not None and (processes.leads() or not together):
         with atomic(results) as temporary:
             temporary.write_text(json.dumps(entries))
     truth = _truth(data, images)

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from maskgraft import draw, evaluation, store
+from maskgraft import draw, evaluation, processes, store
 from maskgraft import state as states
 from maskgraft.coco import Dataset, ImageRecord
 from maskgraft.evaluation import Metrics
@@ -36,13 +36,15 @@ def judge(model: MaskRCNN, val: Dataset, folder: Path, state: State, recipe: Rec
                 raise states.stopped(state, folder)
             yield image
 
-    metrics = evaluation.evaluate(model, val, progress=unless_stopped)
-    _draw_samples(model, val.images[:_SAMPLES], val.classes, folder / "samples" / f"step-{state.step:06d}.jpg")
+    metrics = evaluation.evaluate(model, val, progress=unless_stopped, together=True)
+    if processes.leads():
+        _draw_samples(model, val.images[:_SAMPLES], val.classes, folder / "samples" / f"step-{state.step:06d}.jpg")
     score = metrics.mask["AP"] or 0.0
     state.evaluated = state.step
     if state.best is None or score > state.best:
         state.best, state.waits = score, 0
-        store.save(model, folder / BEST, about={"step": state.step, "metrics": metrics.as_json()})
+        if processes.leads():
+            store.save(model, folder / BEST, about={"step": state.step, "metrics": metrics.as_json()})
     else:
         state.waits += 1
         if recipe.schedule == "plateau" and state.waits > recipe.patience:

@@ -1,8 +1,10 @@
 """The optimizer of a recipe: SGD, AdamW, or any other of `torch.optim` by its name."""
 
+from collections.abc import Iterable
 from difflib import get_close_matches
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from maskgraft import policy
@@ -20,11 +22,13 @@ _UNFIT = {
 }
 
 
-def build(model: MaskRCNN, trainable: Trainable, recipe: Recipe) -> Optimizer:
-    """The optimizer over what trains, in groups by component (`policy.groups`); `recipe.lr` must be set.
+def build(
+    model: MaskRCNN, trainable: Trainable, recipe: Recipe, *, lr: float, beside: Iterable[nn.Parameter] = ()
+) -> Optimizer:
+    """The optimizer over what trains, in groups by component (`policy.groups`), at the full rate `lr`.
 
-    Each group keeps its full rate as `base_lr`. Raises `UsageError` for a name that torch does not have, and for
-    options that the optimizer does not take.
+    `beside` are parameters of no model, which train at `lr` without decay. Each group keeps its full rate as `base_lr`.
+    Raises `UsageError` for a name that torch does not have, and for options that the optimizer does not take.
     """
     kind = _named(recipe.optimizer)
     parameters = dict(model.named_parameters())
@@ -39,11 +43,14 @@ def build(model: MaskRCNN, trainable: Trainable, recipe: Recipe) -> Optimizer:
         for group in policy.groups(
             model,
             trainable,
-            lr=recipe.lr or 0.0,
-            multipliers=recipe.multipliers,
+            lr=lr,
+            multipliers=recipe.rates,
             weight_decay=recipe.weight_decay,
+            layer_decay=recipe.layer_decay,
         )
     ]
+    if further := list(beside):
+        groups.append({"name": "losses", "params": further, "lr": lr, "base_lr": lr, "weight_decay": 0.0})
     options = (
         {"momentum": recipe.momentum, **recipe.optimizer_options}
         if kind is torch.optim.SGD
@@ -54,6 +61,14 @@ def build(model: MaskRCNN, trainable: Trainable, recipe: Recipe) -> Optimizer:
     except (TypeError, ValueError) as error:
         message = f"optimizer_options: torch.optim.{kind.__name__} says: {error}"
         raise UsageError(Finding("spec.field", "error", message, ("optimizer_options",))) from None
+
+
+def carry(before: Optimizer, after: Optimizer) -> None:
+    """Take over the state (momenta, moments) of each parameter that trains on; what begins to train begins afresh."""
+    for group in after.param_groups:
+        for parameter in group["params"]:
+            if parameter in before.state:
+                after.state[parameter] = before.state[parameter]
 
 
 def _named(name: str) -> type[Optimizer]:

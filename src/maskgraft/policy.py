@@ -53,15 +53,21 @@ def apply(model: MaskRCNN, policy: str, *, train_norms: bool = False) -> Trainab
     `train_norms` lets the batch norms of what trains use and update batch statistics; otherwise they keep theirs, as is
     right for small batches. Raises `UsageError` when the policy is not known or leaves nothing to train.
     """
+    chosen = chosen_by(policy, model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in chosen)
+    set_norms(model, chosen, train_norms=train_norms)
+    return Trainable(policy, chosen, tuple(_parts(model, chosen)))
+
+
+def chosen_by(policy: str, model: MaskRCNN) -> frozenset[str]:
+    """The names of the parameters that train under `policy`. Raises `UsageError` as `apply` does."""
     trains = _chooser(policy, model)
     chosen = frozenset(name for name, _ in model.named_parameters() if trains(name))
     if not chosen:
         message = f"the policy {policy!r} leaves nothing to train in a {model.spec.family} model"
         raise UsageError(Finding("train.nothing-trainable", "error", message, fix=f"one of {', '.join(NAMES)}"))
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in chosen)
-    set_norms(model, chosen, train_norms=train_norms)
-    return Trainable(policy, chosen, tuple(_parts(model, chosen)))
+    return chosen
 
 
 def set_norms(model: MaskRCNN, chosen: frozenset[str], *, train_norms: bool) -> None:
@@ -159,27 +165,43 @@ class Group:
 
 
 def groups(
-    model: MaskRCNN, trainable: Trainable, *, lr: float, multipliers: Mapping[str, float], weight_decay: float
+    model: MaskRCNN,
+    trainable: Trainable,
+    *,
+    lr: float,
+    multipliers: Mapping[str, float],
+    weight_decay: float,
+    layer_decay: float | None = None,
 ) -> list[Group]:
     """The optimizer's groups: per component its multiple of `lr`; norms and biases are exempt from weight decay.
 
-    `multipliers` maps components to factors; those not named have 1. Raises `UsageError` for other names.
+    `multipliers` maps components to factors; those not named have 1. `layer_decay` d multiplies the rate of the pyramid
+    by d, of C5 by d², of C4 by d³, and so on down to the stem (as BEiT does for transformers, Bao et al. 2021). Raises
+    `UsageError` for other names.
     """
     for name in multipliers:
         if name not in COMPONENTS:
             near = get_close_matches(name, COMPONENTS, 1)
             fix = f"did you mean {near[0]}?" if near else f"one of {', '.join(COMPONENTS)}"
             raise UsageError(Finding("spec.field", "error", f"multipliers: there is no component {name!r}", fix=fix))
-    sizes = {name: parameter.ndim for name, parameter in model.named_parameters()}
+    members: dict[tuple[str, int, bool], list[str]] = {}
+    for name, parameter in model.named_parameters():
+        if name in trainable.names:
+            depth = _depth(model, name) if layer_decay is not None else 0
+            members.setdefault((component(name), depth, parameter.ndim <= 1), []).append(name)
     result = []
-    for one in COMPONENTS:
-        names = [name for name in sizes if name in trainable.names and component(name) == one]
-        rate = lr * multipliers.get(one, 1.0)
-        for kind, exempt in (("weights", False), ("norms and biases", True)):
-            members = tuple(name for name in names if (sizes[name] <= 1) == exempt)
-            if members:
-                result.append(Group(f"{one} {kind}", members, rate, 0.0 if exempt else weight_decay))
+    for one, depth, exempt in sorted(members, key=lambda key: (COMPONENTS.index(key[0]), key[1], key[2])):
+        title = f"{one}{f' at depth {depth}' if depth else ''} {'norms and biases' if exempt else 'weights'}"
+        rate = lr * multipliers.get(one, 1.0) * (layer_decay or 1.0) ** depth
+        result.append(Group(title, tuple(members[one, depth, exempt]), rate, 0.0 if exempt else weight_decay))
     return result
+
+
+def _depth(model: MaskRCNN, name: str) -> int:
+    """How far below the heads a parameter lies: 1 the pyramid, 2 C5, and so on to the stem, 6."""
+    if component(name) == "backbone":
+        return 7 - stage(model, name)
+    return int(component(name) == "fpn")
 
 
 def doubts(model: MaskRCNN, trainable: Trainable, *, train_norms: bool, batch: int) -> list[Finding]:

@@ -7,20 +7,23 @@ recipe = read("recipe.toml")
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
-from math import ceil, cos, pi
+from math import ceil
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from maskgraft import stages as stage_texts
 from maskgraft.errors import Finding, UsageError
+from maskgraft.stages import Span, Stage
 
 REFERENCE_LR, REFERENCE_BATCH = 0.02, 16  # SGD for COCO on sixteen images (Goyal et al. 2017 §2.1, Detectron2)
 ADAM_LR = 1e-4
 ADAMS = ("adam", "adamw", "nadam", "radam")
 EPOCHS = 12  # Detectron's 1x schedule
+GENTLE = {"backbone": 0.1, "fpn": 0.2, "rpn": 0.2}  # what has learnt from many images moves less than the new heads
 
 Side = Annotated[int, Field(ge=32)]
 LossName = Literal["rpn_cls", "rpn_box", "cls", "box", "mask"]
@@ -32,23 +35,39 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     policy: str = Field("heads", description="what trains: heads, all, 3+, 4+, 5+, predictors, components …")
+    stages: tuple[Stage, ...] = Field((), description='instead of policy and length: "heads:2ep@1e-3, all:6ep@1e-4"')
     epochs: int | None = Field(None, ge=1, description="passes over the images; 12 where steps are not given either")
     steps: int | None = Field(None, ge=1, description="stop after so many steps, whatever the epochs say")
-    batch: int = Field(2, ge=1, description="images a step")
+    batch: int = Field(2, ge=1, description="images a step, over all processes")
+    accumulate: int = Field(1, ge=1, description="parts of a batch whose gradients are added up, for want of memory")
+    precision: Literal["float32", "bf16", "fp16"] = Field("float32", description="of convolutions and products")
     optimizer: str = Field("sgd", description="sgd, adamw, or any other of torch.optim by its name")
     optimizer_options: dict[str, Any] = Field(default_factory=dict, description="further arguments of the optimizer")
     lr: float | None = Field(None, gt=0, description="learning rate; SGD: 0.02 for 16 images, in proportion")
-    multipliers: dict[str, float] = Field(default_factory=dict, description="component → multiple of lr")
+    multipliers: dict[str, float] | Literal["gentle"] = Field(
+        default_factory=dict, description="component → multiple of lr; gentle: backbone 0.1, fpn and rpn 0.2"
+    )
+    layer_decay: float | None = Field(None, gt=0, le=1, description="multiple of lr per stage from fpn to stem")
     momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
     weight_decay: float = Field(1e-4, ge=0, description="not for norms and biases")
-    schedule: Literal["constant", "step", "cosine", "plateau"] = "step"
+    schedule: Literal["constant", "step", "cosine", "one-cycle", "plateau"] = Field(
+        "step", description="of the learning rate; with stages, of each by itself"
+    )
     milestones: tuple[float, ...] = Field((0.67, 0.92), description="share of the steps after which lr × 0.1")
     patience: int = Field(2, ge=1, description="plateau: evaluations without progress before lr × 0.1")
     warmup: int | None = Field(None, ge=0, description="steps over which lr grows to its full value")
     clip_norm: float | None = Field(None, gt=0, description="largest norm of the whole gradient")
     clip_value: float | None = Field(None, gt=0, description="largest absolute value of a gradient's entry")
-    loss_weights: dict[LossName, float] = Field(
+    ema: float | None = Field(None, gt=0, lt=1, description="decay of a running mean of the weights: what is kept")
+    loss_weights: dict[LossName, Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict, description="rpn_cls rpn_box cls box mask → factor"
+    )
+    balance: Literal["fixed", "uncertainty", "gradient-norm"] = Field("fixed", description="of losses while training")
+    gradient_norms: int = Field(50, ge=0, description="steps between gradient norms of each loss in the log; 0: never")
+    box_loss: Literal["smooth-l1", "l1", "giou"] | None = Field(None, description="else that of the model's home")
+    mask_loss: Literal["bce", "boundary", "dice", "bce-dice"] | None = Field(None, description="else cross-entropy")
+    numerics: dict[str, Any] = Field(
+        default_factory=dict, description="proposals and sampling: rpn_min_size, rpn_positive_fraction …"
     )
     min_size: Side | tuple[Side, ...] | None = Field(None, description="short side in training; several: one is drawn")
     max_size: Side | None = Field(None, description="longest side in training")
@@ -58,7 +77,13 @@ class Recipe(BaseModel):
     workers: int = Field(2, ge=0, description="processes that load images; 0: none")
     evaluate_every: int = Field(1, ge=0, description="epochs between evaluations; 0: only at the end")
     save_every: int | None = Field(None, ge=1, description="steps between saves, beside those after each epoch")
+    tensorboard: bool = Field(False, description="write event files for TensorBoard into the run's folder too")
     seed: int = Field(0, ge=0)
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The multiple of lr of each component that has one."""
+        return GENTLE if isinstance(self.multipliers, str) else self.multipliers
 
     @property
     def weights(self) -> dict[str, float]:
@@ -70,6 +95,20 @@ class Recipe(BaseModel):
     def _joined(cls, value: Any) -> Any:
         """A list of components and globs is the text with commas between them."""
         return ",".join(value) if isinstance(value, list | tuple) and all(isinstance(v, str) for v in value) else value
+
+    @field_validator("stages", mode="before")
+    @classmethod
+    def _parsed(cls, value: Any) -> Any:
+        return stage_texts.parse(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _parts_and_stages(self) -> "Recipe":
+        if self.batch % self.accumulate:
+            told = f"a batch of {self.batch} images cannot be computed in accumulate = {self.accumulate} equal parts"
+            raise ValueError(told)
+        if self.stages and (self.epochs is not None or self.policy != "heads"):
+            raise ValueError("stages say what trains and for how long; leave out policy and epochs")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +122,19 @@ class Derived:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A recipe without gaps: `given` are the fields that the user set, `derived` what was filled in."""
+    """A recipe without gaps: `given` are the fields that the user set, `derived` what was filled in.
+
+    `stages` follow one another from the first to the last of the `steps`; a recipe without stages has one.
+    `usual_lr` is what linear scaling gives for the batch, where the optimizer is SGD.
+    """
 
     recipe: Recipe
     given: tuple[str, ...]
     derived: tuple[Derived, ...]
     steps_per_epoch: int
     steps: int
+    stages: tuple[Span, ...]
+    usual_lr: float | None
 
     def as_json(self) -> dict[str, Any]:
         """The resolved recipe as plain JSON types."""
@@ -99,6 +144,8 @@ class Resolved:
             "derived": [{"field": one.field, "value": one.value, "why": one.why} for one in self.derived],
             "steps_per_epoch": self.steps_per_epoch,
             "steps": self.steps,
+            "stages": [asdict(one) for one in self.stages],
+            "usual_lr": self.usual_lr,
         }
 
 
@@ -109,22 +156,25 @@ def recipe_from(values: Mapping[str, Any], source: str = "recipe") -> Recipe:
     except ValidationError as error:
         deepest: dict[str, Any] = {}  # where a field may be of two kinds, the fault that is nearest to its cause
         for fault in error.errors():
-            name = str(fault["loc"][0])
+            name = str(fault["loc"][0]) if fault["loc"] else fault["type"]  # a custom fault of several fields is named
             if name not in deepest or len(fault["loc"]) > len(deepest[name]["loc"]):
                 deepest[name] = fault
         raise UsageError([_finding(fault, values, source) for fault in deepest.values()]) from None
 
 
 def _finding(fault: Mapping[str, Any], values: Mapping[str, Any], source: str) -> Finding:
+    if not fault["loc"]:
+        return Finding("spec.field", "error", f"{source}: {fault['msg'].removeprefix('Value error, ')}")
     name, *inside = fault["loc"]
-    if fault["type"] == "extra_forbidden":
+    if fault["type"] == "extra_forbidden" and not inside:
         near = get_close_matches(name, Recipe.model_fields, 1)
         hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(Recipe.model_fields)}"
         return Finding("spec.field", "error", f"{source} has no field {name!r}", (name,), fix=hint)
     # between the field and its entry stand names of types, which say nothing to people
     keys = values[name].keys() if isinstance(values[name], Mapping) else ()
     place = "".join(f"[{part!r}]" for part in inside if isinstance(part, int) or part in keys)
-    says = fault["msg"][0].lower() + fault["msg"][1:]
+    says = fault["msg"].removeprefix("Value error, ")
+    says = says[0].lower() + says[1:]
     return Finding("spec.field", "error", f"{source}: {name}{place} is {fault['input']!r}: {says}", (name,))
 
 
@@ -157,8 +207,51 @@ def resolve(recipe: Recipe, *, images: int, left_out: int = 0) -> Resolved:
     `left_out` images had nothing to learn from. Raises `UsageError` where no value can be derived.
     """
     steps_per_epoch = max(1, images // recipe.batch)
-    derived = []
+    derived: list[Derived] = []
     changes: dict[str, Any] = {}
+    stages, why = _length(recipe, steps_per_epoch, images, derived, changes)
+    steps = sum(one.steps or 0 for one in stages)
+    steps = min(steps, recipe.steps) if recipe.steps else steps
+    less = f"; {left_out} have no instance to learn from and are left out" if left_out else ""
+    stopped = f"; stopped after {steps}" if steps < sum(one.steps or 0 for one in stages) else ""
+    derived.append(Derived("steps", steps, why + less + stopped))
+    lr = recipe.lr
+    sgd = recipe.optimizer.lower() == "sgd"
+    usual = REFERENCE_LR * recipe.batch / REFERENCE_BATCH if sgd else None
+    if lr is None and any(one.lr is None for one in stages):
+        lr, why = _rate(recipe, usual)
+        changes["lr"] = lr
+        derived.append(Derived("lr", lr, why))
+    spans, first = [], 0
+    for one in stages:
+        end = min(first + (one.steps or 0), steps)
+        warmup = min(1000, max(1, (end - first) // 10)) if recipe.warmup is None else recipe.warmup
+        if end > first:
+            spans.append(Span(one.policy, first, end, one.lr or lr or 0.0, warmup))
+        first = end
+    if recipe.warmup is None and recipe.schedule != "one-cycle":
+        if len(spans) == 1:
+            changes["warmup"] = spans[0].warmup
+        each = " of each stage" if len(spans) > 1 else ""
+        told = [one.warmup for one in spans] if len(spans) > 1 else spans[0].warmup
+        derived.append(Derived("warmup", told, f"a tenth of the steps{each}, at most 1000"))
+    given = tuple(sorted(name for name in recipe.model_fields_set if getattr(recipe, name) is not None))
+    return Resolved(
+        recipe.model_copy(update=changes), given, tuple(derived), steps_per_epoch, steps, tuple(spans), usual
+    )
+
+
+def _length(
+    recipe: Recipe, steps_per_epoch: int, images: int, derived: list[Derived], changes: dict[str, Any]
+) -> tuple[list[Stage], str]:
+    """The stages, each with its length in steps, and how the whole length comes about."""
+    by = f"epochs of {steps_per_epoch}, {images} images by {recipe.batch}"
+    if recipe.stages:
+        stages = [
+            Stage(policy=one.policy, steps=one.steps or (one.epochs or 0) * steps_per_epoch, lr=one.lr)
+            for one in recipe.stages
+        ]
+        return stages, f"{' and '.join(str(one.steps) for one in stages)} in {len(stages)} stages; {by}"
     epochs = recipe.epochs
     if epochs is None:
         changes["epochs"] = epochs = ceil(recipe.steps / steps_per_epoch) if recipe.steps else EPOCHS
@@ -166,40 +259,14 @@ def resolve(recipe: Recipe, *, images: int, left_out: int = 0) -> Resolved:
             f"for {recipe.steps} steps of {recipe.batch} images" if recipe.steps else "neither epochs nor steps are set"
         )
         derived.append(Derived("epochs", epochs, why))
-    steps = min(recipe.steps or epochs * steps_per_epoch, epochs * steps_per_epoch)
-    less = f"; {left_out} have no instance to learn from and are left out" if left_out else ""
-    why = f"{epochs} epochs of {steps_per_epoch}, {images} images by {recipe.batch}{less}"
-    if steps < epochs * steps_per_epoch:
-        why += f"; stopped after {steps}"
-    derived.append(Derived("steps", steps, why))
-    if recipe.lr is None:
-        if recipe.optimizer.lower() == "sgd":
-            changes["lr"] = REFERENCE_LR * recipe.batch / REFERENCE_BATCH
-            why = f"{REFERENCE_LR} × {recipe.batch} / {REFERENCE_BATCH}: in proportion to the batch (Goyal et al. 2017)"
-        elif recipe.optimizer.lower() in ADAMS:
-            changes["lr"] = ADAM_LR
-            why = "usual for Adam and its kin on detectors, whatever the batch"
-        else:
-            message = f"there is no usual learning rate for detectors under {recipe.optimizer}"
-            raise UsageError(Finding("spec.field", "error", message, fix="set lr in the recipe, or --lr"))
-        derived.append(Derived("lr", changes["lr"], why))
-    if recipe.warmup is None:
-        changes["warmup"] = min(1000, max(1, steps // 10))
-        derived.append(Derived("warmup", changes["warmup"], "a tenth of the steps, at most 1000"))
-    given = tuple(sorted(name for name in recipe.model_fields_set if getattr(recipe, name) is not None))
-    return Resolved(recipe.model_copy(update=changes), given, tuple(derived), steps_per_epoch, steps)
+    return [Stage(policy=recipe.policy, steps=epochs * steps_per_epoch)], f"{epochs} {by}"
 
 
-def lr_factor(recipe: Recipe, step: int, steps: int) -> float:
-    """What the learning rate is multiplied by at `step` (0-based) of `steps`.
-
-    Linear growth from a thousandth over `warmup` steps, then constant, ×0.1 after each milestone, or half a cosine.
-    """
-    warmup = recipe.warmup or 0
-    if step < warmup:
-        return 1e-3 + (1 - 1e-3) * step / warmup
-    if recipe.schedule == "step":
-        return float(0.1 ** sum(step >= milestone * steps for milestone in recipe.milestones))
-    if recipe.schedule == "cosine":
-        return 0.5 * (1 + cos(pi * (step - warmup) / max(1, steps - warmup)))
-    return 1.0
+def _rate(recipe: Recipe, usual: float | None) -> tuple[float, str]:
+    if usual is not None:
+        why = f"{REFERENCE_LR} × {recipe.batch} / {REFERENCE_BATCH}: in proportion to the batch (Goyal et al. 2017)"
+        return usual, why
+    if recipe.optimizer.lower() in ADAMS:
+        return ADAM_LR, "usual for Adam and its kin on detectors, whatever the batch"
+    message = f"there is no usual learning rate for detectors under {recipe.optimizer}"
+    raise UsageError(Finding("spec.field", "error", message, fix="set lr in the recipe, or --lr"))

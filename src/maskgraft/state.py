@@ -8,15 +8,18 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
 
-from maskgraft import store
+from maskgraft import processes, store
+from maskgraft.averaging import Average, moving
+from maskgraft.balance import Balance
 from maskgraft.coco import Dataset, ImageRecord
 from maskgraft.errors import Finding, UsageError
 from maskgraft.files.writing import atomic
@@ -27,7 +30,7 @@ from maskgraft.watching import CHANGEABLE, Verdict
 LAST, BEST, RECIPE, METRICS, TIMING = "last", "best", "recipe.json", "metrics.jsonl", "timing.jsonl"
 _STATE = "state.pt"
 _LENGTH = frozenset({"epochs", "steps"})
-_MAY_CHANGE = _LENGTH | {"workers", "evaluate_every", "save_every"}  # the rest would make it another run
+_MAY_CHANGE = _LENGTH | {"workers", "evaluate_every", "save_every", "tensorboard"}  # the rest would make it another run
 
 
 @dataclass(slots=True)
@@ -39,7 +42,9 @@ class State:
     best: float | None = None
     lr_factor: float = 1.0  # of the learning rate, that the plateau schedule and the doctor have come to
     waits: int = 0  # evaluations since the best one
-    frozen: dict[str, str] = field(default_factory=dict)  # digests of what must not change, at the start
+    stage: int = 0  # which of the recipe's stages is under way
+    frozen: dict[str, str] = field(default_factory=dict)  # digests of what does not train, when the stage began
+    untouched: dict[str, str] = field(default_factory=dict)  # and of what has not trained since the run began
     changes: dict[str, Any] = field(default_factory=dict)  # fields of the recipe that a doctor has changed since
     rollbacks: int = 0  # how often it went back to its last save
 
@@ -51,8 +56,8 @@ def stopped(state: State, folder: Path) -> KeyboardInterrupt:
     )
 
 
-def note_verdict(state: State, recipe: Recipe, verdict: Verdict, log: "Log") -> None:
-    """Write a doctor's findings and changes into the log, and let the changes hold from now on.
+def note_verdict(state: State, lr: float, verdict: Verdict, log: "Log") -> None:
+    """Write a doctor's findings and changes into the log, and let the changes hold from now on; `lr` is the stage's.
 
     Raises `UsageError` for a change of a field that cannot change, or to a value that it cannot take.
     """
@@ -67,13 +72,13 @@ def note_verdict(state: State, recipe: Recipe, verdict: Verdict, log: "Log") -> 
     if verdict.findings or verdict.changes:
         told = [finding.as_json() for finding in verdict.findings]
         log.write({"step": state.step, "action": verdict.action, "findings": told, "changes": dict(verdict.changes)})
-    state.lr_factor = verdict.changes.get("lr", state.lr_factor * (recipe.lr or 1.0)) / (recipe.lr or 1.0)
+    state.lr_factor = verdict.changes["lr"] / lr if "lr" in verdict.changes else state.lr_factor
     state.changes |= {name: value for name, value in verdict.changes.items() if name != "lr"}
 
 
-def changed(recipe: Recipe, state: State) -> Recipe:
-    """The recipe as a doctor has changed it so far."""
-    return recipe.model_copy(update={**state.changes, "lr": (recipe.lr or 0.0) * state.lr_factor})
+def changed(recipe: Recipe, lr: float, state: State) -> Recipe:
+    """The recipe as a doctor has changed it so far; `lr` is the stage's."""
+    return recipe.model_copy(update={**state.changes, "lr": lr * state.lr_factor})
 
 
 def seed(recipe: Recipe, step: int) -> None:
@@ -81,18 +86,48 @@ def seed(recipe: Recipe, step: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence((recipe.seed, step)).generate_state(1, np.uint64)[0]))
 
 
-def save(model: MaskRCNN, optimizer: torch.optim.Optimizer, state: State, folder: Path, about: dict[str, Any]) -> None:
-    """Write `last/` of a run: weights, optimizer and state, whole or not at all."""
-    kept = {"state": asdict(state), "optimizer": optimizer.state_dict()}
-    store.save(model, folder / LAST, about=about, beside=lambda fresh: torch.save(kept, fresh / _STATE))
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What stands in `last/` beside the weights: how far the run has come, and what its parts remember."""
+
+    state: State
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    balance: dict[str, Any]
+    average: dict[str, Tensor]
 
 
-def restore(model: MaskRCNN, optimizer: torch.optim.Optimizer, folder: Path) -> State | None:
-    """Put model and optimizer back to what `save` wrote; None when the run was stopped before its first save.
+def save(
+    model: MaskRCNN,
+    folder: Path,
+    state: State,
+    *,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    balance: Balance,
+    average: Average | None,
+    about: dict[str, Any],
+) -> None:
+    """Write `last/` of a run, whole or not at all: weights, or their running mean where there is one, and the rest."""
+    kept = {
+        "state": asdict(state),
+        "optimizer": optimizer.state_dict(),
+        "scaler": scaler.state_dict(),
+        "balance": balance.state(),
+        "own": average.own(model) if average else {},
+    }
+    with average.inside(model) if average else nullcontext():
+        store.save(model, folder / LAST, about=about, beside=lambda fresh: torch.save(kept, fresh / _STATE))
+
+
+def restore(model: MaskRCNN, folder: Path) -> Kept | None:
+    """Put the model back to what `save` wrote; None when the run was stopped before its first save.
 
     Raises `UsageError` when the model is not the one that the run trains.
     """
-    store.recover(folder / LAST)
+    if processes.leads():
+        store.recover(folder / LAST)
+    processes.wait()
     if not (folder / LAST).exists():
         return None
     if not (folder / LAST / _STATE).exists():
@@ -104,10 +139,11 @@ def restore(model: MaskRCNN, optimizer: torch.optim.Optimizer, folder: Path) -> 
         raise UsageError(
             Finding("train.resume", "error", message, tuple(other), fix="load it as when the run began, or start anew")
         )
-    model.load_state_dict(saved.state_dict())
     kept = torch.load(folder / LAST / _STATE, map_location="cpu", weights_only=True)
-    optimizer.load_state_dict(kept["optimizer"])
-    return State(**kept["state"])
+    weights = saved.state_dict()
+    model.load_state_dict({**weights, **kept["own"]})
+    average = {name: weights[name].to(model.device) for name in kept["own"]}
+    return Kept(State(**kept["state"]), kept["optimizer"], kept["scaler"], kept["balance"], average)
 
 
 def _differences(saved: MaskRCNN, model: MaskRCNN) -> list[str]:
@@ -128,6 +164,8 @@ def _differences(saved: MaskRCNN, model: MaskRCNN) -> list[str]:
 
 def write_recipe(folder: Path, resolved: Resolved, data: Dataset, records: Sequence[ImageRecord]) -> None:
     """Write `recipe.json`: every field, which of them the user set, what was derived and why, and the data."""
+    if not processes.leads():
+        return
     about = {"annotations": str(data.path), "images": len(records), "digest": digest(records)}
     with atomic(folder / RECIPE) as temporary:
         temporary.write_text(json.dumps({**resolved.as_json(), "data": about}, indent=1))
@@ -190,14 +228,19 @@ def continued(folder: Path, recipe: Recipe | None, data: Dataset, records: Seque
 
 
 class Log:
-    """`metrics.jsonl` and `timing.jsonl`, a line for each step and evaluation, written as they come."""
+    """`metrics.jsonl` and `timing.jsonl`, a line for each step and evaluation, written as they come.
+
+    Of several processes only the first writes.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._files: dict[str, TextIO] = {}
         self._open()
 
     def _open(self) -> None:
-        self._files = {name: (self._folder / name).open("a", encoding="utf-8") for name in (METRICS, TIMING)}
+        if processes.leads():
+            self._files = {name: (self._folder / name).open("a", encoding="utf-8") for name in (METRICS, TIMING)}
 
     def __enter__(self) -> "Log":
         return self
@@ -215,8 +258,9 @@ class Log:
 
     def write(self, entry: Mapping[str, Any], name: str = METRICS) -> None:
         """Add a line, and let other programs see it at once."""
-        self._files[name].write(json.dumps(entry, allow_nan=False) + "\n")
-        self._files[name].flush()
+        if name in self._files:
+            self._files[name].write(json.dumps(entry, allow_nan=False) + "\n")
+            self._files[name].flush()
 
     def sync(self) -> None:
         """Force all lines to disk: before a save, so that a saved step never lacks its line."""
@@ -226,7 +270,9 @@ class Log:
 
 def cut_log(folder: Path, state: State) -> list[dict[str, Any]]:
     """Forget what came after the last save, which will be done again; gives the steps' lines that stay."""
-    steps = []
+    steps: list[dict[str, Any]] = []
+    if not processes.leads():
+        return processes.gathered(steps)
     for name in (METRICS, TIMING):
         kept = []
         for line in (folder / name).read_text().splitlines() if (folder / name).exists() else []:
@@ -240,21 +286,28 @@ def cut_log(folder: Path, state: State) -> list[dict[str, Any]]:
                     steps.append(entry)
         with atomic(folder / name) as temporary:
             temporary.write_text("".join(kept))
-    return steps
+    return processes.gathered(steps)
 
 
 # ---- what must not change --------------------------------------------------------------------------------------------
 
 
-def frozen_digests(model: MaskRCNN, training: frozenset[str]) -> dict[str, str]:
-    """A digest of each tensor that is not to change: no parameter that trains, and no statistic of a training norm."""
-    moving = {
-        f"{name}.{vector}"
-        for name, module in model.named_modules()
-        if isinstance(module, nn.BatchNorm2d) and module.training
-        for vector in ("running_mean", "running_var", "num_batches_tracked")
-    }
-    return digests(model, model.state_dict().keys() - training - moving)
+def note_frozen(model: MaskRCNN, training: frozenset[str], state: State) -> None:
+    """When a stage begins: keep a digest of each tensor that is not to change in it.
+
+    All but the parameters that train, and the statistics of training norms.
+    """
+    state.frozen = digests(model, model.state_dict().keys() - training - moving(model))
+    before = state.untouched if state.step else state.frozen
+    state.untouched = {name: digest for name, digest in before.items() if name in state.frozen}
+
+
+def prove_frozen(model: MaskRCNN, state: State) -> None:
+    """When a stage ends: what was not to change has not. Raises `AssertionError`, for it is nobody's fault but ours."""
+    expected = {**state.frozen, **state.untouched}
+    after = digests(model, expected)
+    if changed := [name for name, digest in expected.items() if after[name] != digest]:
+        raise AssertionError(f"frozen tensors have changed: {', '.join(changed[:5])}")
 
 
 def digests(model: MaskRCNN, names: Iterable[str]) -> dict[str, str]:

@@ -8,22 +8,40 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from maskgraft import admission, batches, interrupts, judging, optimizers, policy
+from maskgraft import (
+    admission,
+    batches,
+    boards,
+    interrupts,
+    judging,
+    optimizers,
+    policy,
+    precision,
+    processes,
+    watching,
+)
 from maskgraft import state as states
+from maskgraft.averaging import Average
+from maskgraft.balance import Balance, gradient_norms, shared_features
 from maskgraft.coco import Dataset
 from maskgraft.errors import DataError, Finding
 from maskgraft.evaluation import Metrics
 from maskgraft.losses import LOSSES
 from maskgraft.model import MaskRCNN
-from maskgraft.recipe import Recipe, lr_factor, resolve
-from maskgraft.state import State
+from maskgraft.policy import Trainable
+from maskgraft.recipe import Recipe, Resolved, resolve
+from maskgraft.schedules import lr_factor
+from maskgraft.stages import Span
+from maskgraft.state import Kept, State
 from maskgraft.targets import Batch
 from maskgraft.watching import Doctor, Moment, Retainer, Verdict, Watcher
 
@@ -79,28 +97,42 @@ def train(
     if not records:
         raise DataError(Finding("train.no-instances", "error", f"{data.path} has no instance that can be trained on"))
     recipe = states.continued(folder, recipe, data, records) if resume else recipe or Recipe()
+    model.spec = model.spec.with_numerics(admission.conventions(recipe, model.spec.numerics), "the recipe")
     admission.check(model, data, val, recipe, folder, resume=resume)
     resolved = resolve(recipe, images=len(records), left_out=len(data.images) - len(records))
     recipe = resolved.recipe
-    trainable = policy.apply(model, recipe.policy, train_norms=recipe.train_norms)
-    findings = tuple(policy.doubts(model, trainable, train_norms=recipe.train_norms, batch=recipe.batch))
-    optimizer = optimizers.build(model, trainable, recipe)
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    admission.check_parts(recipe, len(records))
+    findings = admission.doubts(model, resolved)
+    device = model.device
     labels = torch.tensor([model.spec.classes.index(name) for name in data.classes])
+    scaler, balance = precision.scaler(device, recipe.precision), Balance(recipe.balance, device)
+    average = Average(recipe.ema) if recipe.ema else None
+    stage = _enter(model, resolved, 0, balance)  # tells what is wrong with the recipe before anything is written
 
-    folder.mkdir(parents=True, exist_ok=True)
-    restored = states.restore(model, optimizer, folder) if resume else None
-    state = restored or State(frozen=states.frozen_digests(model, trainable.names))
+    if processes.leads():
+        folder.mkdir(parents=True, exist_ok=True)
+    kept = states.restore(model, folder) if resume else None
+    state = kept.state if kept else State()
+    if kept:
+        stage = _enter(model, resolved, state.stage, balance)
+        _put_back(kept, stage, scaler, balance, average)
+    else:
+        states.note_frozen(model, stage.trainable.names, state)
+    if average:
+        average.follow(model, stage.trainable)
     earlier = states.cut_log(folder, state)
     run = Run(folder, state.step, best=state.best, losses=_totals(earlier), findings=findings)
 
     def save() -> None:
         log.sync()
-        metrics = run.metrics.as_json() if run.metrics else None
-        states.save(model, optimizer, state, folder, {"step": state.step, "metrics": metrics})
+        if processes.leads():
+            about = {"step": state.step, "metrics": run.metrics.as_json() if run.metrics else None}
+            parts: _Parts = {"optimizer": stage.optimizer, "scaler": scaler, "balance": balance, "average": average}
+            states.save(model, folder, state, about=about, **parts)
 
     def heed(verdict: Verdict | None) -> bool:
         """Take a doctor's verdict; gives whether it changes the recipe."""
+        verdict = watching.agreed(verdict)
         if verdict is None:
             return False
         run.findings += verdict.findings
@@ -108,91 +140,136 @@ def train(
             raise DataError(verdict.findings)
         if verdict.action == "roll back":
             raise _RollBack(verdict)
-        states.note_verdict(state, resolved.recipe, verdict, log)
+        states.note_verdict(state, stage.span.lr, verdict, log)
         return bool(verdict.changes)
 
     states.write_recipe(folder, resolved, data, records)
-    with states.Log(folder) as log, interrupts.noted() as stop:
+    with states.Log(folder) as log, interrupts.noted() as stop, boards.opened(folder, recipe, state.step) as board:
+        watchers = [one for one in (watcher, board) if one is not None]
         if state.step == 0:
             save()
-        if watcher:
-            watcher.begin(resolved, trainable, findings)
+        for one in watchers:
+            one.begin(resolved, stage.trainable, findings)
         if doctor:
-            heed(doctor.begin(model, resolved, trainable, earlier))
+            heed(doctor.begin(model, resolved, stage.trainable, earlier))
         while True:
             try:
                 if val is not None and judging.is_due(state, resolved):
-                    run.metrics = judging.judge(model, val, folder, state, recipe, stop)
-                    policy.set_norms(model, trainable.names, train_norms=recipe.train_norms)
+                    with average.inside(model) if average else nullcontext():
+                        run.metrics = judging.judge(model, val, folder, state, recipe, stop)
+                    policy.set_norms(model, stage.trainable.names, train_norms=recipe.train_norms)
                     epoch = (state.step - 1) // resolved.steps_per_epoch
                     log.write({"step": state.step, "epoch": epoch, "evaluation": run.metrics.as_json()})
-                    if watcher:
-                        watcher.evaluated(state.step, run.metrics)
+                    for one in watchers:
+                        one.evaluated(state.step, run.metrics)
                     if doctor:
                         heed(doctor.evaluated(state.step, run.metrics))
                     save()
                 if state.step >= resolved.steps:
                     break
+                if state.step >= stage.span.end:
+                    states.prove_frozen(model, state)
+                    state.stage += 1
+                    before, stage = stage, _enter(model, resolved, state.stage, balance)
+                    optimizers.carry(before.optimizer, stage.optimizer)
+                    states.note_frozen(model, stage.trainable.names, state)
+                    if average:
+                        average.follow(model, stage.trainable)
+                    for one in watchers:
+                        one.begin(resolved, stage.trainable, ())
+                    if doctor:
+                        heed(doctor.begin(model, resolved, stage.trainable, ()))
 
                 epoch, start = divmod(state.step, resolved.steps_per_epoch)
-                waited, pin = time.perf_counter(), model.device.type == "cuda"
-                for batch in batches.loader(records, model.spec.numerics, recipe, epoch=epoch, start=start, pin=pin):
-                    if stop.is_set():
+                waited, pin = time.perf_counter(), device.type == "cuda"
+                loader = batches.loader(records, model.spec.numerics, recipe, epoch=epoch, start=start, pin=pin)
+                for parts in zip(*[loader] * recipe.accumulate, strict=True):
+                    if stop.is_set() and not processes.several():
                         break
                     loaded = time.perf_counter()
-                    batch = _relabelled(batch, labels).to(model.device)
-                    recipe = states.changed(resolved.recipe, state)
-                    factor = lr_factor(recipe, state.step, resolved.steps) * state.lr_factor
-                    for group in optimizer.param_groups:
+                    recipe = states.changed(resolved.recipe, stage.span.lr, state)
+                    steps, done_of_them = stage.span.end - stage.span.first, state.step - stage.span.first
+                    factor = lr_factor(recipe, done_of_them, steps=steps, warmup=stage.span.warmup) * state.lr_factor
+                    for group in stage.optimizer.param_groups:
                         group["lr"] = group["base_lr"] * factor
+                    fixed = {**dict.fromkeys(LOSSES, 1.0), **recipe.weights}
+                    weights = balance.weights(fixed)
+                    looks = recipe.gradient_norms > 0 and state.step % recipe.gradient_norms == 0
+                    values: dict[str, float] = {}
+                    altered = False
 
                     states.seed(recipe, state.step)
-                    weights = {**dict.fromkeys(LOSSES, 1.0), **recipe.weights}
-                    losses = model(batch)
-                    kept = retainer.losses(model, batch) if retainer else {}
-                    total = torch.stack([*(losses[name] * weights[name] for name in LOSSES), *kept.values()]).sum()
-                    losses = {**losses, **kept}
-                    values = {name: loss.item() for name, loss in losses.items()}
-                    moment = Moment(state.step + 1, epoch, model, batch, losses, weights, total, optimizer, recipe)
-                    altered = heed(doctor.before_backward(moment)) if doctor else False
-                    if not math.isfinite(total.item()):
-                        raise admission.not_finite(values, batch, state.step, folder)
-                    optimizer.zero_grad(set_to_none=True)
-                    total.backward()  # type: ignore[no-untyped-call]
-                    norm = _norm(parameters)
-                    if doctor:
-                        altered |= heed(doctor.before_update(replace(moment, norm=norm.item())))
-                    if not math.isfinite(norm):
-                        raise admission.not_finite({**values, "gradient": norm.item()}, batch, state.step, folder)
-                    if recipe.clip_value is not None:
-                        torch.nn.utils.clip_grad_value_(parameters, recipe.clip_value)
-                    if recipe.clip_norm is not None:
-                        torch.nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
-                    optimizer.step()
-                    state.step += 1
+                    stage.optimizer.zero_grad(set_to_none=True)
+                    for number, part in enumerate(parts, 1):
+                        last = number == len(parts)
+                        batch = processes.alike(_relabelled(part, labels).to(device), device)
+                        with nullcontext() if last else processes.alone(stage.network):
+                            with shared_features(model) as maps, precision.autocast(device, recipe.precision):
+                                losses = stage.network(batch)
+                                further = retainer.losses(model, batch) if retainer else {}
+                            total = torch.stack([balance.total(losses, fixed), *further.values()]).sum()
+                            losses = {**losses, **further}
+                            moment = Moment(
+                                state.step + 1, epoch, model, batch, losses, weights, total, stage.optimizer, recipe
+                            )
+                            if doctor:
+                                altered |= heed(doctor.before_backward(moment))
+                            told = {"total": total, **losses}
+                            found = processes.means({name: one.item() for name, one in told.items()}, device)
+                            if not all(math.isfinite(value) for value in found.values()):
+                                raise admission.not_finite(found, batch, state.step, folder)
+                            for name, value in found.items():
+                                values[name] = values.get(name, 0.0) + value / len(parts)
+                            norms = gradient_norms(losses, maps) if looks and last else {}
+                            scaler.scale(total / len(parts)).backward()  # type: ignore[no-untyped-call]
 
+                    scaler.unscale_(stage.optimizer)
+                    processes.average([one.grad for one in balance.parameters() if one.grad is not None])
+                    norm = _norm(stage.parameters).item()
+                    if doctor:
+                        altered |= heed(doctor.before_update(replace(moment, norm=norm)))
+                    if not math.isfinite(norm) and not precision.overflows(scaler):
+                        raise admission.not_finite({**values, "gradient": norm}, batch, state.step, folder)
+                    if recipe.clip_value is not None:
+                        torch.nn.utils.clip_grad_value_(stage.parameters, recipe.clip_value)
+                    if recipe.clip_norm is not None:
+                        torch.nn.utils.clip_grad_norm_(stage.parameters, recipe.clip_norm)
+                    scaler.step(stage.optimizer)
+                    scaler.update()
+                    if norms:
+                        balance.adjust(norms, values, fixed)
+                    state.step += 1
+                    if average:
+                        average.update(model, state.step)
+
+                    total_value = values.pop("total")
                     entry = {
                         "step": state.step,
                         "epoch": epoch,
-                        "lr": factor * (resolved.recipe.lr or 0.0),
-                        "total": total.item(),
+                        "lr": factor * stage.span.lr,
+                        "total": total_value,
                         "losses": values,
-                        "gradient": norm.item(),
+                        "shares": _shares(values, weights),
+                        "gradient": norm if math.isfinite(norm) else None,
+                        **({"weights": weights} if recipe.balance != "fixed" else {}),
+                        **({"gradients": norms} if norms else {}),
                     }
                     done = time.perf_counter()
                     timing = {
                         "step": state.step,
                         "data_s": round(loaded - waited, 4),
                         "step_s": round(done - loaded, 4),
-                        "memory_mb": _memory(model.device),
+                        "memory_mb": _memory(device),
                     }
                     waited = done
-                    run.losses.append(total.item())
+                    run.losses.append(total_value)
                     log.write(entry)
                     log.write(timing, states.TIMING)
-                    if watcher:
-                        watcher.step(state.step, {**entry, **timing})
-                    if state.step >= resolved.steps or stop.is_set():
+                    for one in watchers:
+                        one.step(state.step, {**entry, **timing})
+                    if processes.mean(float(stop.is_set()), device) > 0:
+                        stop.set()
+                    if state.step >= stage.span.end or stop.is_set():
                         break
                     if altered or (recipe.save_every and state.step % recipe.save_every == 0):
                         save()
@@ -200,20 +277,72 @@ def train(
                 if stop.is_set():
                     raise states.stopped(state, folder)
             except _RollBack as back:
-                restored, rollbacks = states.restore(model, optimizer, folder), state.rollbacks + 1
-                if restored is None or rollbacks > _MOST_ROLLBACKS:
+                rollbacks = state.rollbacks + 1
+                processes.wait()  # until the save has ended
+                kept = states.restore(model, folder)
+                if kept is None or rollbacks > _MOST_ROLLBACKS:
                     raise DataError(back.verdict.findings) from None
-                state = restored
+                state = kept.state
                 state.rollbacks = rollbacks
+                stage = _enter(model, resolved, state.stage, balance)
+                _put_back(kept, stage, scaler, balance, average)
                 run.losses = _totals(log.cut(state))
-                states.note_verdict(state, resolved.recipe, back.verdict, log)
-                policy.set_norms(model, trainable.names, train_norms=recipe.train_norms)
+                states.note_verdict(state, stage.span.lr, back.verdict, log)
                 save()
 
-    run.steps, run.best, run.frozen = state.step, state.best, len(state.frozen)
-    _prove_frozen(model, state)
+    states.prove_frozen(model, state)
+    if average:
+        average.put_into(model)
+    run.steps, run.best, run.frozen = state.step, state.best, len(state.untouched)
     model.eval()
     return run
+
+
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """What one stage works with; `network` is the model, or what synchronises it with other processes."""
+
+    span: Span
+    trainable: Trainable
+    optimizer: Optimizer
+    parameters: list[nn.Parameter]
+    network: nn.Module
+
+
+class _Parts(TypedDict):
+    """What is saved beside the weights."""
+
+    optimizer: Optimizer
+    scaler: torch.amp.GradScaler
+    balance: Balance
+    average: Average | None
+
+
+def _enter(model: MaskRCNN, resolved: Resolved, number: int, balance: Balance) -> _Stage:
+    """Let train what the stage names."""
+    span, recipe = resolved.stages[number], resolved.recipe
+    trainable = policy.apply(model, span.policy, train_norms=recipe.train_norms)
+    optimizer = optimizers.build(model, trainable, recipe, lr=span.lr, beside=balance.parameters())
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return _Stage(span, trainable, optimizer, parameters, processes.network(model))
+
+
+def _put_back(
+    kept: Kept, stage: _Stage, scaler: torch.amp.GradScaler, balance: Balance, average: Average | None
+) -> None:
+    """Everything beside the weights, as it was saved."""
+    stage.optimizer.load_state_dict(kept.optimizer)
+    scaler.load_state_dict(kept.scaler)
+    balance.restore(kept.balance)
+    if average:
+        average.values = dict(kept.average)
+
+
+def _shares(values: Mapping[str, float], weights: Mapping[str, float]) -> dict[str, float]:
+    """What part of the weighted sum each loss is."""
+    weighted = {name: value * weights.get(name, 1.0) for name, value in values.items()}
+    whole = sum(weighted.values())
+    return {name: round(value / whole, 4) if whole else 0.0 for name, value in weighted.items()}
 
 
 class _RollBack(Exception):
@@ -236,13 +365,6 @@ def _relabelled(batch: Batch, labels: Tensor) -> Batch:
     """Labels of the dataset as labels of the model, which may have more classes or another order."""
     targets = tuple(type(one)(one.boxes, labels[one.labels], one.masks, one.polygons) for one in batch.targets)
     return replace(batch, targets=targets)
-
-
-def _prove_frozen(model: MaskRCNN, state: State) -> None:
-    after = states.digests(model, state.frozen)
-    changed = [name for name, digest in state.frozen.items() if after[name] != digest]
-    if changed:
-        raise AssertionError(f"frozen tensors have changed: {', '.join(changed[:5])}")
 
 
 def _memory(device: torch.device) -> int:

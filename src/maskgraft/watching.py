@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 from torch import Tensor
 from torch.optim import Optimizer
 
+from maskgraft import processes
 from maskgraft.errors import Finding
 from maskgraft.evaluation import Metrics
 from maskgraft.model import MaskRCNN
@@ -14,6 +15,7 @@ from maskgraft.policy import Trainable
 from maskgraft.recipe import Recipe, Resolved
 from maskgraft.targets import Batch
 
+_GRAVITY = ("go on", "roll back", "stop")
 CHANGEABLE = ("lr", "clip_norm", "clip_value", "loss_weights")
 
 
@@ -45,8 +47,9 @@ class Moment:
     """One step in the middle, for a doctor to look at; what is asked of it is up to the doctor, and costs its time.
 
     `step` is the number of the step under way, from 1, `recipe` what holds at present, its `lr` that of the stage.
-    `losses` are not weighted yet and carry their graphs before the backward pass; `total` is what goes backward.
-    `norm` is that of the whole gradient before clipping, None before the backward pass.
+    `losses` are not weighted yet and carry their graphs before the backward pass; `total` is what goes backward. With
+    `accumulate` there is a moment before the backward pass of each part of a batch. `norm` is that of the whole
+    gradient before clipping, None before the backward pass.
     """
 
     step: int
@@ -75,6 +78,14 @@ class Verdict:
     findings: tuple[Finding, ...] = ()
     action: Literal["go on", "stop", "roll back"] = "go on"
     changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def agreed(verdict: Verdict | None) -> Verdict | None:
+    """The verdict that all processes take: the gravest of theirs, of equal ones the first."""
+    if not processes.several():
+        return verdict
+    given = [one for one in processes.gathered([verdict]) if one is not None]
+    return max(given, key=lambda one: _GRAVITY.index(one.action), default=None)
 
 
 class Doctor(Protocol):
