@@ -88,6 +88,24 @@ def test_onnx(tmp_path):
     assert ckpt.about["metadata"] == {"task": "mask"}
 
 
+def test_onnx_weights_in_constant_nodes(tmp_path):
+    floats = np.arange(6, dtype="<f4").reshape(2, 3)
+
+    def constant(*attributes, kind="Constant"):
+        return block(1, block(2, "conv1.weight") + block(4, kind) + b"".join(block(5, one) for one in attributes))
+
+    value = block(1, "value") + block(5, tensor("", (2, 3), 1, block(9, floats.tobytes()))) + plain(20, 4)
+    path = tmp_path / "x.onnx"
+    path.write_bytes(onnx(extra=constant(value)))
+    found = open_checkpoint(path)
+    assert list(found) == ["conv1.weight"]
+    np.testing.assert_array_equal(found["conv1.weight"].read(), floats)
+    path.write_bytes(onnx(extra=constant(block(1, "value_float") + plain(20, 1))))
+    assert codes(path) == ["file.no-weights"]
+    path.write_bytes(onnx(extra=constant(value, kind="ConstantOfShape")))
+    assert codes(path) == ["file.no-weights"]
+
+
 def external(location, offset=None, length=None):
     entries = {"location": location, "offset": offset, "length": length}
     pairs = (block(13, block(1, name) + block(2, str(value))) for name, value in entries.items() if value is not None)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from maskgraft.errors import CheckpointError
+from maskgraft.files import open_checkpoint
 from maskgraft.files.keras import archive_tensors, hdf5_tensors
 from maskgraft.files.mapping import mapped
 
@@ -322,3 +323,24 @@ def test_names_and_shapes_of_files_that_keras_wrote(case, unpacked):
         with h5py.File(path) as file:
             for name in list(found)[::40]:
                 np.testing.assert_array_equal(found[name].read(), file[prefix + name][()])
+
+
+def test_weights_of_keras_3_in_several_files(tmp_path):
+    values = np.arange(8, dtype=np.float32)
+    for shard, group in (("m_00000.weights.h5", "layers/dense"), ("m_00001.weights.h5", "layers/dense_1")):
+        with h5py.File(tmp_path / shard, "w") as file:
+            file[f"{group}/vars/0"] = values.reshape(2, 4)
+            file[f"{group}/vars/1"] = values[:4]
+    entries = {
+        "/layers/dense/vars": ["m_00000.weights.h5"],
+        "/layers/dense_1/vars": ["m_00001.weights.h5"],
+    }
+    index = tmp_path / "m.weights.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 96.0}, "weight_map": entries}))
+    found = open_checkpoint(index)
+    assert sorted(found) == [f"layers/{layer}/vars/{number}" for layer in ("dense", "dense_1") for number in (0, 1)]
+    np.testing.assert_array_equal(found["layers/dense_1/vars/0"].read(), values.reshape(2, 4))
+    (tmp_path / "m_00001.weights.h5").unlink()
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(index)
+    assert [finding.code for finding in caught.value.findings] == ["file.missing-shard"]

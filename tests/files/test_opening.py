@@ -63,6 +63,11 @@ def test_an_empty_file(tmp_path):
     assert finding.code == "file.truncated" and finding.evidence["bytes"] == 0
 
 
+def test_a_download_that_reserved_its_space_and_stopped(tmp_path):
+    finding = told(tmp_path / "x.pth", bytes(100_000))
+    assert finding.code == "file.truncated" and "zeros" in finding.message
+
+
 @pytest.mark.parametrize(
     ("data", "word"),
     [
@@ -70,6 +75,8 @@ def test_an_empty_file(tmp_path):
         (json.dumps({"format": "layers-model", "modelTopology": {}, "weightsManifest": []}).encode(), "TensorFlow.js"),
         (b"\x08\x04\x12\x00\xa2\x1f\x02\x0a\x00", "Core ML"),
         (b'<?xml version="1.0"?>\n<net name="x" version="11"><layers><layer id="0"/></layers></net>', "OpenVINO"),
+        (b'<?xml version="1.0"?>\n<net name="x" version="11">', "OpenVINO"),
+        (bytes(16) + b"\x06\0\0\0\x08\x05\x10\x02\x10\x01" + bytes(8), "Paddle inference export"),
         (gzip.compress(b"x" * 100), "gzip"),
         (b"\x89PNG\r\n\x1a\n" + bytes(50), "PNG"),
         (b"\xff\xd8\xff\xe0" + bytes(50), "JPEG"),

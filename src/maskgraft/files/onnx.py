@@ -77,7 +77,7 @@ class _Tensor:
 
 
 def read(data: memoryview, path: Path) -> Contents:
-    """The initializers by name; `about` tells producer, opsets, inputs, outputs and metadata.
+    """The initializers and constants by name; `about` tells producer, opsets, inputs, outputs and metadata.
 
     Raises `CheckpointError`: `file.missing-shard` with every external file that is missing, `file.outside` for one
     that is not in the model's folder, `file.unsupported` for dtypes below 8 bits.
@@ -107,7 +107,11 @@ def _graph(graph: memoryview, about: dict[str, Any], cut: bool) -> list[_Tensor]
     tensors: list[_Tensor] = []
     sparse = 0
     for number, wire, value in fields(graph, cut=cut):
-        if number == 5:
+        if number == 1 and wire == BYTES:
+            node = view(value)
+            if not cut or protobuf.claimed(node) <= len(node):
+                tensors += _constant(node)
+        elif number == 5:
             tensor = view(value)
             # Only the very last tensor can be the one that the file's end cuts.
             if not cut or protobuf.claimed(tensor) <= len(tensor):
@@ -121,6 +125,32 @@ def _graph(graph: memoryview, about: dict[str, Any], cut: bool) -> list[_Tensor]
     if sparse:
         raise unsupported(f"{sparse} initializers of the graph are sparse", fix="export the model with dense weights")
     return tensors
+
+
+def _constant(node: memoryview) -> list[_Tensor]:
+    """The tensor of a Constant node by the name of its output: some exporters keep weights there.
+
+    Its values may be given in other ways than as a tensor, but only single numbers, texts and lists of them.
+    """
+    outputs, kind, attributes = [], "", []
+    for number, wire, value in fields(node):
+        if number == 2 and wire == BYTES:
+            outputs.append(text(value))
+        elif number == 4 and wire == BYTES:
+            kind = text(value)
+        elif number == 5 and wire == BYTES:
+            attributes.append(view(value))
+    if kind != "Constant" or len(outputs) != 1:
+        return []
+    found = [
+        _tensor(view(value))
+        for attribute in attributes
+        for number, wire, value in fields(attribute)
+        if number == 5 and wire == BYTES
+    ]
+    for tensor in found:
+        tensor.name = outputs[0]
+    return found
 
 
 def _tensor(message: memoryview) -> _Tensor:

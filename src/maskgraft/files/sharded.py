@@ -1,4 +1,5 @@
-"""Checkpoints in several files with an index: `model.safetensors.index.json`, `pytorch_model.bin.index.json`."""
+"""Checkpoints in several files with an index: `model.safetensors.index.json`, `pytorch_model.bin.index.json`, and
+Keras's `model.weights.json`, whose entries are groups of tensors, each in one or more of the files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -30,23 +31,18 @@ def read(data: memoryview, path: Path, *, salvage: bool, open_shard: Callable[[P
     damaged, unless `salvage`, which takes what the others have.
     """
     index = parsed_object(data, path.name)
-    places = index.get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(shard, str) for shard in places.values()):
-        raise damaged("the index's weight_map does not say which file holds which tensor")
-    shards, faults = _opened(path, sorted(set(places.values())), open_shard)
-    for name, shard in places.items():
-        if shard in shards and name not in shards[shard]:
-            faults.append(
-                Finding(
-                    "file.damaged",
-                    "error",
-                    f"{path.name} says that {name!r} is in {shard}, which lacks it",
-                    names=(name,),
-                )
-            )
-    arrays: dict[str, LazyArray] = {
-        name: shards[shard][name] for name, shard in places.items() if shard in shards and name in shards[shard]
-    }
+    places = _places(index.get("weight_map"))
+    shards, faults = _opened(path, sorted({shard for of_name in places.values() for shard in of_name}), open_shard)
+    arrays: dict[str, LazyArray] = {}
+    for name, of_name in places.items():
+        for shard in of_name:
+            if shard not in shards:
+                continue
+            held = _held(shards[shard], name)
+            arrays |= held
+            if not held:
+                message = f"{path.name} says that {name!r} is in {shard}, which lacks it"
+                faults.append(Finding("file.damaged", "error", message, names=(name,)))
     if faults and not (salvage and arrays):
         raise CheckpointError(faults)
     about: dict[str, Any] = {"metadata": index.get("metadata", {})}
@@ -57,6 +53,24 @@ def read(data: memoryview, path: Path, *, salvage: bool, open_shard: Callable[[P
         for fault in faults
     )
     return Tensors(path, f"sharded-{'+'.join(sorted(forms))}", arrays, about, findings=softened + told)
+
+
+def _places(weight_map: Any) -> dict[str, list[str]]:
+    """The files of each entry of the index: one in Hugging Face's, a list in Keras's."""
+    if not isinstance(weight_map, dict):
+        raise damaged("the index's weight_map does not say which file holds which tensor")
+    places = {name: [shards] if isinstance(shards, str) else shards for name, shards in weight_map.items()}
+    if not all(isinstance(one, list) and all(isinstance(shard, str) for shard in one) for one in places.values()):
+        raise damaged("the index's weight_map does not say which file holds which tensor")
+    return places
+
+
+def _held(shard: Tensors, name: str) -> dict[str, LazyArray]:
+    """The tensor of a name, or what stands under it: Keras lists "/layers/dense/vars", which holds "…/0" and "…/1"."""
+    if name in shard:
+        return {name: shard[name]}
+    group = name.strip("/") + "/"
+    return {inner: array for inner, array in shard.items() if inner.startswith(group)}
 
 
 def _opened(

@@ -55,6 +55,8 @@ def told(path: Path, data: memoryview) -> Finding:
         or _text(path, data, head)
         or _core_ml(path, data)
         or _openvino(path)
+        or _paddle_export(path, data)
+        or _zeros(path, data, head)
         or _unknown(path, data, "bytes of no known format", "")
     )
 
@@ -156,7 +158,7 @@ _AS_CONFIG = "give it as config= (--config) beside the weights"
 _DIALECTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("a TensorFlow.js model", _EXPORTED, ('"modeltopology"',)),
     ("a TensorFlow.js model", _EXPORTED, ('"weightsmanifest"',)),
-    ("an OpenVINO network description; its weights are in the .bin beside it", _EXPORTED, ("<net ", "<layer")),
+    ("an OpenVINO network description; its weights are in the .bin beside it", _EXPORTED, ("<net ", "version=")),
     ("a TensorFlow Object Detection API configuration", _AS_CONFIG, ("model {", "num_classes:")),
     ("a TensorFlow Object Detection API label map", _AS_CONFIG, ("item {", "id:", "name:")),
     ("a Detectron2 configuration", _AS_CONFIG, ("model:", "meta_architecture")),
@@ -183,6 +185,23 @@ def _openvino(path: Path) -> Finding | None:
         return None
     message = f"{path.name} holds the weights of an OpenVINO network, described in {path.stem}.xml"
     return Finding("file.unknown-format", "error", message, evidence={"is": "OpenVINO weights"}, fix=_EXPORTED)
+
+
+def _paddle_export(path: Path, data: memoryview) -> Finding | None:
+    # Each tensor begins with three versions and a count of 0, then the length of a message with its dtype and shape
+    # (paddle/fluid/framework/lod_tensor.cc, SerializeToStream); names stand in the program beside it.
+    if len(data) < 22 or any(data[:16]) or not 2 <= int.from_bytes(data[16:20], "little") <= 200 or data[20] != 8:
+        return None
+    what = "a Paddle inference export, whose tensors only the .pdmodel beside it names"
+    return _unknown(path, data, what, "open the .pdparams that it was exported from")
+
+
+def _zeros(path: Path, data: memoryview, head: bytes) -> Finding | None:
+    if any(head):
+        return None
+    message = f"{path.name} begins with {len(head):,} zeros: its {len(data):,} bytes were reserved and not all written"
+    evidence = {"bytes": len(data), "begins": "zeros"}
+    return Finding("file.truncated", "error", message, evidence=evidence, fix="download it again")
 
 
 def absent(path: Path) -> Finding:
