@@ -151,20 +151,32 @@ def train(
     val_images: Annotated[Path | None, typer.Option(help="Its images; else those of --images.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="Recipe file, TOML or JSON; the options below win.")] = None,
     policy: Annotated[str | None, typer.Option(help="What trains: heads, all, 3+, 4+, 5+, predictors …")] = None,
+    stages: Annotated[
+        str | None, typer.Option(help='One after the other, such as "heads:2ep@1e-3, 4+:4ep@3e-4, all:600st".')
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the images.")] = None,
     steps: Annotated[int | None, typer.Option(help="Stop after so many steps.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Images a step.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images a step, over all processes.")] = None,
+    accumulate: Annotated[int | None, typer.Option(help="Parts of a batch, for want of memory.")] = None,
+    precision: Annotated[str | None, typer.Option(help="float32, bf16 or fp16.")] = None,
+    ema: Annotated[float | None, typer.Option(help="Decay of a running mean of the weights, which is kept.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate; else derived, and said.")] = None,
     multiplier: Annotated[
-        list[str] | None, typer.Option(metavar="COMPONENT=FACTOR", help="Multiple of lr, such as backbone=0.1.")
+        list[str] | None,
+        typer.Option(metavar="COMPONENT=FACTOR", help="Multiple of lr, such as backbone=0.1; or gentle, a preset."),
     ] = None,
     optimizer: Annotated[str | None, typer.Option(help="sgd, adamw, or another of torch.optim.")] = None,
-    schedule: Annotated[str | None, typer.Option(help="constant, step, cosine or plateau.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="constant, step, cosine, one-cycle or plateau.")] = None,
     min_size: Annotated[int | None, typer.Option(help="Short side of the images in training, pixels.")] = None,
     max_size: Annotated[int | None, typer.Option(help="Longest side, pixels.")] = None,
     clip_norm: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that load images.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything that is drawn.")] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Event files in the run's folder too.")] = False,
+    fields: Annotated[
+        list[str] | None,
+        typer.Option("--field", metavar="NAME=VALUE", help="Any other field of a recipe, such as flip=0. Repeatable."),
+    ] = None,
     classes: options.Classes = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last saved step.")] = False,
     config: options.Config = None,
@@ -186,6 +198,11 @@ def train(
     values = recipes.read(recipe).model_dump(exclude_unset=True) if recipe else {}
     given = {
         "policy": policy,
+        "stages": stages,
+        "accumulate": accumulate,
+        "precision": precision,
+        "ema": ema,
+        "tensorboard": tensorboard or None,
         "epochs": epochs,
         "steps": steps,
         "batch": batch,
@@ -197,29 +214,43 @@ def train(
         "clip_norm": clip_norm,
         "workers": workers,
         "seed": seed,
-        "multipliers": options.numerics(multiplier),
+        "multipliers": "gentle" if multiplier == ["gentle"] else options.numerics(multiplier),
+        **(options.numerics(fields, "--field") or {}),
     }
     chosen = recipes.recipe_from({**values, **{name: value for name, value in given.items() if value is not None}})
-    model = _load(checkpoint, config, key, family, settings, None, device)
 
+    from maskgraft import processes
+
+    with processes.joined(device) as place:
+        model = _load(checkpoint, config, key, family, settings, None, place)
+        _train(model, data, val, chosen, out, resume=resume, quiet=as_json or not processes.leads(), as_json=as_json)
+
+
+def _train(
+    model: Any, data: Any, val: Any, recipe: Any, out: Path, *, resume: bool, quiet: bool, as_json: bool
+) -> None:
+    import torch
+
+    from maskgraft import processes
     from maskgraft.cli.progress import Watch
     from maskgraft.graft import with_classes
     from maskgraft.training import train as run_training
 
     if tuple(model.spec.classes) != data.classes:
+        torch.manual_seed(recipe.seed)  # new rows are drawn too
         model = with_classes(model, data.classes).to(model.device)
-    out_console = console(quiet=as_json)
+    out_console = console(quiet=quiet)
     _print_rows(model, out_console)
     with Watch(out_console) as watch:
         try:
-            run = run_training(model, data, chosen, out=out, val=val, resume=resume, watcher=watch)
+            run = run_training(model, data, recipe, out=out, val=val, resume=resume, watcher=watch)
         except KeyboardInterrupt as stopped:
             watch.bar.stop()
             told = str(stopped) or f"stopped at once; the last saved step is in {out / 'last'}"
             out_console.print(f"{told}: go on with --resume")
             raise
         watch.ended(run.metrics)
-    if as_json:
+    if as_json and processes.leads():
         metrics = run.metrics.as_json() if run.metrics else None
         print_json(
             {

@@ -24,7 +24,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1 …")]
 
 
-def numerics(settings: Sequence[str] | None) -> dict[str, Any] | None:
+def numerics(settings: Sequence[str] | None, option: str = "--set") -> dict[str, Any] | None:
     """`--set NAME=VALUE` options as a mapping; values are JSON, or text where they are not."""
     if not settings:
         return None
@@ -32,7 +32,7 @@ def numerics(settings: Sequence[str] | None) -> dict[str, Any] | None:
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals:
-            raise UsageError(Finding("spec.field", "error", f"--set {setting} has no =", fix="--set NAME=VALUE"))
+            raise UsageError(Finding("spec.field", "error", f"{option} {setting} has no =", fix=f"{option} NAME=VALUE"))
         try:
             result[name.strip()] = json.loads(value)
         except ValueError:

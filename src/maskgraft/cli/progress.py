@@ -56,12 +56,22 @@ class Watch:
         self.bar.stop()
 
     def begin(self, resolved: Resolved, trainable: Trainable, findings: Sequence[Finding]) -> None:
-        """Before the first step."""
-        self.console.print(parts_table(trainable.parts))
-        print_findings(findings, to=self.console)
+        """Before the first step of each stage."""
+        out = self.bar.console
+        if self.bar.live.is_started:
+            out.print(f"from here on: {trainable.policy}")
+        out.print(parts_table(trainable.parts))
+        if self.bar.live.is_started:
+            return
+        print_findings(findings, to=out)
         for one in resolved.derived:
             value = f"{one.value:.4g}" if isinstance(one.value, float) else one.value
-            self.console.print(f"{one.field} = {value}  ({one.why})", style="dim")
+            out.print(f"{one.field} = {value}  ({one.why})", style="dim")
+        for stage in resolved.stages:
+            usual = f", where {resolved.usual_lr:.4g} is usual for the batch" if resolved.usual_lr else ""
+            out.print(
+                f"steps {stage.first + 1} to {stage.end}: {stage.policy} at lr {stage.lr:.4g}{usual}", style="dim"
+            )
         self.bar.update(self.task, total=resolved.steps)
         self.bar.start()
 
