@@ -12,6 +12,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from maskgraft.anchor_fitting import anchor_coverage as anchor_coverage
+    from maskgraft.anchor_fitting import fit_anchors as fit_anchors
     from maskgraft.coco import Dataset as Dataset
     from maskgraft.coco import read as read_coco  # noqa: F401
     from maskgraft.detections import Detections as Detections
@@ -51,8 +53,10 @@ _HOME = {
     "Spec": "spec.Spec",
     "Tensors": "files.Tensors",
     "UsageError": "errors.UsageError",
+    "anchor_coverage": "anchor_fitting.anchor_coverage",
     "diagnose": "diagnosis.diagnose",
     "evaluate": "evaluation.evaluate",
+    "fit_anchors": "anchor_fitting.fit_anchors",
     "load": "graft.load",
     "open": "files.open_checkpoint",
     "read_coco": "coco.read",

@@ -59,7 +59,8 @@ _SETTABLE = (  # what modules are not built by
     "rpn_pre_nms rpn_score_threshold rpn_post_nms rpn_nms_threshold rpn_min_size rpn_min_size_in rpn_pre_nms_train "
     "rpn_post_nms_train rpn_min_size_train rpn_positive_iou rpn_negative_iou rpn_straddle rpn_samples "
     "rpn_positive_fraction rpn_normaliser rpn_beta rpn_box_loss roi_positive_iou roi_samples roi_positive_fraction "
-    "box_beta box_loss mask_loss mask_targets score_threshold nms_threshold max_detections max_per_class"
+    "box_beta box_loss mask_loss mask_targets score_threshold nms_threshold max_detections max_per_class "
+    "anchor_sizes anchor_ratios"
 ).split()
 _BETAS = {"rpn_beta": 1 / 9, "box_beta": 1.0}  # Detectron's, for a model whose home takes plain L1
 
@@ -73,6 +74,14 @@ def conventions(recipe: Recipe, numerics: Numerics) -> dict[str, Any]:
         message = f"numerics: {', '.join(fixed)} cannot change once a model is built"
         fix = f"mg.load(path, numerics={{{fixed[0]!r}: …}}), or --set {fixed[0]}=…"
         raise UsageError(Finding("spec.field", "error", message, tuple(fixed), fix=fix))
+    for name in ("anchor_sizes", "anchor_ratios"):
+        counts = [
+            _lengths(one) for one in (recipe.numerics.get(name, getattr(numerics, name)), getattr(numerics, name))
+        ]
+        if counts[0] != counts[1]:
+            message = f"numerics: {name} has {counts[0]} entries and the model was built for {counts[1]}"
+            fix = "`maskgraft data anchors` fits as many as the model has"
+            raise UsageError(Finding("spec.field", "error", message, (name,), fix=fix))
     changes: dict[str, Any] = {}
     if recipe.box_loss is not None:
         kind = "giou" if recipe.box_loss == "giou" else "smooth-l1"
@@ -84,6 +93,13 @@ def conventions(recipe: Recipe, numerics: Numerics) -> dict[str, Any]:
     if recipe.mask_loss is not None:
         changes["mask_loss"] = recipe.mask_loss
     return {**changes, **recipe.numerics}
+
+
+def _lengths(values: Any) -> Any:
+    """How many numbers each list holds; a single list has one length."""
+    if isinstance(values, list | tuple) and values and isinstance(values[0], list | tuple):
+        return [len(level) if isinstance(level, list | tuple) else 0 for level in values]
+    return len(values) if isinstance(values, list | tuple) else 0
 
 
 def doubts(model: MaskRCNN, resolved: Resolved) -> tuple[Finding, ...]:

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from maskgraft.errors import Finding, UsageError
+from maskgraft.errors import CheckpointError, Finding, UsageError
+from maskgraft.spec import Arch, Spec
 
 Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint of any family, or a folder that maskgraft saved.")]
 Config = Annotated[Path | None, typer.Option(help="Config file of the training; else the one beside the checkpoint.")]
@@ -43,3 +44,20 @@ def numerics(settings: Sequence[str] | None, option: str = "--set") -> dict[str,
 def names(classes: str | None) -> list[str] | None:
     """`--classes a,b,c` as a list."""
     return [name.strip() for name in classes.split(",")] if classes is not None else None
+
+
+def spec_of(checkpoint: Path | None, classes: Sequence[str]) -> Spec:
+    """The spec of a checkpoint, or torchvision's for these classes. Raises `CheckpointError` where there is none."""
+    if checkpoint is None:
+        from maskgraft.families import torchvision
+
+        arch, names = Arch(classes=len(classes)), tuple(classes)
+        return Spec(family="torchvision", arch=arch, numerics=torchvision.NUMERICS, classes=names)
+    if (saved := checkpoint / "spec.json").is_file():
+        return Spec.from_json(json.loads(saved.read_text(encoding="utf-8")))
+    from maskgraft.diagnosis import diagnose
+
+    report = diagnose(checkpoint)
+    if report.spec is None:
+        raise CheckpointError(report.findings)
+    return report.spec
