@@ -12,7 +12,7 @@ import maskgraft as mg
 from maskgraft.errors import CheckpointError
 from maskgraft.families import FAMILIES, identify, recognise
 from maskgraft.files import LazyArray, Tensors
-from maskgraft.graft import assemble
+from maskgraft.graft import assemble, rebuilt
 from maskgraft.preprocess import prepare, stack
 from maskgraft.spec import Spec
 from maskgraft.targets import Batch, Target
@@ -126,8 +126,9 @@ def test_it_loads_finds_traces_and_trains(name: str, file: Path) -> None:
     stages = model.trace(image, rois)
     assert all(torch.isfinite(stage).all() for stage in stages.values())
     assert stages["roi.class_logits"].shape == (2, spec.arch.classes + 1)
-    none = mg.load(file, numerics={**slim_settings(spec), "score_threshold": 1.0}).predict([image])[0]
-    assert (len(none), none.boxes.shape, none.masks.shape) == (0, (0, 4), (0, 60, 90))
+    for nothing in ({"score_threshold": 2.0}, {"rpn_min_size": 1e6, "clip_after_nms": False}):
+        none = rebuilt(model, model.spec.with_numerics(nothing)).predict([image])[0]
+        assert (len(none), none.boxes.shape, none.masks.shape) == (0, (0, 4), (0, 60, 90))
     one_step(model, image)
 
 

@@ -58,7 +58,7 @@ def decode(
     dw and dh are clamped to at most `limit`, so that an early network cannot make infinite boxes; MMDetection clamps
     `both_ways`. `wider` boxes are half a pixel wider on all sides, as MMDetection 2 decodes those of 1.x.
     """
-    deltas = deltas.reshape(len(boxes), -1, 4).float()
+    deltas = deltas.reshape(len(boxes), deltas.shape[1] // 4, 4).float()  # -1 would be undecided for no boxes
     width = (boxes[:, 2] - boxes[:, 0] + inclusive)[:, None]
     height = (boxes[:, 3] - boxes[:, 1] + inclusive)[:, None]
     limit = torch.inf if limit is None else limit
