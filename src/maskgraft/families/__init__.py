@@ -7,11 +7,14 @@ from pathlib import Path
 
 from maskgraft.errors import CheckpointError, Finding
 from maskgraft.families import (
+    caffe2_resnet,
     chainer,
     configs,
     detectron2,
     detectron_caffe2,
     efficientnet_lite,
+    imagenet_resnet,
+    keras_applications,
     maskrcnn_benchmark,
     matterport,
     mmdet,
@@ -42,6 +45,10 @@ FAMILIES: tuple[Family, ...] = (
     tf2_object_detection.FAMILY,
     model_garden.FAMILY,
     efficientnet_lite.FAMILY,
+    imagenet_resnet.FAMILY,
+    imagenet_resnet.DETECTRON2,
+    caffe2_resnet.FAMILY,
+    keras_applications.FAMILY,
 )
 
 # What training wrappers put before every name: DataParallel and DDP, Lightning and plain attributes, torch.compile.

@@ -6,53 +6,27 @@ with exactly these: mean top probability 0.455, against 0.408 with symmetric pad
 torchvision's mean and deviation and 0.394 with BGR.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from maskgraft.errors import Finding
-from maskgraft.families.family import (
-    Config,
-    Family,
-    Reading,
-    conv_links,
-    count,
-    learned,
-    norm_links,
-    unsupported,
-)
+from maskgraft.families.backbone_only import HEADS, reading
+from maskgraft.families.family import Config, Family, Reading, conv_links, count, norm_links, unsupported
 from maskgraft.files import Tensors
 from maskgraft.links import Link
-from maskgraft.spec import NUMERICS_FIELDS, Arch, Learned, Numerics, Spec
+from maskgraft.spec import Arch, Numerics, Spec
 
 BLOCKS = 16
 
-NUMERICS = Numerics(
-    channel_order="rgb",
-    pixel_scale=1.0,
-    pixel_mean=(127.0, 127.0, 127.0),
-    pixel_std=(128.0, 128.0, 128.0),
-    resize="pil",
-    normalise_first=False,
-    size_rounding="round",
-    norm_eps=1e-3,
-    conv_padding="same",
-    stride_in="3x3",
-    anchor_order="size",
-    anchor_rounding=False,
-    anchor_stride="nominal",
-    rpn_rank="logit",
-    rpn_min_size=0.0,
-    level_epsilon="inside",
-    roi_aligned=True,
-    roi_sampling=2,
-    box_min_size=0.0,
-    mask_paste="grid-sample",
-    rpn_normaliser="samples",
-    rpn_beta=0.0,
-    box_beta=0.0,
-    mask_targets="bitmap",
-)
-
-_OF_THE_BACKBONE = ("channel_order", "pixel_scale", "pixel_mean", "pixel_std", "norm_eps", "conv_padding")
+BACKBONE: Mapping[str, Any] = {
+    "channel_order": "rgb",
+    "pixel_scale": 1.0,
+    "pixel_mean": (127.0, 127.0, 127.0),
+    "pixel_std": (128.0, 128.0, 128.0),
+    "norm_eps": 1e-3,
+    "conv_padding": "same",
+    "stride_in": "3x3",
+}
+NUMERICS = Numerics(**HEADS, **BACKBONE)
 
 
 def read(tensors: Tensors, config: Config | None) -> Reading:
@@ -67,33 +41,8 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
     blocks = count(names, "_blocks.{}._depthwise_conv.weight")
     if blocks != BLOCKS:
         raise unsupported(tensors, "EfficientNet-Lite", f"{blocks} blocks, where Lite0 has {BLOCKS}")
-    spec = Spec(
-        family="efficientnet-lite",
-        arch=Arch(classes=1, backbone="efficientnet_lite0", norm="frozen"),
-        numerics=NUMERICS,
-        classes=("object",),
-        learned={
-            **learned(
-                "the file holds a backbone only; as in Detectron2",
-                "assumed",
-                [
-                    *(f"arch.{name}" for name in Arch.__dataclass_fields__),
-                    *(f"numerics.{name}" for name in NUMERICS_FIELDS),
-                    "classes",
-                ],
-            ),
-            **learned("tensor names", "implied", ["arch.backbone"]),
-            **learned("EfficientNet-Lite's maths", "implied", [f"numerics.{name}" for name in _OF_THE_BACKBONE]),
-            "arch.norm": Learned("assumed", "norms of an ImageNet backbone are frozen"),
-        },
-    )
-    backbone_only = Finding(
-        "family.backbone-only",
-        "info",
-        f"{tensors.path.name} holds a backbone trained to classify images, and no detector",
-        effect="pyramid, proposal network and heads start from nothing and must be trained",
-    )
-    return Reading(spec, findings=(backbone_only,))
+    arch = Arch(classes=1, backbone="efficientnet_lite0", norm="frozen")
+    return reading(tensors, "efficientnet-lite", arch, BACKBONE, implied="EfficientNet-Lite's maths")
 
 
 def links(spec: Spec, era: str) -> Iterator[Link]:

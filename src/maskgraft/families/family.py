@@ -32,7 +32,7 @@ class Family:
     tensor for a spec and an era. `ignored` gives the reason why a tensor of the file is no part of the model, or "".
     `eras` names the ways in which the family has named its tensors, the newest first. `configs` are the file names
     under which its configuration is found beside a checkpoint, and `read_config` reads it. `whole`: the file holds a
-    detector and not only a backbone. `older_landmarks` are those of an era in which every name was another.
+    detector and not only a backbone. `older_landmarks` are those of eras in which every name was another.
     """
 
     name: str
@@ -45,12 +45,12 @@ class Family:
     configs: tuple[str, ...] = ()
     read_config: Callable[[Path], Config] = read_any_config
     whole: bool = True
-    older_landmarks: tuple[str, ...] = ()
+    older_landmarks: tuple[tuple[str, ...], ...] = ()
 
     def likeness(self, names: Mapping[str, Any]) -> float:
-        """Share of the landmarks that a file has, 0..1."""
-        eras = [era for era in (self.landmarks, self.older_landmarks) if era]
-        return max(sum(name in names for name in era) / len(era) for era in eras)
+        """Share of the landmarks that a file has, 0..1; of a backbone at most 0.9, since detectors may hold it whole."""
+        share = max(sum(name in names for name in era) / len(era) for era in (self.landmarks, *self.older_landmarks))
+        return share if self.whole else 0.9 * share
 
 
 NORM_VECTORS = {"weight": "weight", "bias": "bias", "running_mean": "running_mean", "running_var": "running_var"}
