@@ -48,7 +48,7 @@ class Family:
     older_landmarks: tuple[tuple[str, ...], ...] = ()
 
     def likeness(self, names: Mapping[str, Any]) -> float:
-        """Share of the landmarks that a file has, 0..1; of a backbone at most 0.9, since detectors may hold it whole."""
+        """Share of the landmarks that a file has, 0..1; of a backbone at most 0.9, as detectors may hold it too."""
         share = max(sum(name in names for name in era) / len(era) for era in (self.landmarks, *self.older_landmarks))
         return share if self.whole else 0.9 * share
 
