@@ -124,7 +124,7 @@ def _folder_faults(folder: Path) -> list[Finding]:
         message, fix = f"{folder} holds a run already", "choose another folder, or resume this run"
     elif folder.exists() and not folder.is_dir():
         message, fix = f"{folder} is a file, not a folder", "choose another folder"
-    elif folder.is_dir() and any(folder.iterdir()):
+    elif folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
         message, fix = f"{folder} exists and is not empty", "choose another folder"
     else:
         return []

@@ -116,8 +116,15 @@ def save(
         "balance": balance.state(),
         "own": average.own(model) if average else {},
     }
+
+    def write(fresh: Path) -> None:
+        try:
+            torch.save(kept, fresh / _STATE)
+        except RuntimeError as error:  # what it makes of a full disk
+            raise OSError(f"{folder / LAST / _STATE} cannot be written: {error}") from error
+
     with average.inside(model) if average else nullcontext():
-        store.save(model, folder / LAST, about=about, beside=lambda fresh: torch.save(kept, fresh / _STATE))
+        store.save(model, folder / LAST, about=about, beside=write)
 
 
 def restore(model: MaskRCNN, folder: Path) -> Kept | None:
@@ -126,7 +133,8 @@ def restore(model: MaskRCNN, folder: Path) -> Kept | None:
     Raises `UsageError` when the model is not the one that the run trains.
     """
     if processes.leads():
-        store.recover(folder / LAST)
+        for name in (LAST, BEST):
+            store.recover(folder / name)
     processes.wait()
     if not (folder / LAST).exists():
         return None

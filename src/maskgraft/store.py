@@ -38,7 +38,7 @@ def save(
 
     The folder appears whole or not at all; a folder of an earlier `save` is replaced. `about` is any JSON that should
     travel with the weights (metrics, provenance). `beside` writes further files into the new folder before it appears.
-    Raises `UsageError` when `folder` holds something else.
+    Raises `UsageError` when `folder` holds something else, and `OSError` when it cannot be written.
     """
     target = Path(folder)
     if target.exists() and not (target.is_dir() and (is_saved(target) or not any(target.iterdir()))):
@@ -49,7 +49,10 @@ def save(
     try:
         fresh.mkdir()
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(state, fresh / WEIGHTS)
+        try:
+            save_file(state, fresh / WEIGHTS)
+        except SafetensorError as error:  # what it makes of a full disk
+            raise OSError(f"{target} cannot be written: {error}") from error
         header = {"format": 1, "maskgraft": maskgraft.__version__, "about": about or {}, "spec": model.spec.as_json()}
         (fresh / SPEC).write_text(json.dumps(header, indent=1))
         if beside is not None:

@@ -111,6 +111,8 @@ def train(
 
     if processes.leads():
         folder.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        states.write_recipe(folder, resolved, data, records)  # first of all, so that the folder is known for a run
     kept = states.restore(model, folder) if resume else None
     state = kept.state if kept else State()
     if kept:
@@ -143,7 +145,8 @@ def train(
         states.note_verdict(state, stage.span.lr, verdict, log)
         return bool(verdict.changes)
 
-    states.write_recipe(folder, resolved, data, records)
+    if resume:
+        states.write_recipe(folder, resolved, data, records)
     with states.Log(folder) as log, interrupts.noted() as stop, boards.opened(folder, recipe, state.step) as board:
         watchers = [one for one in (watcher, board) if one is not None]
         if state.step == 0:
