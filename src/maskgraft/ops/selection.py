@@ -175,7 +175,7 @@ def suppress(
     `apart`: the labels are suppressed one after the other. Otherwise all go together, shifted so far apart that labels
     do not meet, which rounds boxes of high labels to 1/100 of a pixel (torchvision, Detectron2, mmcv).
 
-    `flat_last`: once a box of no area is kept, its label keeps nothing more, as in TensorFlow 1.14 to 2.1. There what
+    `flat_last`: once a box of no area is kept, its label keeps nothing more, as in TensorFlow 1.15 to 2.1. There what
     is kept is looked at again, and a box that does not overlap even itself is kept again and again until there are
     enough (tensorflow/tensorflow#35482). `most`: no more are wanted of what is in order of score, so that often its
     first part will do.
