@@ -101,6 +101,10 @@ class MaskRCNN(nn.Module):
 
     def stride(self, name: str) -> int:
         """Pixels of the input per cell of a map: 4 for "c2" and "p2", doubling; C5 of DC5 keeps 16."""
+        strides: dict[str, int] = getattr(self.backbone, "strides", {})
+        if strides:
+            same = f"c{name[1:]}"
+            return strides[same] if same in strides else 2 * list(strides.values())[-1]
         if name == "c4" and self.spec.arch.neck == "c4":
             return self.spec.numerics.c4_stride
         return 16 if name == "c5" and self.spec.arch.neck == "dc5" else 2 ** int(name[1])
@@ -164,7 +168,8 @@ class MaskRCNN(nn.Module):
         `strict`: the last bits of the boxes count (`ops.pooling.crop_and_resize`).
         """
         numerics = self.spec.numerics
-        names = [name for name in self.proposal_maps(maps) if not (self.fpn and int(name[1]) > 5)]
+        names = list(self.proposal_maps(maps))
+        names = names[:-1] if self.fpn else names  # regions read no map that only proposals come from
         chosen, strides = [maps[name] for name in names], [self.stride(name) for name in names]
         if numerics.roi_method == "crop":
             pooled = self._pool_crops(chosen, boxes, size, padded, strict=strict)

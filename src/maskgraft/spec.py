@@ -44,6 +44,7 @@ class Arch:
     backbone: BackboneKind = "resnet"
     block: Literal["bottleneck", "basic"] = "bottleneck"
     blocks: tuple[int, ...] = (3, 4, 6, 3)  # residual blocks of C2..C5
+    levels: tuple[int, ...] = (2, 3, 4, 5)  # of the pyramid, of a backbone that has others too (MobileNetV3)
     stem: Literal["7x7", "3x3"] = "7x7"  # one convolution, or three (ResNet-C and -D)
     stem_width: int = 64  # channels after the stem
     groups: int = 1  # groups of the 3×3 convolutions (ResNeXt)

@@ -10,7 +10,8 @@ def build(arch: Arch, numerics: Numerics) -> nn.Module:
     """The backbone that `arch` names, uninitialised.
 
     The module maps [B, 3, H, W] to a dict of maps "c2".."c5" and has `channels`, a dict from the same names to widths,
-    and `stage_of`, a dict from its parts to the stages 1 (stem) to 5 that they belong to.
+    and `stage_of`, a dict from its parts to the stages 1 (stem) to 5 that they belong to. Where the strides of its maps
+    are not 4 for "c2" and so on, doubling, `strides` says them.
     Raises `UsageError` for one that maskgraft cannot build.
     """
     match arch.backbone:
@@ -22,6 +23,10 @@ def build(arch: Arch, numerics: Numerics) -> nn.Module:
             from maskgraft.backbones.efficientnet_lite import EfficientNetLite0
 
             return EfficientNetLite0(arch, numerics)
+        case "mobilenet_v3_large":
+            from maskgraft.backbones.mobilenet_v3 import MobileNetV3Large
+
+            return MobileNetV3Large(arch, numerics)
         case "inception_v2":
             from maskgraft.backbones.inception_v2 import InceptionV2
 

@@ -4,7 +4,9 @@ Conventions: torchvision 0.29 `models/detection/` (transform.py, anchor_utils.py
 """
 
 from collections.abc import Iterator
+from typing import Any
 
+from maskgraft import mobilenet_v3
 from maskgraft.families.class_names import COCO_90, numbered
 from maskgraft.families.family import (
     Config,
@@ -50,6 +52,8 @@ NUMERICS = Numerics(
     mask_targets="soft-bitmap",
 )
 
+MOBILE_LANDMARK = "backbone.body.1.block.0.0.weight"
+
 # The first eight digits of the SHA-256 of maskrcnn_resnet50_fpn_coco, which torch.hub puts into the file's name.
 _PUBLISHED_V1 = "bf2d0c1e"
 
@@ -57,18 +61,20 @@ _PUBLISHED_V1 = "bf2d0c1e"
 def read(tensors: Tensors, config: Config | None) -> Reading:
     """The `Spec` of a torchvision file; torchvision has no config file, so `config` is not looked at."""
     names = tensors.arrays
-    if "backbone.body.layer1.0.conv1.weight" not in names:
-        raise unsupported(tensors, "torchvision", "a backbone that is not a ResNet")
+    mobile = MOBILE_LANDMARK in names
+    if not mobile and "backbone.body.layer1.0.conv1.weight" not in names:
+        raise unsupported(tensors, "torchvision", "a backbone that is neither a ResNet nor MobileNetV3-Large")
     if "roi_heads.mask_predictor.mask_fcn_logits.weight" not in names:
         raise unsupported(tensors, "torchvision", "no mask head (Faster R-CNN or Keypoint R-CNN)")
     era = "2022" if "rpn.head.conv.0.0.weight" in names else "2019"
     arch = _arch(tensors, era)
     classes = COCO_90 if arch.classes == 90 else numbered(arch.classes)
     eps, how = _eps(tensors, arch, era)
+    changes = {"norm_eps": eps} | ({"anchor_sizes": _mobile_anchors(arch)} if mobile else {})
     spec = Spec(
         family="torchvision",
         arch=arch,
-        numerics=Numerics(**{name: getattr(NUMERICS, name) for name in NUMERICS_FIELDS} | {"norm_eps": eps}),
+        numerics=Numerics(**{name: getattr(NUMERICS, name) for name in NUMERICS_FIELDS} | changes),
         classes=classes,
         learned={
             **learned("tensor names and shapes", "implied", [f"arch.{name}" for name in Arch.__dataclass_fields__]),
@@ -89,21 +95,13 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
 
 def _arch(tensors: Tensors, era: str) -> Arch:
     names = tensors.arrays
-    body = "backbone.body.layer{}.{{}}.conv1.weight"
-    bottleneck = "backbone.body.layer1.0.conv3.weight" in names
-    inner, per_group = shape(tensors, "backbone.body.layer1.0.conv2.weight")[:2]
     box_convs = count(names, "roi_heads.box_head.{}.0.weight")
     mask = "roi_heads.mask_head.{}.0.weight" if era == "2022" else "roi_heads.mask_head.mask_fcn{}.weight"
     class_rows = shape(tensors, "roi_heads.box_predictor.cls_score.weight")[0]
     first_fc = f"roi_heads.box_head.{box_convs + 1}" if box_convs else "roi_heads.box_head.fc6"
     return Arch(
         classes=class_rows - 1,
-        block="bottleneck" if bottleneck else "basic",
-        blocks=tuple(count(names, body.format(layer)) for layer in (1, 2, 3, 4)),
-        stem_width=shape(tensors, "backbone.body.conv1.weight")[0],
-        groups=inner // per_group if bottleneck else 1,
-        width_per_group=per_group,
-        norm=norm_kind(names, "backbone.body.bn1"),
+        **(_mobile_trunk(tensors, era) if MOBILE_LANDMARK in names else _resnet_trunk(tensors)),
         neck_channels=shape(tensors, _lateral(era, 0) + ".weight")[0],
         neck_norm=norm_kind(names, "backbone.fpn.inner_blocks.0.1"),
         rpn_convs=count(names, "rpn.head.conv.{}.0.weight") if era == "2022" else 1,
@@ -120,6 +118,40 @@ def _arch(tensors: Tensors, era: str) -> Arch:
         mask_norm=norm_kind(names, "roi_heads.mask_head.0.1"),
         mask_rows="with-background",
     )
+
+
+def _resnet_trunk(tensors: Tensors) -> dict[str, Any]:
+    names = tensors.arrays
+    body = "backbone.body.layer{}.{{}}.conv1.weight"
+    bottleneck = "backbone.body.layer1.0.conv3.weight" in names
+    inner, per_group = shape(tensors, "backbone.body.layer1.0.conv2.weight")[:2]
+    return {
+        "block": "bottleneck" if bottleneck else "basic",
+        "blocks": tuple(count(names, body.format(layer)) for layer in (1, 2, 3, 4)),
+        "stem_width": shape(tensors, "backbone.body.conv1.weight")[0],
+        "groups": inner // per_group if bottleneck else 1,
+        "width_per_group": per_group,
+        "norm": norm_kind(names, "backbone.body.bn1"),
+    }
+
+
+def _mobile_trunk(tensors: Tensors, era: str) -> dict[str, Any]:
+    """What `mobilenet_backbone` made: the widths that the pyramid takes say which of the maps it does."""
+    maps = count(tensors.arrays, "backbone.fpn.inner_blocks.{}" + (".0" if era == "2022" else "") + ".weight")
+    taken = [shape(tensors, _lateral(era, index) + ".weight")[1] for index in range(maps)]
+    levels = tuple(int(name[1]) for name, width in mobilenet_v3.WIDTHS.items() if width in taken)
+    whole = shape(tensors, "backbone.body.16.0.weight")[:2] == (mobilenet_v3.LAST_WIDTH, 160)
+    if not whole or [mobilenet_v3.WIDTHS[f"c{level}"] for level in levels] != taken:
+        raise unsupported(tensors, "torchvision", f"a MobileNetV3 of other widths ({', '.join(map(str, taken))})")
+    return {"backbone": "mobilenet_v3_large", "levels": levels, "norm": norm_kind(tensors.arrays, "backbone.body.0.1")}
+
+
+def _mobile_anchors(arch: Arch) -> tuple[tuple[float, ...], ...]:
+    """Five sizes on each map, as torchvision's own detectors on MobileNetV3 have; or else one on each."""
+    sizes, maps = (32.0, 64.0, 128.0, 256.0, 512.0), len(arch.levels) + 1
+    if arch.anchors_per_cell == 3 * len(sizes):
+        return (sizes,) * maps
+    return tuple((size,) for size in sizes[:maps])
 
 
 def _eps(tensors: Tensors, arch: Arch, era: str) -> tuple[float, Learned]:
@@ -142,7 +174,7 @@ def links(spec: Spec, era: str) -> Iterator[Link]:
     arch = spec.arch
     yield from _body(arch)
     dot = ".0" if era == "2022" else ""
-    for index, level in enumerate((2, 3, 4, 5)):
+    for index, level in enumerate(arch.levels):
         for ours, theirs in ((f"fpn.lateral{level}", "inner_blocks"), (f"fpn.output{level}", "layer_blocks")):
             block = f"backbone.fpn.{theirs}.{index}"
             yield from conv_links(f"{ours}.conv", f"{block}{dot}", bias=arch.neck_norm == "none")
@@ -175,6 +207,30 @@ def links(spec: Spec, era: str) -> Iterator[Link]:
 
 
 def _body(arch: Arch) -> Iterator[Link]:
+    yield from _mobile_body(arch) if arch.backbone == "mobilenet_v3_large" else _resnet_body(arch)
+
+
+def _mobile_body(arch: Arch) -> Iterator[Link]:
+    def conv(ours: str, theirs: str) -> Iterator[Link]:
+        yield from conv_links(f"{ours}.conv", f"{theirs}.0", bias=False)
+        yield from norm_links(f"{ours}.norm", f"{theirs}.1", arch.norm)
+
+    yield from conv("backbone.stem", "backbone.body.0")
+    before = mobilenet_v3.STEM_WIDTH
+    for index, row in enumerate(mobilenet_v3.ROWS):
+        ours, theirs = f"backbone.blocks.{index}", f"backbone.body.{index + 1}.block"
+        parts = ["expand"] * (row.inner != before) + ["depthwise"] + ["squeeze"] * row.squeezes + ["project"]
+        for number, part in enumerate(parts):
+            if part == "squeeze":
+                for layer in ("fc1", "fc2"):
+                    yield from conv_links(f"{ours}.squeeze.{layer}", f"{theirs}.{number}.{layer}", bias=True)
+            else:
+                yield from conv(f"{ours}.{part}", f"{theirs}.{number}")
+        before = row.outer
+    yield from conv("backbone.last", f"backbone.body.{len(mobilenet_v3.ROWS) + 1}")
+
+
+def _resnet_body(arch: Arch) -> Iterator[Link]:
     yield from conv_links("backbone.stem.conv", "backbone.body.conv1", bias=False)
     yield from norm_links("backbone.stem.norm", "backbone.body.bn1", arch.norm)
     for layer, blocks in enumerate(arch.blocks, 1):
@@ -193,16 +249,20 @@ def ignored(name: str) -> str:
     return ""
 
 
+_HEADS = (
+    "rpn.head.cls_logits.weight",
+    "roi_heads.box_predictor.cls_score.weight",
+    "roi_heads.mask_predictor.conv5_mask.weight",
+)
 FAMILY = Family(
     name="torchvision",
     title="torchvision",
     landmarks=(
         "backbone.body.conv1.weight",
         "backbone.body.layer1.0.conv1.weight",
-        "rpn.head.cls_logits.weight",
-        "roi_heads.box_predictor.cls_score.weight",
-        "roi_heads.mask_predictor.conv5_mask.weight",
+        *_HEADS,
     ),
+    older_landmarks=((MOBILE_LANDMARK, "backbone.body.16.0.weight", *_HEADS),),
     read=read,
     links=links,
     ignored=ignored,

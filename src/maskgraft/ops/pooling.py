@@ -69,11 +69,11 @@ def pool(
 
     if len(maps) == 1:
         return read(maps[0], regions, strides[0])
-    finest = strides[0].bit_length() - 1
+    finest, coarsest = strides[0].bit_length() - 1, strides[-1].bit_length() - 1
     level = levels(
         torch.cat(list(boxes)),
         finest=finest,
-        coarsest=finest + len(maps) - 1,
+        coarsest=coarsest,
         epsilon=epsilon,
         epsilon_value=epsilon_value,
         rounding=rounding,
