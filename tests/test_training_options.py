@@ -224,3 +224,20 @@ def test_the_recipe_of_a_run_starts_the_same_run_again(data: coco.Dataset, tmp_p
     again = mg.Recipe(**json.loads((whole / "recipe.json").read_text())["recipe"])
     train(fresh(), data, again, out=tmp_path / "again")
     assert same_weights(whole / "last", tmp_path / "again" / "last")
+
+
+def test_best_and_plateau_go_by_the_metric_that_is_asked_for(data: coco.Dataset, tmp_path: Path) -> None:
+    asked = recipe(metric="box.AR100", schedule="plateau", patience=1, epochs=4, lr=1e-6, policy="predictors")
+    run = train(fresh(), data, asked, out=tmp_path / "run", val=some(data, 2))
+    judged = [entry["evaluation"]["box"]["AR100"] for entry in lines(tmp_path / "run") if "evaluation" in entry]
+    assert run.best == max(judged)
+    rates = [entry["lr"] for entry in steps(tmp_path / "run")]
+    waits, factor, expected, best = 0, 1.0, [], -1.0
+    for score in judged:
+        expected += [1e-6 * factor] * 4
+        waits, best = (0, score) if score > best else (waits + 1, best)
+        if waits > 1:
+            factor, waits = factor * 0.1, 0
+    assert rates == pytest.approx(expected)
+    with pytest.raises(mg.UsageError, match="metric is 'AP'"):
+        recipe(metric="AP")

@@ -165,7 +165,13 @@ def collate(samples: Sequence[Sample], numerics: Numerics) -> Batch:
 
 
 def loader(
-    records: Sequence[ImageRecord], numerics: Numerics, recipe: Recipe, *, epoch: int, start: int, pin: bool
+    records: Sequence[ImageRecord],
+    numerics: Numerics,
+    recipe: Recipe,
+    *,
+    epoch: int,
+    start: int = 0,
+    pin: bool = False,
 ) -> Iterator[Batch]:
     """The batches of an epoch, from batch `start` on, each in `recipe.accumulate` parts.
 

@@ -27,7 +27,7 @@ def is_due(state: State, resolved: Resolved) -> bool:
 def judge(model: MaskRCNN, val: Dataset, folder: Path, state: State, recipe: Recipe, stop: threading.Event) -> Metrics:
     """Evaluate, draw samples, keep the best model, and let the plateau schedule look at the result.
 
-    Leaves the model in evaluation mode. Raises `KeyboardInterrupt` between two images when `stop` is set.
+    Raises `KeyboardInterrupt` between two images when `stop` is set.
     """
 
     def unless_stopped(images: Sequence[ImageRecord]) -> Iterator[ImageRecord]:
@@ -39,7 +39,8 @@ def judge(model: MaskRCNN, val: Dataset, folder: Path, state: State, recipe: Rec
     metrics = evaluation.evaluate(model, val, progress=unless_stopped, together=True)
     if processes.leads():
         _draw_samples(model, val.images[:_SAMPLES], val.classes, folder / "samples" / f"step-{state.step:06d}.jpg")
-    score = metrics.mask["AP"] or 0.0
+    kind, name = recipe.metric.split(".")
+    score = (metrics.box if kind == "box" else metrics.mask)[name] or 0.0
     state.evaluated = state.step
     if state.best is None or score > state.best:
         state.best, state.waits = score, 0

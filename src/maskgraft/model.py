@@ -1,6 +1,7 @@
 """`MaskRCNN(spec)`: the one model, which obeys every convention of its `Spec`. Here the stages are joined and named."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from math import sqrt
 from typing import Any
@@ -277,12 +278,8 @@ class MaskRCNN(nn.Module):
         """
         if isinstance(images, str | bytes) or not isinstance(images, Sequence):
             images = [images]
-        training = self.training
-        self.eval()
-        try:
+        with self._evaluating():
             return [self._predict_one(prepare(as_rgb(image), self.spec.numerics)) for image in images]
-        finally:
-            self.train(training)
 
     def _predict_one(self, prepared: Prepared) -> Detections:
         pixels = self._stack([prepared])
@@ -320,9 +317,7 @@ class MaskRCNN(nn.Module):
         "proposals.scores", and for given `rois` [N, 4] (pixels of the network's input) "roi.pooled",
         "roi.features", "roi.class_logits" (background last), "roi.box_deltas", "roi.mask_logits".
         """
-        training = self.training
-        self.eval()
-        try:
+        with self._evaluating():
             prepared = image if isinstance(image, Prepared) else prepare(as_rgb(image), self.spec.numerics)
             pixels = self._stack([prepared])
             maps, logits, deltas, anchors, found = self._to_proposals(pixels, prepared)
@@ -338,8 +333,17 @@ class MaskRCNN(nn.Module):
                 stages["roi.class_logits"], stages["roi.box_deltas"] = self.box_predictor(vectors)
                 stages["roi.mask_logits"] = self.mask_logits(maps, regions, _size(pixels), strict=True)
             return stages
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Evaluation mode inside; afterwards each part is in its mode of before, of which norms have their own."""
+        training = [module for module in self.modules() if module.training]
+        self.eval()
+        try:
+            yield
         finally:
-            self.train(training)
+            for module in training:
+                module.training = True
 
     def _stack(self, prepared: Sequence[Prepared]) -> Tensor:
         return stack(prepared, self.spec.numerics.pad_multiple).to(self.device)

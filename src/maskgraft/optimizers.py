@@ -31,24 +31,14 @@ def build(
     Raises `UsageError` for a name that torch does not have, and for options that the optimizer does not take.
     """
     kind = _named(recipe.optimizer)
-    parameters = dict(model.named_parameters())
-    groups = [
-        {
-            "name": group.name,
-            "params": [parameters[name] for name in group.names],
-            "lr": group.lr,
-            "base_lr": group.lr,
-            "weight_decay": group.weight_decay,
-        }
-        for group in policy.groups(
-            model,
-            trainable,
-            lr=lr,
-            multipliers=recipe.rates,
-            weight_decay=recipe.weight_decay,
-            layer_decay=recipe.layer_decay,
-        )
-    ]
+    groups = policy.param_groups(
+        model,
+        trainable,
+        lr=lr,
+        multipliers=recipe.rates,
+        weight_decay=recipe.weight_decay,
+        layer_decay=recipe.layer_decay,
+    )
     if further := list(beside):
         groups.append({"name": "losses", "params": further, "lr": lr, "base_lr": lr, "weight_decay": 0.0})
     options = (

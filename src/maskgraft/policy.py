@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import nn
 
@@ -195,6 +196,40 @@ def groups(
         rate = lr * multipliers.get(one, 1.0) * (layer_decay or 1.0) ** depth
         result.append(Group(title, tuple(members[one, depth, exempt]), rate, 0.0 if exempt else weight_decay))
     return result
+
+
+def param_groups(
+    model: MaskRCNN,
+    trainable: Trainable,
+    *,
+    lr: float,
+    multipliers: Mapping[str, float] | None = None,
+    weight_decay: float = 1e-4,
+    layer_decay: float | None = None,
+) -> list[dict[str, Any]]:
+    """`groups` as an optimizer of torch takes them; each keeps its full rate as `base_lr` for a schedule to multiply.
+
+    torch.optim.SGD(param_groups(model, trainable, lr=0.01, multipliers={"backbone": 0.1}), momentum=0.9)
+    """
+    parameters = dict(model.named_parameters())
+    chosen = groups(
+        model,
+        trainable,
+        lr=lr,
+        multipliers=multipliers or {},
+        weight_decay=weight_decay,
+        layer_decay=layer_decay,
+    )
+    return [
+        {
+            "name": group.name,
+            "params": [parameters[name] for name in group.names],
+            "lr": group.lr,
+            "base_lr": group.lr,
+            "weight_decay": group.weight_decay,
+        }
+        for group in chosen
+    ]
 
 
 def _depth(model: MaskRCNN, name: str) -> int:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from maskgraft import stages as stage_texts
 from maskgraft.errors import Finding, UsageError
+from maskgraft.evaluation import SUMMARY
 from maskgraft.stages import Span, Stage
 
 REFERENCE_LR, REFERENCE_BATCH = 0.02, 16  # SGD for COCO on sixteen images (Goyal et al. 2017 §2.1, Detectron2)
@@ -54,6 +55,7 @@ class Recipe(BaseModel):
         "step", description="of the learning rate; with stages, of each by itself"
     )
     milestones: tuple[float, ...] = Field((0.67, 0.92), description="share of the steps after which lr × 0.1")
+    metric: str = Field("mask.AP", description="what best/ and plateau go by: mask.AP, box.AP50, mask.APs …")
     patience: int = Field(2, ge=1, description="plateau: evaluations without progress before lr × 0.1")
     warmup: int | None = Field(None, ge=0, description="steps over which lr grows to its full value")
     clip_norm: float | None = Field(None, gt=0, description="largest norm of the whole gradient")
@@ -95,6 +97,14 @@ class Recipe(BaseModel):
     def _joined(cls, value: Any) -> Any:
         """A list of components and globs is the text with commas between them."""
         return ",".join(value) if isinstance(value, list | tuple) and all(isinstance(v, str) for v in value) else value
+
+    @field_validator("metric")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        kind, _, name = value.partition(".")
+        if kind not in ("box", "mask") or name not in SUMMARY:
+            raise ValueError(f"it is box or mask, a dot, and one of {', '.join(SUMMARY)}")
+        return value
 
     @field_validator("stages", mode="before")
     @classmethod

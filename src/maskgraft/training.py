@@ -52,7 +52,7 @@ _MOST_ROLLBACKS = 5  # after so many, going back to the last save does not help
 class Run:
     """A training that has ended.
 
-    `folder` holds everything; `metrics` are those of the last evaluation, `best` is the best mask AP, `losses` the
+    `folder` holds everything; `metrics` are those of the last evaluation, `best` is the best `recipe.metric`, `losses` the
     weighted sum at each step. `frozen` tensors did not train and are proved to be the same to the byte. `findings` is
     what was doubtful before the first step, and what a doctor found.
     """
@@ -160,7 +160,6 @@ def train(
                 if val is not None and judging.is_due(state, resolved):
                     with average.inside(model) if average else nullcontext():
                         run.metrics = judging.judge(model, val, folder, state, recipe, stop)
-                    policy.set_norms(model, stage.trainable.names, train_norms=recipe.train_norms)
                     epoch = (state.step - 1) // resolved.steps_per_epoch
                     log.write({"step": state.step, "epoch": epoch, "evaluation": run.metrics.as_json()})
                     for one in watchers:
