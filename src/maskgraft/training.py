@@ -52,9 +52,9 @@ _MOST_ROLLBACKS = 5  # after so many, going back to the last save does not help
 class Run:
     """A training that has ended.
 
-    `folder` holds everything; `metrics` are those of the last evaluation, `best` is the best `recipe.metric`, `losses` the
-    weighted sum at each step. `frozen` tensors did not train and are proved to be the same to the byte. `findings` is
-    what was doubtful before the first step, and what a doctor found.
+    `folder` holds everything; `metrics` are those of the last evaluation, `best` is the best by `recipe.metric`, and
+    `losses` the weighted sum at each step. `frozen` tensors did not train and are proved to be the same to the byte.
+    `findings` is what was doubtful before the first step, and what a doctor found.
     """
 
     folder: Path
