@@ -81,6 +81,7 @@ def test_public_names() -> None:
         "fit_anchors",
         "load",
         "open",
+        "preview_augmented",
         "read_coco",
         "save",
         "train",

@@ -93,7 +93,8 @@ def test_it_learns_and_leaves_a_whole_run(data: coco.Dataset, tmp_path: Path) ->
     assert len(timing) == 16 and set(timing[0]) == {"step", "data_s", "step_s", "memory_mb"}
     kept = json.loads((tmp_path / "run" / "recipe.json").read_text())
     assert kept["steps"] == 16 and "lr" in kept["set"] and kept["data"]["images"] == 8
-    assert len(list((tmp_path / "run" / "samples").glob("*.jpg"))) == 2
+    assert len(list((tmp_path / "run" / "samples").glob("step-*.jpg"))) == 2
+    assert (tmp_path / "run" / "samples" / "augmented.jpg").is_file()
     best, last = (mg.load(tmp_path / "run" / name) for name in ("best", "last"))
     assert best.spec.classes == last.spec.classes == ("disc", "box")
     assert run.best is not None and run.metrics is not None

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from maskgraft.files import open_checkpoint as open  # noqa: F401
     from maskgraft.graft import load as load
     from maskgraft.model import MaskRCNN as MaskRCNN
+    from maskgraft.previews import preview_augmented as preview_augmented
     from maskgraft.recipe import Recipe as Recipe
     from maskgraft.spec import Arch as Arch
     from maskgraft.spec import Numerics as Numerics
@@ -59,6 +60,7 @@ _HOME = {
     "fit_anchors": "anchor_fitting.fit_anchors",
     "load": "graft.load",
     "open": "files.open_checkpoint",
+    "preview_augmented": "previews.preview_augmented",
     "read_coco": "coco.read",
     "save": "store.save",
     "train": "training.train",

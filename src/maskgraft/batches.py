@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from maskgraft import coco, processes
+from maskgraft import outlines, processes
+from maskgraft.augmenting import Scene, augment, mirrored
 from maskgraft.coco import ImageRecord
 from maskgraft.errors import DataError, Finding, MaskgraftError
 from maskgraft.preprocess import Prepared, prepare, resize_masks, stack
@@ -38,35 +39,38 @@ class Sample:
     seed: int
 
 
-def sample(record: ImageRecord, numerics: Numerics, recipe: Recipe, seed: int) -> Sample:
+def sample(
+    record: ImageRecord, numerics: Numerics, recipe: Recipe, seed: int, *, others: Sequence[ImageRecord] = ()
+) -> Sample:
     """Load one image, augment it as `seed` draws, and bring image and truth to the network's input.
 
-    The short side is one of `recipe.min_size`; the image is mirrored with probability `recipe.flip`. Masks follow by
-    the nearest pixel, polygons exactly.
+    The short side is one of `recipe.min_size`; the image is mirrored with probability `recipe.flip`; `augmenting` does
+    what else the recipe asks for, with `others` to paste from. Masks follow by the nearest pixel, polygons exactly.
     """
     random = np.random.default_rng(seed)
     sizes = recipe.min_size or numerics.min_size
     short = int(random.choice(sizes)) if isinstance(sizes, tuple) else sizes
-    mirrored = random.random() < recipe.flip
-    image, truth = record.load(), coco.truth(record)
-    boxes, masks, polygons = torch.from_numpy(truth.boxes), truth.masks, truth.polygons
-    if mirrored:
-        image, masks = np.ascontiguousarray(image[:, ::-1]), np.ascontiguousarray(masks[:, :, ::-1])
-        left, top, right, bottom = boxes.unbind(1)
-        boxes = torch.stack((record.width - right, top, record.width - left, bottom), 1)
-    prepared = prepare(image, replace(numerics, min_size=short, max_size=recipe.max_size or numerics.max_size))
+    mirror = random.random() < recipe.flip
+    scene = augment(Scene.of(record), recipe, random, others=others, grey=_mean_colour(numerics))
+    if mirror:
+        scene = mirrored(scene)
+    changed = replace(numerics, min_size=short, max_size=recipe.max_size or numerics.max_size)
+    prepared = prepare(scene.image, changed)
+    polygons, (rows, columns) = scene.polygons, scene.size
     if polygons is not None:
-        sign, mirror = (np.array((-1, 1)), np.array((record.width, 0))) if mirrored else (np.ones(2), np.zeros(2))
-        y1, x1, y2, x2 = prepared.window
-        scale = np.array(((x2 - x1) / record.width, (y2 - y1) / record.height))
-        polygons = tuple(
-            tuple(((part.reshape(-1, 2) * sign + mirror) * scale + (x1, y1)).ravel() for part in parts)
-            for parts in polygons
-        )
-    target = Target(
-        prepared.to_network(boxes), torch.from_numpy(truth.labels), _placed(torch.from_numpy(masks), prepared), polygons
-    )
+        top, left, bottom, right = prepared.window
+        to_input = np.array((((right - left) / columns, 0, left), (0, (bottom - top) / rows, top)))
+        polygons = tuple(outlines.moved(one, to_input) for one in polygons)
+    boxes, labels = torch.from_numpy(scene.boxes), torch.from_numpy(scene.labels)
+    target = Target(prepared.to_network(boxes), labels, _placed(torch.from_numpy(scene.masks), prepared), polygons)
     return Sample(prepared, target, record.id, seed)
+
+
+def _mean_colour(numerics: Numerics) -> tuple[int, int, int]:
+    """What the network sees as nought, as red, green, blue of 0 to 255."""
+    mean = numerics.pixel_mean if numerics.channel_order == "rgb" else numerics.pixel_mean[::-1]
+    red, green, blue = (min(max(round(value / numerics.pixel_scale), 0), 255) for value in mean)
+    return red, green, blue
 
 
 def _placed(masks: Tensor, prepared: Prepared) -> Tensor:
@@ -74,6 +78,8 @@ def _placed(masks: Tensor, prepared: Prepared) -> Tensor:
     top, left, bottom, right = (round(side) for side in prepared.window)
     resized = resize_masks(masks, (bottom - top, right - left))
     height, width = prepared.size
+    if resized.shape[1:] == prepared.size:
+        return resized
     return F.pad(resized, (left, width - right, top, height - bottom))
 
 
@@ -85,14 +91,14 @@ class _Images(Dataset[Sample | tuple[Finding, ...]]):
 
     def __getitem__(self, draw: Draw) -> Sample | tuple[Finding, ...]:
         try:
-            with _one_thread():
-                return sample(self.records[draw[0]], self.numerics, self.recipe, draw[1])
+            with one_thread():
+                return sample(self.records[draw[0]], self.numerics, self.recipe, draw[1], others=self.records)
         except MaskgraftError as error:
             return error.findings
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """What a worker process has: torch's resizing rounds otherwise where several threads meet."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -2,18 +2,35 @@
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from maskgraft import draw, evaluation, processes, store
+from maskgraft import draw, evaluation, previews, processes, store
 from maskgraft import state as states
 from maskgraft.coco import Dataset, ImageRecord
+from maskgraft.errors import DataError
 from maskgraft.evaluation import Metrics
 from maskgraft.files.writing import atomic
 from maskgraft.model import MaskRCNN
 from maskgraft.recipe import Recipe, Resolved
+from maskgraft.spec import Numerics
 from maskgraft.state import BEST, State
 
 _SAMPLES = 4  # pictures after each evaluation
+_AUGMENTED = 8  # pictures before the first step
+
+
+def draw_augmented(data: Dataset, numerics: Numerics, recipe: Recipe, folder: Path) -> None:
+    """Write what the first steps train on, with its truth, into a run's `samples/augmented.jpg`.
+
+    An image that cannot be read is told by the step that meets it, with its batch; until then there is no picture.
+    """
+    path = folder / "samples" / "augmented.jpg"
+    with suppress(DataError):
+        picture = previews.preview_augmented(data, numerics, recipe, count=_AUGMENTED)
+        path.parent.mkdir(exist_ok=True)
+        with atomic(path) as temporary:
+            picture.save(temporary, quality=90)
 
 
 def is_due(state: State, resolved: Resolved) -> bool:

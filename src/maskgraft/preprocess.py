@@ -221,7 +221,12 @@ def resize_masks(masks: Tensor, size: Size) -> Tensor:
     """Bool masks [N, H, W] at another size, by the nearest pixel."""
     if not len(masks):
         return torch.zeros((0, *size), dtype=torch.bool)
-    return F.interpolate(masks[:, None].float(), size=size, mode="nearest")[:, 0].bool()
+    # which pixel is nearest is asked of torch, once a row and column instead of once a pixel
+    rows, columns = (
+        F.interpolate(torch.arange(before, dtype=torch.float32)[None, None], size=after, mode="nearest")[0, 0].long()
+        for before, after in zip(masks.shape[1:], size, strict=True)
+    )
+    return masks[:, rows][:, :, columns]
 
 
 def as_rgb(image: Any) -> npt.NDArray[np.uint8]:

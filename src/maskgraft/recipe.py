@@ -27,6 +27,7 @@ EPOCHS = 12  # Detectron's 1x schedule
 GENTLE = {"backbone": 0.1, "fpn": 0.2, "rpn": 0.2}  # what has learnt from many images moves less than the new heads
 
 Side = Annotated[int, Field(ge=32)]
+Scale = Annotated[float, Field(ge=0.05, le=10)]
 LossName = Literal["rpn_cls", "rpn_box", "cls", "box", "mask"]
 
 
@@ -74,6 +75,14 @@ class Recipe(BaseModel):
     min_size: Side | tuple[Side, ...] | None = Field(None, description="short side in training; several: one is drawn")
     max_size: Side | None = Field(None, description="longest side in training")
     flip: float = Field(0.5, ge=0, le=1, description="probability of mirroring an image")
+    flip_vertical: float = Field(0.0, ge=0, le=1, description="probability of turning an image upside down")
+    rotate: float = Field(0.0, ge=0, le=180, description="degrees by which an image is turned at most, either way")
+    scale_jitter: tuple[Scale, Scale] | None = Field(
+        None, description="an image is grown and cut, or shrunk on a page of its size: least and most, such as 0.1, 2"
+    )
+    crop: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="least share of each side that is kept")
+    photometric: float = Field(0.0, ge=0, le=1, description="strength of changes of colour and brightness; 1: SSD's")
+    copy_paste: float = Field(0.0, ge=0, le=1, description="probability of pasting instances of another image")
     train_norms: bool = Field(False, description="batch norms use and update batch statistics")
     by_shape: bool = Field(True, description="wide and tall images in batches of their own, so that little is padded")
     workers: int = Field(2, ge=0, description="processes that load images; 0: none")
@@ -110,6 +119,13 @@ class Recipe(BaseModel):
     @classmethod
     def _parsed(cls, value: Any) -> Any:
         return stage_texts.parse(value) if isinstance(value, str) else value
+
+    @field_validator("scale_jitter")
+    @classmethod
+    def _ascending(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and value[0] > value[1]:
+            raise ValueError("the least scale stands before the most")
+        return value
 
     @model_validator(mode="after")
     def _parts_and_stages(self) -> "Recipe":

@@ -81,8 +81,9 @@ def train(
     """Train `model` on `data`, in place.
 
     `out` becomes the run's folder: `recipe.json` (what was set, what was derived and why), `metrics.jsonl` (a line for
-    each step and evaluation), `last/` and `best/` (models that `mg.load` opens), `samples/` (predictions beside the
-    truth). `val` is evaluated every `recipe.evaluate_every` epochs and chooses `best/`.
+    each step and evaluation), `last/` and `best/` (models that `mg.load` opens), `samples/` (`augmented.jpg`: what the
+    first steps train on; predictions beside the truth). `val` is evaluated every `recipe.evaluate_every` epochs and
+    chooses `best/`.
 
     `resume` goes on from the last saved step, to the same bytes as if the run had never stopped; the recipe is then the
     run's own, and `recipe` says only what changes. Ctrl-C finishes the step, saves it and raises `KeyboardInterrupt`;
@@ -151,6 +152,8 @@ def train(
         watchers = [one for one in (watcher, board) if one is not None]
         if state.step == 0:
             save()
+            if processes.leads():
+                judging.draw_augmented(data, model.spec.numerics, recipe, folder)
         for one in watchers:
             one.begin(resolved, stage.trainable, findings)
         if doctor:
