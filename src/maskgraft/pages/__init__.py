@@ -1,0 +1,1 @@
+"""Report pages: one HTML file each, which needs nothing else, in light and dark."""
