@@ -176,6 +176,8 @@ def test_gradient_norms_come_to_pull_alike(data: coco.Dataset, tmp_path: Path) -
     assert set(entries[0]["gradients"]) == set(LOSSES) and all(one > 0 for one in entries[0]["gradients"].values())
     assert entries[0]["weights"]["mask"] == 1 and entries[1]["weights"]["mask"] != 1
     assert sum(entries[0]["shares"].values()) == pytest.approx(1, abs=1e-3)
+    with pytest.raises(mg.UsageError, match="do not train"):
+        train(fresh(), data, recipe(balance="gradient-norm", policy="predictors"), out=tmp_path / "b")
     with pytest.raises(mg.UsageError, match="goes by gradient norms"):
         train(fresh(), data, recipe(balance="gradient-norm", gradient_norms=0), out=tmp_path / "b")
 

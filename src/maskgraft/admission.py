@@ -13,7 +13,7 @@ from maskgraft.errors import DataError, Finding, UsageError
 from maskgraft.files.writing import atomic
 from maskgraft.model import MaskRCNN
 from maskgraft.recipe import Recipe, Resolved
-from maskgraft.spec import NUMERICS_FIELDS, Numerics
+from maskgraft.spec import NUMERICS_FIELDS, Numerics, component
 from maskgraft.targets import Batch
 
 
@@ -113,6 +113,13 @@ def doubts(model: MaskRCNN, resolved: Resolved) -> tuple[Finding, ...]:
             in_time = one.code == "train.frozen-random" and every.issuperset(one.names)  # it trains in another stage
             if not in_time and one not in found:
                 found.append(one)
+        if recipe.balance == "gradient-norm" and not any(
+            component(name) in ("backbone", "fpn") for name in trainable.names
+        ):
+            message = (
+                f"balance is gradient-norm, but under {span.policy!r} the features that all losses share do not train"
+            )
+            raise UsageError(Finding("spec.field", "error", message, ("balance",), fix="balance=uncertainty"))
     if recipe.balance == "gradient-norm" and not recipe.gradient_norms:
         message = "balance is gradient-norm, which goes by gradient norms, and gradient_norms is 0"
         raise UsageError(Finding("spec.field", "error", message, ("gradient_norms",), fix="gradient_norms=20"))

@@ -82,9 +82,15 @@ class Balance:
 
 
 @contextmanager
-def shared_features(model: MaskRCNN) -> Iterator[list[Tensor]]:
-    """The maps that all losses read, of each forward pass inside: those of the pyramid, or of the backbone."""
+def shared_features(model: MaskRCNN, *, kept: bool) -> Iterator[list[Tensor]]:
+    """The maps that all losses read, of the forward pass inside: those of the pyramid, or of the backbone.
+
+    None where they are not to be `kept`.
+    """
     maps: list[Tensor] = []
+    if not kept:
+        yield maps
+        return
 
     def keep(_: nn.Module, __: object, found: dict[str, Tensor]) -> None:
         maps.extend(found.values())

@@ -98,7 +98,7 @@ def train(
     if not records:
         raise DataError(Finding("train.no-instances", "error", f"{data.path} has no instance that can be trained on"))
     recipe = states.continued(folder, recipe, data, records) if resume else recipe or Recipe()
-    model.spec = model.spec.with_numerics(admission.conventions(recipe, model.spec.numerics), "the recipe")
+    spec = model.spec.with_numerics(admission.conventions(recipe, model.spec.numerics), "the recipe")
     admission.check(model, data, val, recipe, folder, resume=resume)
     resolved = resolve(recipe, images=len(records), left_out=len(data.images) - len(records))
     recipe = resolved.recipe
@@ -110,6 +110,7 @@ def train(
     average = Average(recipe.ema) if recipe.ema else None
     stage = _enter(model, resolved, 0, balance)  # tells what is wrong with the recipe before anything is written
 
+    model.spec = spec
     if processes.leads():
         folder.mkdir(parents=True, exist_ok=True)
     if not resume:
@@ -209,8 +210,9 @@ def train(
                         last = number == len(parts)
                         batch = processes.alike(_relabelled(part, labels).to(device), device)
                         with nullcontext() if last else processes.alone(stage.network):
-                            with shared_features(model) as maps, precision.autocast(device, recipe.precision):
-                                losses = stage.network(batch)
+                            with precision.autocast(device, recipe.precision):
+                                with shared_features(model, kept=looks) as maps:
+                                    losses = stage.network(batch)
                                 further = retainer.losses(model, batch) if retainer else {}
                             total = torch.stack([balance.total(losses, fixed), *further.values()]).sum()
                             losses = {**losses, **further}
@@ -350,10 +352,11 @@ def _shares(values: Mapping[str, float], weights: Mapping[str, float]) -> dict[s
     return {name: round(value / whole, 4) if whole else 0.0 for name, value in weighted.items()}
 
 
-class _RollBack(Exception):
-    """A doctor sends the run back to its last save."""
+class _RollBack(DataError):
+    """A doctor sends the run back to its last save; where there is none yet, this ends it."""
 
     def __init__(self, verdict: Verdict) -> None:
+        super().__init__(verdict.findings)
         self.verdict = verdict
 
 
