@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from maskgraft.backbones.padding import Padding, surround
 from maskgraft.spec import NormKind
@@ -129,28 +128,15 @@ class ConvNorm(nn.Module):
 
 
 def normalised(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
-    """`norm(conv(x))`; a norm whose statistics stand is folded into the kernels, which are far smaller than the map.
+    """`norm(conv(x))`, in the home frameworks' order of operations.
 
-    That is exact but for the rounding of floats, and a map is written once instead of three times.
+    A norm whose statistics stand could be folded into the kernels. That would be another rounding than at home, and
+    three times its noise: in Model Garden's golden case the maps differ by 0.92 of what is allowed, and not by 0.52.
     """
-    standing = scale_and_shift(norm)
-    if standing is None:
-        # torch's group norm over channels that lie side by side loses a decimal of its float32 sums
-        normed: Tensor = norm(conv(x).contiguous() if isinstance(norm, nn.GroupNorm) else conv(x))
-        return normed
-    scale, shift = standing
-    if conv.bias is not None:
-        shift = shift + conv.bias * scale
-    weight = conv.weight * scale[:, None, None, None]
-    return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
-
-
-def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
-    """The affine map per channel, each [C], that a norm is whatever it is given; None where it looks at the batch."""
+    y: Tensor = conv(x)
     if isinstance(norm, FrozenNorm | Affine):
-        return norm.scale_and_shift()
-    if isinstance(norm, nn.BatchNorm2d) and not norm.training and norm.running_mean is not None:
-        assert norm.running_var is not None
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        return scale, norm.bias - norm.running_mean * scale
-    return None
+        scale, shift = (one[:, None, None].to(y.dtype) for one in norm.scale_and_shift())
+        return y.mul_(scale).add_(shift)  # a map of its own, which nothing else reads
+    # torch's group norm over channels that lie side by side loses a decimal of its float32 sums
+    normed: Tensor = norm(y.contiguous() if isinstance(norm, nn.GroupNorm) else y)
+    return normed
