@@ -76,6 +76,7 @@ def test_public_names() -> None:
         "Tensors",
         "UsageError",
         "anchor_coverage",
+        "convert_data",
         "diagnose",
         "evaluate",
         "fit_anchors",

@@ -5,12 +5,13 @@ from typing import Annotated
 
 import typer
 
-from maskgraft.cli import anchors, options, previewing
+from maskgraft.cli import anchors, converting, options, previewing
 from maskgraft.cli.show import console, print_findings, print_json
 
 app = typer.Typer(help="Look at a COCO-format dataset before training on it.", no_args_is_help=True)
 
 
+app.command()(converting.convert)
 app.command()(anchors.anchors)
 app.command()(previewing.show)
 
