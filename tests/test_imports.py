@@ -10,7 +10,7 @@ import maskgraft
 SOURCE = Path(maskgraft.__file__).parent
 
 # What each part may import of maskgraft. The file side is what needs no torch.
-FILE_SIDE = {"errors", "mobilenet_v3", "spec", "links", "files", "families", "diagnosis"}
+FILE_SIDE = {"errors", "mobilenet_v3", "spec", "links", "files", "families", "diagnosis", "conversion"}
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
@@ -19,6 +19,9 @@ MAY_IMPORT = {
     "mobilenet_v3": set(),
     "families": {"errors", "files", "links", "mobilenet_v3", "spec"},
     "diagnosis": {"errors", "families", "files", "links", "spec"},
+    "restating": {"errors", "links", "spec"},
+    "translation": {"errors", "families", "files", "links", "restating", "spec"},
+    "conversion": {"errors", "families", "files", "links", "restating", "spec", "translation"},
     "ops": {"spec", "ops", "torchvision_ops"},
     "backbones": {"errors", "mobilenet_v3", "spec", "ops"},
     "heads": {"backbones", "spec", "ops"},
@@ -76,6 +79,7 @@ def test_public_names() -> None:
         "Tensors",
         "UsageError",
         "anchor_coverage",
+        "convert",
         "convert_data",
         "diagnose",
         "evaluate",

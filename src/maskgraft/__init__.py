@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from maskgraft.anchor_fitting import fit_anchors as fit_anchors
     from maskgraft.coco import Dataset as Dataset
     from maskgraft.coco import read as read_coco  # noqa: F401
+    from maskgraft.conversion import convert as convert
     from maskgraft.data_conversion import convert_data as convert_data
     from maskgraft.detections import Detections as Detections
     from maskgraft.diagnosis import Report as Report
@@ -56,6 +57,7 @@ _HOME = {
     "Tensors": "files.Tensors",
     "UsageError": "errors.UsageError",
     "anchor_coverage": "anchor_fitting.anchor_coverage",
+    "convert": "conversion.convert",
     "convert_data": "data_conversion.convert_data",
     "diagnose": "diagnosis.diagnose",
     "evaluate": "evaluation.evaluate",

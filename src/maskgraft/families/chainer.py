@@ -184,4 +184,5 @@ FAMILY = Family(
     links=links,
     ignored=ignored,
     configs=("params.yaml",),
+    settings=_FROM_CONFIG,
 )

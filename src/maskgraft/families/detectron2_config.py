@@ -59,7 +59,7 @@ def _quad(value: Any) -> tuple[float, ...]:
 
 
 # Field of Numerics ← (key of the config, how its value reads)
-_FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("channel_order", "INPUT.FORMAT", str.lower),
     ("min_size", "INPUT.MIN_SIZE_TEST", int),
     ("max_size", "INPUT.MAX_SIZE_TEST", int),
@@ -164,7 +164,7 @@ def numerics_of(
         if value is not None and value not in allowed:
             raise unsupported(tensors, title, f"{key} is {value!r}, not {' or '.join(map(str, allowed))}")
     lazy = "MODEL" not in config and "model" in config
-    changes = changes_from(config, _FROM_LAZY if lazy else _FROM_CONFIG, how)
+    changes = changes_from(config, _FROM_LAZY if lazy else FROM_CONFIG, how)
     changes |= _anchors(tensors, arch, config, how, title, lazy=lazy)
     return replace(numerics, **changes), how, list(_disagreements(tensors, arch, config))
 
@@ -191,7 +191,7 @@ def _numerics(tensors: Tensors, arch: Arch) -> tuple[Numerics, dict[str, Learned
         **learned(
             "Detectron2's defaults; config.yaml would say",
             "assumed",
-            [f"numerics.{name}" for name, _, _ in _FROM_CONFIG] + ["numerics.anchor_sizes"],
+            [f"numerics.{name}" for name, _, _ in FROM_CONFIG] + ["numerics.anchor_sizes"],
         ),
     }
     changes: dict[str, Any] = {}

@@ -317,4 +317,5 @@ FAMILY = Family(
     links=links,
     ignored=ignored,
     configs=("config.yaml", "config.yml"),
+    settings=_FROM_CONFIG,
 )

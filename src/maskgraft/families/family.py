@@ -33,6 +33,7 @@ class Family:
     `eras` names the ways in which the family has named its tensors, the newest first. `configs` are the file names
     under which its configuration is found beside a checkpoint, and `read_config` reads it. `whole`: the file holds a
     detector and not only a backbone. `older_landmarks` are those of eras in which every name was another.
+    `settings` are the fields of `Numerics` that its config sets: field, dotted key, and how a value reads.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Family:
     read_config: Callable[[Path], Config] = read_any_config
     whole: bool = True
     older_landmarks: tuple[tuple[str, ...], ...] = ()
+    settings: tuple[tuple[str, str, Callable[[Any], Any]], ...] = ()
 
     def likeness(self, names: Mapping[str, Any]) -> float:
         """Share of the landmarks that a file has, 0..1; of a backbone at most 0.9, as detectors may hold it too."""

@@ -315,4 +315,5 @@ FAMILY = Family(
     ignored=ignored,
     eras=("_config_dict/detection_head", "detection_head"),
     configs=("params.yaml",),
+    settings=_FROM_CONFIG,
 )

@@ -256,4 +256,5 @@ FAMILY = Family(
     links=links,
     ignored=ignored,
     configs=("config.yml", "config.yaml"),
+    settings=_FROM_CONFIG,
 )

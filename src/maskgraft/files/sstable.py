@@ -7,6 +7,7 @@ without what they share with the key before. Layout: LevelDB's table format, wit
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from maskgraft.files.crc32c import masked
 from maskgraft.files.faults import damaged, unsupported
 from maskgraft.files.protobuf import varint
 
@@ -62,7 +63,7 @@ def entries(view: memoryview, block: Block, *, checked: bool = True) -> Iterator
     end = block.offset + block.size
     if end + _TRAILER > len(view):
         raise damaged(f"a block of {block.size:,} bytes at {block.offset:,} does not fit a table of {len(view):,}")
-    if checked and _masked_crc32c(view[block.offset : end + 1]) != int.from_bytes(view[end + 1 : end + 5], "little"):
+    if checked and masked(view[block.offset : end + 1]) != int.from_bytes(view[end + 1 : end + 5], "little"):
         raise damaged(f"the block at byte {block.offset:,} of the table does not match its checksum")
     body = view[block.offset : end]
     if view[end] == 1:
@@ -138,24 +139,3 @@ def unsnap(packed: memoryview) -> bytes:
     if len(out) != size:
         raise damaged(f"compressed data becomes {len(out):,} bytes, {size:,} were announced")
     return bytes(out)
-
-
-def _crc_table() -> tuple[int, ...]:
-    table = []
-    for value in range(256):
-        for _ in range(8):
-            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
-        table.append(value)
-    return tuple(table)
-
-
-_CRC_TABLE = _crc_table()
-
-
-def _masked_crc32c(data: memoryview) -> int:
-    """CRC-32C (Castagnoli), rotated and offset as tables store it so that a checksum of checksums stays sound."""
-    crc = 0xFFFFFFFF
-    for byte in bytes(data):
-        crc = crc >> 8 ^ _CRC_TABLE[(crc ^ byte) & 0xFF]
-    crc ^= 0xFFFFFFFF
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

@@ -102,6 +102,14 @@ def dtype_of(code: int) -> np.dtype[Any] | None:
     return _DTYPES[code]
 
 
+def code_of(dtype: np.dtype[Any]) -> int:
+    """The number of a type in TensorFlow's files. Raises `ValueError` for a type that TensorFlow does not have."""
+    found = next((code for code, known in _DTYPES.items() if known == dtype), None)
+    if found is None:
+        raise ValueError(f"TensorFlow has no type {dtype}")
+    return found
+
+
 def shape_of(views: Iterable[int | memoryview]) -> tuple[int, ...]:
     """The shape in a `TensorShapeProto`; () when the field is absent."""
     axes: list[int] = []

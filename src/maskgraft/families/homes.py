@@ -1,0 +1,331 @@
+"""What each home framework can hold and be told: the nearest architecture, and the settings that carry conventions."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from maskgraft.families import mmdet_settings
+from maskgraft.spec import Arch, Spec
+
+Settings = Mapping[str, Any]
+
+
+def _no_settings(spec: Spec) -> Settings:
+    return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """How a family takes in a model that was another's.
+
+    `containers` are the kinds of file that it reads, the usual one first. `changes` says which fields of an `Arch` have
+    another value there, either always or by the value that they have; each such change is exact. `config` is the name
+    of the file in which it reads its settings, "" where a constructor or a class is told them. `settings` are those
+    that come of the whole spec, `sets` the fields of `Numerics` among them. `told` are the fields that are set by hand,
+    with the name they go by. `era` gives the era of its names where that depends on the architecture.
+    """
+
+    containers: tuple[str, ...]
+    changes: Mapping[str, Any]
+    config: str = ""
+    settings: Callable[[Spec], Settings] = _no_settings
+    told: Mapping[str, str] = field(default_factory=dict)
+    sets: frozenset[str] = frozenset()
+    era: Callable[[Arch], str] | None = None
+
+    def arch(self, arch: Arch) -> Arch:
+        """The architecture in which the family would hold a model of `arch`."""
+        changed = {
+            name: change.get(getattr(arch, name), getattr(arch, name)) if isinstance(change, Mapping) else change
+            for name, change in self.changes.items()
+        }
+        result = replace(arch, **changed)
+        if result.neck_norm == "none":
+            result = replace(result, neck_norm_after="all")
+        return result
+
+
+_FOLDED = {"frozen": "none", "affine": "none"}
+_ALL_FOLDED = {**_FOLDED, "batch": "none"}
+_FIXED = {"affine": "frozen", "batch": "frozen"}
+_EACH = dict.fromkeys(("foreground", "agnostic", "agnostic-with-background"), "with-background")
+_WITHOUT_BACKGROUND = {"with-background": "foreground", "agnostic-with-background": "agnostic"}
+
+_PLAIN: dict[str, Any] = {
+    "stem_bias": False,
+    "conv_bias": False,
+    "head_bias": False,
+    "objectness": "sigmoid",
+    "neck_norm": _FOLDED,
+    "box_norm": _FOLDED,
+    "mask_norm": _FOLDED,
+    "fc_norm": _ALL_FOLDED,
+    "upsample_norm": _ALL_FOLDED,
+}
+_PLAIN_HEADS = {**_PLAIN, "neck_norm": _ALL_FOLDED, "box_norm": _ALL_FOLDED, "mask_norm": _ALL_FOLDED}
+_DETECTRON_ROWS = {"foreground": "with-background", "agnostic": "agnostic-with-background"}
+_OBJECT_DETECTION: dict[str, Any] = {
+    **_PLAIN_HEADS,
+    "norm": _FIXED,
+    "objectness": "softmax",
+    "box_rows": _WITHOUT_BACKGROUND,
+    "mask_rows": _WITHOUT_BACKGROUND,
+}
+
+
+def _named_norm(kind: str) -> str:
+    return {"frozen": "FrozenBN", "batch": "BN", "group": "GN"}.get(kind, "")
+
+
+def _depth(arch: Arch) -> int:
+    return sum(arch.blocks) * (3 if arch.block == "bottleneck" else 2) + 2
+
+
+def _detectron2(spec: Spec) -> Settings:
+    """What builds the architecture, and the sizes of its anchors."""
+    arch, numerics, pyramid = spec.arch, spec.numerics, spec.arch.neck == "fpn"
+    levels = ["p2", "p3", "p4", "p5"] if pyramid else ["res4" if arch.neck == "c4" else "res5"]
+    pooler = "ROIAlignV2" if numerics.roi_aligned else "ROIAlign"
+    model: dict[str, Any] = {
+        "META_ARCHITECTURE": "GeneralizedRCNN",
+        "MASK_ON": True,
+        "BACKBONE.NAME": "build_resnet_fpn_backbone" if pyramid else "build_resnet_backbone",
+        "RESNETS.DEPTH": _depth(arch),
+        "RESNETS.STRIDE_IN_1X1": numerics.stride_in == "1x1",
+        "RESNETS.NUM_GROUPS": arch.groups,
+        "RESNETS.WIDTH_PER_GROUP": arch.width_per_group,
+        "RESNETS.STEM_OUT_CHANNELS": arch.stem_width,
+        "RESNETS.NORM": _named_norm(arch.norm),
+        "RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"] if pyramid else levels,
+        "ANCHOR_GENERATOR.SIZES": [list(sizes) for sizes in numerics.anchor_sizes],
+        "RPN.IN_FEATURES": [*levels, "p6"] if pyramid else levels,
+        "ROI_HEADS.NAME": "Res5ROIHeads" if arch.neck == "c4" else "StandardROIHeads",
+        "ROI_HEADS.IN_FEATURES": levels,
+        "ROI_HEADS.NUM_CLASSES": arch.classes,
+        "ROI_BOX_HEAD.NAME": "" if arch.neck == "c4" else "FastRCNNConvFCHead",
+        "ROI_BOX_HEAD.POOLER_TYPE": pooler,
+        "ROI_BOX_HEAD.NUM_CONV": arch.box_convs,
+        "ROI_BOX_HEAD.CONV_DIM": arch.box_conv_channels,
+        "ROI_BOX_HEAD.NUM_FC": arch.box_fcs,
+        "ROI_BOX_HEAD.FC_DIM": arch.box_fc_width,
+        "ROI_BOX_HEAD.NORM": _named_norm(arch.box_norm),
+        "ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": arch.box_rows == "agnostic",
+        "ROI_MASK_HEAD.NAME": "MaskRCNNConvUpsampleHead",
+        "ROI_MASK_HEAD.POOLER_TYPE": pooler,
+        "ROI_MASK_HEAD.NUM_CONV": arch.mask_convs,
+        "ROI_MASK_HEAD.CONV_DIM": arch.mask_channels,
+        "ROI_MASK_HEAD.NORM": _named_norm(arch.mask_norm),
+        "ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": arch.mask_rows == "agnostic",
+    }
+    if pyramid:
+        model |= {
+            "FPN.IN_FEATURES": ["res2", "res3", "res4", "res5"],
+            "FPN.OUT_CHANNELS": arch.neck_channels,
+            "FPN.NORM": _named_norm(arch.neck_norm),
+        }
+    masks = "polygon" if numerics.mask_targets == "polygon" else "bitmask"
+    said = {"INPUT.FORMAT": numerics.channel_order.upper(), "INPUT.MASK_FORMAT": masks}
+    return {**said, **{f"MODEL.{key}": value for key, value in model.items()}}
+
+
+def _maskrcnn_benchmark(spec: Spec) -> Settings:
+    numerics, pyramid = spec.numerics, spec.arch.neck == "fpn"
+    sizes = numerics.anchor_sizes
+    return {
+        "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
+        "MODEL.MASK_ON": True,
+        "INPUT.TO_BGR255": numerics.channel_order == "bgr",
+        "MODEL.RESNETS.STRIDE_IN_1X1": numerics.stride_in == "1x1",
+        "MODEL.ROI_BOX_HEAD.NUM_CLASSES": spec.arch.classes + 1,
+        "MODEL.RPN.ANCHOR_SIZES": [one for level in sizes for one in level] if pyramid else list(sizes[0]),
+        "MODEL.RPN.POST_NMS_TOP_N_TEST": numerics.rpn_post_nms,
+        **({"MODEL.RPN.FPN_POST_NMS_TOP_N_TEST": numerics.rpn_post_nms} if pyramid else {}),
+    }
+
+
+def _detectron(spec: Spec) -> Settings:
+    sizes = spec.numerics.anchor_sizes
+    said = {
+        "MODEL.NUM_CLASSES": spec.arch.classes + 1,
+        "RESNETS.STRIDE_1X1": spec.numerics.stride_in == "1x1",
+    }
+    if spec.arch.neck == "fpn":
+        return {**said, "FPN.RPN_ANCHOR_START_SIZE": sizes[0][0]}
+    return {**said, "RPN.SIZES": list(sizes[0])}
+
+
+def _chainer(spec: Spec) -> Settings:
+    return {
+        "pooling_func": "align",
+        "anchor_scales": [size / 16 for size in spec.numerics.anchor_sizes[0]],
+        "class_names": list(spec.classes),
+    }
+
+
+def _paddle(spec: Spec) -> Settings:
+    return {
+        "num_classes": spec.arch.classes,
+        "ResNet.variant": "a" if spec.numerics.stride_in == "1x1" else "d" if spec.numerics.stride_pooled else "b",
+        "BBoxHead.roi_extractor.aligned": spec.numerics.roi_aligned,
+    }
+
+
+def _model_garden(spec: Spec) -> Settings:
+    return {"task.model.num_classes": spec.arch.classes + 1}
+
+
+def _tf1_era(arch: Arch) -> str:
+    return f"resnet_v1_{_depth(arch)}" if arch.backbone == "resnet" else ""
+
+
+_SIZES = frozenset({"anchor_sizes"})
+
+_TORCHVISION = {
+    "min_size": "min_size",
+    "max_size": "max_size",
+    "pixel_mean": "image_mean",
+    "pixel_std": "image_std",
+    "anchor_sizes": "rpn_anchor_generator: AnchorGenerator sizes",
+    "anchor_ratios": "rpn_anchor_generator: AnchorGenerator aspect_ratios",
+    "rpn_pre_nms": "rpn_pre_nms_top_n_test",
+    "rpn_post_nms": "rpn_post_nms_top_n_test",
+    "rpn_nms_threshold": "rpn_nms_thresh",
+    "roi_sampling": "box_roi_pool and mask_roi_pool: MultiScaleRoIAlign sampling_ratio",
+    "box_pool_size": "box_roi_pool: MultiScaleRoIAlign output_size",
+    "mask_pool_size": "mask_roi_pool: MultiScaleRoIAlign output_size",
+    "score_threshold": "box_score_thresh",
+    "nms_threshold": "box_nms_thresh",
+    "max_detections": "box_detections_per_img",
+}
+_MATTERPORT = {
+    "min_size": "IMAGE_MIN_DIM",
+    "max_size": "IMAGE_MAX_DIM",
+    "pixel_mean": "MEAN_PIXEL",
+    "anchor_sizes": "RPN_ANCHOR_SCALES",
+    "rpn_nms_threshold": "RPN_NMS_THRESHOLD",
+    "rpn_pre_nms": "PRE_NMS_LIMIT",
+    "rpn_post_nms": "POST_NMS_ROIS_INFERENCE",
+    "box_pool_size": "POOL_SIZE",
+    "mask_pool_size": "MASK_POOL_SIZE",
+    "score_threshold": "DETECTION_MIN_CONFIDENCE",
+    "nms_threshold": "DETECTION_NMS_THRESHOLD",
+    "max_detections": "DETECTION_MAX_INSTANCES",
+}
+_TENSORPACK = {
+    "min_size": "PREPROC.TEST_SHORT_EDGE_SIZE",
+    "max_size": "PREPROC.MAX_SIZE",
+    "pixel_mean": "PREPROC.PIXEL_MEAN, which stands in RGB",
+    "pixel_std": "PREPROC.PIXEL_STD, which stands in RGB",
+    "anchor_sizes": "RPN.ANCHOR_SIZES",
+    "anchor_ratios": "RPN.ANCHOR_RATIOS",
+    "rpn_nms_threshold": "RPN.PROPOSAL_NMS_THRESH",
+    "score_threshold": "TEST.RESULT_SCORE_THRESH",
+    "nms_threshold": "TEST.FRCNN_NMS_THRESH",
+    "max_detections": "TEST.RESULTS_PER_IM",
+}
+
+HOMES: Mapping[str, Home] = {
+    "torchvision": Home(
+        ("torch",), {**_PLAIN, "norm": {"affine": "frozen"}, "box_rows": _EACH, "mask_rows": _EACH}, told=_TORCHVISION
+    ),
+    "detectron2": Home(
+        ("pickle model", "torch model"),
+        {**_PLAIN, "norm": {"affine": "frozen"}, "box_rows": _WITHOUT_BACKGROUND, "mask_rows": _WITHOUT_BACKGROUND},
+        config="config.yaml",
+        settings=_detectron2,
+        sets=_SIZES,
+    ),
+    "maskrcnn-benchmark": Home(
+        ("torch model",),
+        {**_PLAIN_HEADS, "norm": _FIXED, "box_rows": _DETECTRON_ROWS, "mask_rows": _EACH},
+        config="config.yaml",
+        settings=_maskrcnn_benchmark,
+        sets=_SIZES,
+    ),
+    "detectron-caffe2": Home(
+        ("pickle blobs",),
+        {
+            **_PLAIN_HEADS,
+            "norm": {"frozen": "affine", "batch": "affine"},
+            "box_rows": _DETECTRON_ROWS,
+            "mask_rows": {"foreground": "with-background"},
+        },
+        settings=_detectron,
+        sets=_SIZES,
+    ),
+    "mmdet": Home(
+        ("torch state_dict",),
+        {
+            **_PLAIN,
+            "norm": {"affine": "batch", "frozen": "batch"},
+            "box_rows": _WITHOUT_BACKGROUND,
+            "mask_rows": _WITHOUT_BACKGROUND,
+        },
+        settings=mmdet_settings.settings,
+        sets=mmdet_settings.FIELDS,
+    ),
+    "matterport": Home(
+        ("keras",),
+        {
+            **_PLAIN_HEADS,
+            "norm": _FIXED,
+            "conv_bias": True,
+            "objectness": "softmax",
+            "fc_norm": {"none": "frozen", "affine": "frozen", "batch": "frozen"},
+            "mask_norm": {"none": "frozen", "affine": "frozen", "batch": "frozen"},
+            "box_rows": _EACH,
+            "mask_rows": _EACH,
+        },
+        told=_MATTERPORT,
+    ),
+    "tensorpack": Home(
+        ("npz",),
+        {
+            **_PLAIN_HEADS,
+            "norm": _FIXED,
+            "box_rows": {"foreground": "with-background", "agnostic-with-background": "agnostic"},
+            "mask_rows": _WITHOUT_BACKGROUND,
+        },
+        told=_TENSORPACK,
+    ),
+    "chainer-mask-rcnn": Home(
+        ("npz",),
+        {
+            **_PLAIN_HEADS,
+            "norm": {"frozen": "affine", "batch": "affine"},
+            "stem_bias": True,
+            "box_rows": _EACH,
+            "mask_rows": {**_WITHOUT_BACKGROUND, "agnostic": "foreground"},
+        },
+        config="params.yaml",
+        settings=_chainer,
+        sets=_SIZES,
+    ),
+    "paddledetection": Home(
+        ("paddle",),
+        {
+            **_PLAIN_HEADS,
+            "norm": _FIXED,
+            "box_rows": {**_WITHOUT_BACKGROUND, "agnostic": "foreground"},
+            "mask_rows": {**_WITHOUT_BACKGROUND, "agnostic": "foreground"},
+        },
+        config="config.yml",
+        settings=_paddle,
+    ),
+    "tf1_object_detection_api": Home(("bundle",), _OBJECT_DETECTION, era=_tf1_era),
+    "tf2_object_detection_api": Home(("bundle of objects",), _OBJECT_DETECTION, era=lambda arch: ""),
+    "tf_model_garden": Home(
+        ("bundle of objects",),
+        {
+            "norm": {"frozen": "batch", "affine": "batch"},
+            "stem_bias": False,
+            "conv_bias": False,
+            "head_bias": True,
+            "objectness": "sigmoid",
+            "box_rows": {"foreground": "with-background", "agnostic-with-background": "agnostic"},
+            "mask_rows": {"foreground": "with-background"},
+        },
+        config="params.yaml",
+        settings=_model_garden,
+    ),
+}

@@ -1,0 +1,138 @@
+"""The config that an MMDetection 3 file carries in its `meta`, written from a spec."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from maskgraft.spec import Arch, NormKind, Spec
+
+# The fields of `Numerics` that it carries.
+FIELDS = frozenset(
+    "channel_order pixel_mean pixel_std min_size max_size pad_multiple stride_in norm_eps anchor_sizes anchor_ratios "
+    "anchor_offset rpn_delta_weights rpn_pre_nms rpn_post_nms rpn_nms_threshold rpn_min_size roi_aligned roi_sampling "
+    "box_pool_size mask_pool_size box_delta_weights score_threshold nms_threshold max_detections mask_threshold".split()
+)
+
+
+def settings(spec: Spec) -> Mapping[str, Any]:
+    """A config of MMDetection 3, nested: what its `init_detector` builds the model with."""
+    arch, numerics, pyramid = spec.arch, spec.numerics, spec.arch.neck == "fpn"
+    style = "caffe" if numerics.stride_in == "1x1" else "pytorch"
+    strides = [4, 8, 16, 32, 64][: len(numerics.anchor_sizes)] if pyramid else [16]
+    first = numerics.anchor_sizes[0]
+    align = {"type": "RoIAlign", "sampling_ratio": numerics.roi_sampling, "aligned": numerics.roi_aligned}
+    layers = {"out_channels": arch.neck_channels if pyramid else 1024, "featmap_strides": strides[:4]}
+    depth = sum(arch.blocks) * 3 + 2
+    backbone: dict[str, Any] = {
+        "type": "ResNeXt" if arch.groups > 1 else "ResNet",
+        "depth": depth,
+        "num_stages": 4 if pyramid else 3,
+        "out_indices": (0, 1, 2, 3) if pyramid else (2,),
+        "norm_cfg": _norm(arch.norm) | {"eps": numerics.norm_eps},
+        "norm_eval": True,
+        "style": style,
+    }
+    if arch.groups > 1:
+        backbone |= {"groups": arch.groups, "base_width": arch.width_per_group}
+    head: dict[str, Any] = {
+        "type": "StandardRoIHead",
+        "bbox_roi_extractor": {
+            "type": "SingleRoIExtractor",
+            "roi_layer": align | {"output_size": numerics.box_pool_size},
+            **layers,
+        },
+        "bbox_head": {
+            "type": "BBoxHead" if arch.box_head == "res5" else "ConvFCBBoxHead",
+            "num_classes": arch.classes,
+            "reg_class_agnostic": arch.box_rows == "agnostic",
+            "bbox_coder": _coder(numerics.box_delta_weights),
+            **({} if arch.box_head == "res5" else _box_head(arch)),
+        },
+        "mask_roi_extractor": {
+            "type": "SingleRoIExtractor",
+            "roi_layer": align | {"output_size": numerics.mask_pool_size},
+            **layers,
+        },
+        "mask_head": {
+            "type": "FCNMaskHead",
+            "num_convs": arch.mask_convs,
+            "conv_out_channels": arch.mask_channels,
+            "num_classes": arch.classes,
+            "class_agnostic": arch.mask_rows == "agnostic",
+        },
+    }
+    model: dict[str, Any] = {
+        "type": "MaskRCNN",
+        "data_preprocessor": {
+            "type": "DetDataPreprocessor",
+            "mean": list(numerics.pixel_mean),
+            "std": list(numerics.pixel_std),
+            "bgr_to_rgb": numerics.channel_order == "rgb",
+            "pad_size_divisor": numerics.pad_multiple,
+            "pad_mask": True,
+        },
+        "backbone": backbone,
+        "rpn_head": {
+            "type": "RPNHead",
+            "in_channels": arch.neck_channels if pyramid else 1024,
+            "feat_channels": arch.rpn_channels,
+            "num_convs": arch.rpn_convs,
+            "anchor_generator": {
+                "type": "AnchorGenerator",
+                "scales": list(first) if not pyramid else [size / strides[0] for size in first],
+                "ratios": list(numerics.anchor_ratios),
+                "strides": strides,
+                **({} if pyramid else {"base_sizes": [1]}),
+                "center_offset": numerics.anchor_offset,
+            },
+            "bbox_coder": _coder(numerics.rpn_delta_weights),
+            "loss_cls": {"type": "CrossEntropyLoss", "use_sigmoid": True},
+        },
+        "roi_head": head,
+        "test_cfg": {
+            "rpn": {
+                "nms_pre": numerics.rpn_pre_nms,
+                "max_per_img": numerics.rpn_post_nms,
+                "nms": {"type": "nms", "iou_threshold": numerics.rpn_nms_threshold},
+                "min_bbox_size": numerics.rpn_min_size or 0,
+            },
+            "rcnn": {
+                "score_thr": numerics.score_threshold,
+                "nms": {"type": "nms", "iou_threshold": numerics.nms_threshold},
+                "max_per_img": numerics.max_detections,
+                "mask_thr_binary": numerics.mask_threshold,
+            },
+        },
+    }
+    if pyramid:
+        model["neck"] = {"type": "FPN", "out_channels": arch.neck_channels, "num_outs": 5}
+    pipeline = [
+        {"type": "LoadImageFromFile"},
+        {"type": "Resize", "scale": (numerics.max_size, numerics.min_size), "keep_ratio": True},
+        {"type": "PackDetInputs"},
+    ]
+    return {"model": model, "test_pipeline": pipeline}
+
+
+def meta(spec: Spec) -> Mapping[str, Any]:
+    """What an MMDetection 3 file says of itself beside its weights."""
+    text = "\n".join(f"{name} = {value!r}" for name, value in settings(spec).items())
+    return {"mmdet_version": "3.3.0", "dataset_meta": {"classes": list(spec.classes)}, "cfg": text + "\n"}
+
+
+def _norm(kind: NormKind) -> dict[str, Any]:
+    return {"type": "GN", "num_groups": 32} if kind == "group" else {"type": "BN"}
+
+
+def _coder(weights: tuple[float, float, float, float]) -> dict[str, Any]:
+    stds = [1 / weight for weight in weights]
+    return {"type": "DeltaXYWHBBoxCoder", "target_means": [0.0] * 4, "target_stds": stds}
+
+
+def _box_head(arch: Arch) -> dict[str, Any]:
+    return {
+        "in_channels": arch.neck_channels,
+        "num_shared_convs": arch.box_convs,
+        "conv_out_channels": arch.box_conv_channels,
+        "num_shared_fcs": arch.box_fcs,
+        "fc_out_channels": arch.box_fc_width,
+    }

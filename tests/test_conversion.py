@@ -1,0 +1,257 @@
+"""Taking a model to another family, and home again."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision.models import detection, resnet
+from typer.testing import CliRunner
+
+import maskgraft as mg
+from maskgraft.cli import app
+from maskgraft.conversion import Conversion, NotExpressible, convert
+from maskgraft.errors import CheckpointError, UsageError
+from maskgraft.families.homes import HOMES
+from maskgraft.files.tf_writing import write_bundle
+from maskgraft.graft import rebuilt
+from maskgraft.spec import NUMERICS_FIELDS, Spec
+from tests.families.containers import CONTAINERS
+from tests.families.slim import SLIM
+from tests.families.test_every_family import arrays_of
+from tests.tiny import tiny_model
+
+ENDINGS = {
+    "detectron2": ".pkl",
+    "detectron-caffe2": ".pkl",
+    "matterport": ".h5",
+    "tensorpack": ".npz",
+    "chainer-mask-rcnn": ".npz",
+    "paddledetection": ".pdparams",
+    "tf1_object_detection_api": ".ckpt",
+    "tf2_object_detection_api": ".ckpt",
+    "tf_model_garden": ".ckpt",
+}
+PYRAMIDS = [
+    family
+    for family in HOMES
+    if family not in ("chainer-mask-rcnn", "tf1_object_detection_api", "tf2_object_detection_api", "tf_model_garden")
+]
+SOURCES = {SLIM[name][0].family: name for name in reversed(SLIM) if SLIM[name][0].family in PYRAMIDS}
+PAIRS = [(one, other) for one in PYRAMIDS for other in PYRAMIDS if one != other]
+AROUND = [(one, PYRAMIDS[(place + 1) % len(PYRAMIDS)]) for place, one in enumerate(PYRAMIDS)]
+# What the weights take up; all other conventions are made those of the source before models are compared.
+RESTATED = (
+    "channel_order pixel_scale pixel_mean pixel_std norm_eps rpn_delta_weights box_delta_weights "
+    "anchor_sizes anchor_ratios anchor_order"
+).split()
+
+
+@pytest.fixture(scope="module")
+def home_file(tmp_path_factory: pytest.TempPathFactory):
+    files: dict[str, Path] = {}
+
+    def file(name: str) -> Path:
+        if name not in files:
+            arrays = arrays_of(name)
+            random = np.random.default_rng(1)
+            for theirs, array in arrays.items():  # variances that are not all one, and rows that differ
+                if (array == 1).all() and array.ndim:
+                    arrays[theirs] = random.uniform(0.5, 2, array.shape).astype(np.float32)
+            family, folder = SLIM[name][0].family, tmp_path_factory.mktemp("home")
+            if family.startswith("tf"):
+                write_bundle(folder / "model.ckpt", arrays, objects=not family.startswith("tf1"))
+                files[name] = folder / "model.ckpt.index"
+            else:
+                files[name] = CONTAINERS[family](folder, arrays)
+        return files[name]
+
+    return file
+
+
+def converted(file: Path, to: str, folder: Path, **options: object) -> Conversion:
+    return convert(file, to=to, out=folder / f"model{ENDINGS.get(to, '.pth')}", **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", list(SLIM))
+def test_into_its_own_family_every_tensor_stays_byte_for_byte(name: str, home_file, tmp_path: Path) -> None:
+    done = converted(home_file(name), SLIM[name][0].family, tmp_path)
+    before, after = mg.open(home_file(name)), mg.open(done.files[0])
+    assert set(after) == set(before)
+    for theirs, array in before.items():
+        one, other = array.read(), after[theirs].read()
+        assert (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes()), theirs
+    assert not done.findings
+
+
+def stages(model: mg.MaskRCNN) -> dict[str, np.ndarray]:
+    """Every stage of one image, in a form in which the order of anchors and the row of the background do not show."""
+    image = np.random.default_rng(2).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    found = model.trace(image, torch.tensor([[0.0, 0, 40, 40], [10, 10, 30, 60]]))
+    result = {name: value for name, value in found.items() if name[0] in "cp" and name[1].isdigit()}
+    for name, value in found.items():
+        if name.startswith("rpn.logits"):
+            result[name] = value.sort(1).values
+    classes, weights = model.spec.arch.classes, torch.tensor(model.spec.numerics.box_delta_weights)
+    deltas = found["roi.box_deltas"].reshape(2, -1, 4) / weights
+    masks = found["roi.mask_logits"]
+    result["proposals"] = found["proposals"]
+    result["roi.class_logits"] = found["roi.class_logits"]
+    result["roi.box_deltas"] = deltas[:, :classes] if deltas.shape[1] > 2 else deltas[:, :1].expand(-1, classes, -1)
+    result["roi.mask_logits"] = masks[:, :classes]
+    return {name: value.numpy().astype(np.float64) for name, value in result.items()}
+
+
+def assert_alike(source: Path, done: Conversion) -> None:
+    one, other = mg.load(source), mg.load(done.files[0], numerics=done.numerics)
+    small = {"min_size": 64, "max_size": 96, "rpn_post_nms": 50, "rpn_pre_nms": 200, "fixed_size": None}
+    one = rebuilt(one, one.spec.with_numerics(small))
+    shared = {name: getattr(one.spec.numerics, name) for name in NUMERICS_FIELDS if name not in RESTATED}
+    if any(finding.names == ("numerics.pixel_mean",) for finding in done.findings):
+        step = 1 if one.spec.numerics.channel_order == other.spec.numerics.channel_order else -1
+        ratio = other.spec.numerics.pixel_scale / one.spec.numerics.pixel_scale
+        shared["pixel_mean"] = tuple(value * ratio for value in one.spec.numerics.pixel_mean[::step])
+    other = rebuilt(other, replace(other.spec, numerics=replace(other.spec.numerics, **shared)))
+    mine, theirs = stages(one), stages(other)
+    assert mine.keys() == theirs.keys()
+    for name, value in mine.items():
+        largest = np.abs(value).max()
+        if name == "proposals":
+            apart = [np.abs(theirs[name] - row).max(1).min() for row in value]
+            assert np.quantile(apart, 0.9) < 1e-2, name
+        else:
+            assert np.abs(value - theirs[name]).max() <= 1e-4 * largest, name
+
+
+@pytest.mark.parametrize(("one", "other"), AROUND)
+def test_from_family_to_family_only_the_named_conventions_change(
+    one: str, other: str, home_file, tmp_path: Path
+) -> None:
+    with pytest.raises(NotExpressible) as raised:
+        converted(home_file(SOURCES[one]), other, tmp_path)
+    assert not list(tmp_path.iterdir())
+    barred = {finding.names for finding in raised.value.findings if finding.severity == "error"}
+    done = converted(home_file(SOURCES[one]), other, tmp_path, accept=True)
+    assert barred <= {finding.names for finding in done.findings if finding.severity == "warning"}
+    assert_alike(home_file(SOURCES[one]), done)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("one", "other"), [pair for pair in PAIRS if pair not in AROUND])
+def test_from_every_family_to_every_other(one: str, other: str, home_file, tmp_path: Path) -> None:
+    done = converted(home_file(SOURCES[one]), other, tmp_path, accept=True)
+    assert_alike(home_file(SOURCES[one]), done)
+
+
+def test_what_is_found_is_what_the_two_specs_disagree_on(home_file, tmp_path: Path) -> None:
+    """No convention that acts is passed over: the loaded models differ in nothing that is neither found nor folded."""
+    done = converted(home_file("matterport"), "detectron2", tmp_path, accept=True)
+    one = mg.load(home_file("matterport")).spec.numerics
+    other = mg.load(done.files[0]).spec.numerics
+    differ = {name for name in NUMERICS_FIELDS if getattr(one, name) != getattr(other, name)} - set(RESTATED)
+    found = {name.removeprefix("numerics.") for finding in done.findings for name in finding.names}
+    assert differ <= found | {"stride_at"}
+    assert found & {"resize", "pad_square", "roi_method", "corner_boxes"}
+
+
+def test_a_config_is_written_that_the_family_reads(home_file, tmp_path: Path) -> None:
+    numerics = {
+        "score_threshold": 0.3,
+        "min_size": 480,
+        "nms_threshold": 0.42,
+        "roi_aligned": False,
+        "stride_in": "3x3",
+    }
+    model = mg.load(home_file("detectron2"), numerics=numerics)
+    mg.save(model, tmp_path / "saved")
+    for number, to in enumerate(("detectron2", "maskrcnn-benchmark", "mmdet", "detectron-caffe2")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        done = converted(tmp_path / "saved", to, folder, accept=True)
+        read = mg.load(done.files[0]).spec.numerics
+        found = {name.removeprefix("numerics.") for finding in done.findings for name in finding.names}
+        for name, value in numerics.items():
+            assert getattr(read, name) == value, (to, name, name in found)
+
+
+def test_classes_travel_where_a_file_holds_them(home_file, tmp_path: Path) -> None:
+    model = mg.load(home_file("mmdet"))
+    model.spec = Spec(
+        family="mmdet", arch=model.spec.arch, numerics=model.spec.numerics, classes=("kite", "boat", "tree")
+    )
+    mg.save(model, tmp_path / "saved")
+    done = converted(tmp_path / "saved", "mmdet", tmp_path, accept=True)
+    assert mg.load(done.files[0]).spec.classes == ("kite", "boat", "tree")
+    other = converted(tmp_path / "saved", "detectron2", tmp_path, accept=True)
+    assert [finding.evidence["classes"] for finding in other.findings if finding.code == "numerics.class-order"] == [
+        ["kite", "boat", "tree"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("chainer", "matterport"), ("tf1", "detectron2"), ("model garden", "mmdet")]
+)
+def test_an_architecture_that_the_family_lacks_is_refused(one: str, other: str, home_file, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="cannot hold this model"):
+        converted(home_file(one), other, tmp_path, accept=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_that_are_there_stay(home_file, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("mine")
+    with pytest.raises(UsageError) as raised:
+        converted(home_file("torchvision"), "detectron2", tmp_path, accept=True)
+    assert raised.value.findings[0].code == "file.exists"
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+    assert (tmp_path / "config.yaml").read_text() == "mine"
+
+
+def test_an_ending_that_the_family_does_not_read_is_refused(home_file, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"\.h5"):
+        convert(home_file("torchvision"), to="matterport", out=tmp_path / "model.pth")
+
+
+def test_torchvision_takes_what_was_written(tmp_path: Path) -> None:
+    """The home framework's own class takes every tensor, strictly, and finds the same."""
+    ours = tiny_model()
+    mg.save(ours, tmp_path / "saved")
+    done = convert(tmp_path / "saved", to="torchvision", out=tmp_path / "model.pth")
+    body = resnet.ResNet(resnet.BasicBlock, [1, 1, 1, 1])
+    layers = {f"layer{number}": str(number - 1) for number in (1, 2, 3, 4)}
+    theirs = detection.MaskRCNN(
+        detection.backbone_utils.BackboneWithFPN(body, layers, [64, 128, 256, 512], 32),
+        rpn_head=detection.rpn.RPNHead(32, 3),
+        box_head=detection.faster_rcnn.TwoMLPHead(32 * 49, 64),
+        box_predictor=detection.faster_rcnn.FastRCNNPredictor(64, 3),
+        mask_head=detection.mask_rcnn.MaskRCNNHeads(32, [32], 1),
+        mask_predictor=detection.mask_rcnn.MaskRCNNPredictor(32, 32, 3),
+        rpn_anchor_generator=detection.anchor_utils.AnchorGenerator(
+            done.settings["rpn_anchor_generator: AnchorGenerator sizes"], ((0.5, 1.0, 2.0),) * 5
+        ),
+        min_size=done.settings["min_size"],
+        max_size=done.settings["max_size"],
+        rpn_pre_nms_top_n_test=done.settings["rpn_pre_nms_top_n_test"],
+        rpn_post_nms_top_n_test=done.settings["rpn_post_nms_top_n_test"],
+    ).eval()
+    theirs.load_state_dict(torch.load(done.files[0], weights_only=True), strict=True)
+    image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    with torch.no_grad():
+        found = theirs([torch.from_numpy(image).permute(2, 0, 1) / 255])[0]
+    mine = ours.predict([image])[0]
+    assert len(mine) == len(found["boxes"]) > 5
+    torch.testing.assert_close(mine.scores, found["scores"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(mine.boxes, found["boxes"], rtol=0, atol=1e-2)
+
+
+def test_the_verb(home_file, tmp_path: Path) -> None:
+    source, out = str(home_file("detectron2")), tmp_path / "model.pth"
+    run = CliRunner()
+    barred = run.invoke(app, ["convert", source, "--to", "torchvision", "--out", str(out), "--json"])
+    assert barred.exit_code == 1
+    assert not out.exists()
+    assert {finding["severity"] for finding in json.loads(barred.stdout)["findings"]} >= {"error"}
+    done = run.invoke(app, ["convert", source, "--to", "torchvision", "--out", str(out), "--accept", "--json"])
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["files"] == [str(out)]
