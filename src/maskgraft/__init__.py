@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from maskgraft.files import open_checkpoint as open  # noqa: F401
     from maskgraft.graft import load as load
     from maskgraft.model import MaskRCNN as MaskRCNN
+    from maskgraft.planning import Plan as Plan
+    from maskgraft.planning import plan as plan
+    from maskgraft.planning import read_plan as read_plan
     from maskgraft.previews import preview_augmented as preview_augmented
     from maskgraft.recipe import Recipe as Recipe
     from maskgraft.spec import Arch as Arch
@@ -51,6 +54,7 @@ _HOME = {
     "MaskRCNN": "model.MaskRCNN",
     "MaskgraftError": "errors.MaskgraftError",
     "Numerics": "spec.Numerics",
+    "Plan": "planning.Plan",
     "Recipe": "recipe.Recipe",
     "Report": "diagnosis.Report",
     "Spec": "spec.Spec",
@@ -63,6 +67,8 @@ _HOME = {
     "evaluate": "evaluation.evaluate",
     "fit_anchors": "anchor_fitting.fit_anchors",
     "load": "graft.load",
+    "plan": "planning.plan",
+    "read_plan": "planning.read_plan",
     "open": "files.open_checkpoint",
     "preview_augmented": "previews.preview_augmented",
     "read_coco": "coco.read",

@@ -1,16 +1,27 @@
 """What a checkpoint is, what is doubtful about it, and what stands in the way of a target."""
 
-import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from maskgraft.causes.architectures import architecture_faults as architecture_faults
+from maskgraft.causes.architectures import depth
+from maskgraft.causes.colours import colour_faults
+from maskgraft.causes.conventions import assumptions
+from maskgraft.causes.tables import era_fault, table_faults, unrecognised
+from maskgraft.causes.targets import into_pipeline, is_pipeline, resolve, target_faults
+from maskgraft.causes.values import glances, not_numbers, value_faults
 from maskgraft.errors import CheckpointError, Finding, worst_first
 from maskgraft.families import Identified, identify
-from maskgraft.files import open_checkpoint
+from maskgraft.files import Tensors, open_checkpoint
 from maskgraft.links import parameters
 from maskgraft.spec import COMPONENTS, Learned, Spec, component, differences
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_PHOTOGRAPHS = (".jpg", ".jpeg", ".png")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +51,10 @@ class Report:
         """Whether nothing that was found stops a load."""
         return all(finding.severity != "error" for finding in self.findings)
 
+    def with_findings(self, more: Sequence[Finding]) -> "Report":
+        """The report with further findings, worst first again."""
+        return replace(self, findings=worst_first((*self.findings, *more)))
+
     def as_json(self) -> dict[str, Any]:
         """The report as plain JSON types; the keys are stable."""
         return {
@@ -59,8 +74,9 @@ class Report:
 def diagnose(
     path: str | Path,
     *,
-    into: "Spec | str | Path | None" = None,
+    into: "Spec | str | Path | nn.Module | Sequence[Spec | str | Path | nn.Module] | None" = None,
     config: str | Path | None = None,
+    images: str | Path | None = None,
     key: str | None = None,
 ) -> Report:
     """Say what a checkpoint is, and everything that is wrong or doubtful about it, at once.
@@ -68,23 +84,34 @@ def diagnose(
         report = mg.diagnose("model_final.pth")
         report.family, report.spec.arch.blocks          # "detectron2", (3, 4, 6, 3)
         report = mg.diagnose("model_final.pth", into="other.pth")
+        report = mg.diagnose("model_final.pth", into="torchvision/maskrcnn_resnet50_fpn?classes=2")
+        report = mg.diagnose("model.ckpt", into="pipeline.config")
 
-    `into` is what it is to be loaded into: another checkpoint or a `Spec`. Returns a report for everything, unreadable
-    files included; raises only for arguments that are wrong themselves.
+    `into` is what it is to be loaded into: another checkpoint, a `Spec`, a well-known model by name, a
+    `pipeline.config`, any `nn.Module`, or several of them. `images` is a folder of photographs (RGB) on which the first
+    convolution is tried. All values are read once. Returns a report for everything, unreadable files included; raises
+    only for arguments that are wrong themselves.
     """
     path = Path(path)
     try:
         tensors = open_checkpoint(path, key=key)
     except CheckpointError as error:
         return Report(path, "", "", "", None, {}, {}, error.findings)
-    try:
-        known = identify(tensors, config=config)
-    except CheckpointError as error:
-        return Report(path, tensors.format, "", "", None, {}, {}, worst_first((*tensors.findings, *error.findings)))
-    findings = [*tensors.findings, *known.findings, *_table_faults(known), *_assumptions(known.spec)]
-    if into is not None:
-        target = into if isinstance(into, Spec) else identify(open_checkpoint(into)).spec
-        findings += architecture_faults(known.spec, target)
+    targets: list[Any] = [] if into is None else list(into) if isinstance(into, list | tuple) else [into]
+    known, findings = _identified(tensors, config)
+    if known is None:
+        findings += not_numbers(tensors, glances(tensors))
+        for target in targets:
+            findings += _into_without_family(tensors, target)
+        return Report(path, tensors.format, "", "", None, {}, {}, worst_first((*tensors.findings, *findings)))
+    notes = [finding for finding in findings if finding.severity == "info"]
+    findings = [finding for finding in findings if finding.severity != "info"]
+    mixed = era_fault(known.family, known.tensors)
+    findings = [*([mixed] if mixed else []), *table_faults(known), *findings, *value_faults(known)]
+    findings += colour_faults(known, _photographs(images))
+    for target in targets:
+        findings += _into(tensors, known, target)
+    findings += [*notes, *tensors.findings, *assumptions(known.spec)]
     return Report(
         path=path,
         format=tensors.format,
@@ -95,6 +122,51 @@ def diagnose(
         ignored=known.ignored,
         findings=worst_first(findings),
     )
+
+
+def _identified(tensors: Tensors, config: str | Path | None) -> tuple[Identified | None, list[Finding]]:
+    """What the file is, without its config where that does not fit it; and what there is to say about either."""
+    try:
+        known = identify(tensors, config=config)
+        return known, list(known.findings)
+    except CheckpointError as error:
+        of_config = [finding for finding in error.findings if finding.code.startswith("config.")]
+        if of_config:
+            try:
+                return identify(replace(tensors, path=tensors.path.parent / "nowhere" / tensors.path.name)), of_config
+            except CheckpointError:
+                pass
+        return None, unrecognised(tensors, error)
+
+
+def _photographs(folder: str | Path | None) -> list[Path]:
+    if folder is None:
+        return []
+    return sorted(one for one in Path(folder).rglob("*") if one.suffix.lower() in _PHOTOGRAPHS)
+
+
+def _into(tensors: Tensors, known: Identified, into: "Spec | str | Path | nn.Module") -> list[Finding]:
+    """Why a recognised file does not fit a target; a target that cannot be read is one fault among the others."""
+    if not isinstance(into, Spec | str | Path):
+        from maskgraft.planning import module_faults
+
+        return module_faults(tensors, into)
+    if not isinstance(into, Spec) and is_pipeline(Path(into)):
+        return into_pipeline(tensors, known, Path(into))
+    try:
+        return target_faults(known, resolve(into))
+    except CheckpointError as error:
+        return list(error.findings)
+
+
+def _into_without_family(tensors: Tensors, into: "Spec | str | Path | nn.Module") -> list[Finding]:
+    if not isinstance(into, Spec | str | Path):
+        from maskgraft.planning import module_faults
+
+        return module_faults(tensors, into)
+    if not isinstance(into, Spec) and is_pipeline(Path(into)):
+        return into_pipeline(tensors, None, Path(into))
+    return []
 
 
 def components(known: Identified) -> dict[str, tuple[int, int]]:
@@ -108,108 +180,10 @@ def components(known: Identified) -> dict[str, tuple[int, int]]:
     return {name: count for name, count in counts.items() if count[0]}
 
 
-def _table_faults(known: Identified) -> list[Finding]:
-    """Names that the family's links miss or leave over; shapes are checked against the model when it is built."""
-    linked = {name for link in known.links for name in (link.theirs, *link.copies)}
-    missing = [link.theirs for link in known.links if not link.optional and link.theirs not in known.tensors]
-    extra = [name for name in known.tensors if name not in linked]
-    findings = []
-    if missing:
-        message = f"{len(missing)} of {len(linked)} tensors are not in the file, first {missing[0]}"
-        findings.append(Finding("names.missing", "error", message, names=tuple(missing)))
-    if extra:
-        message = f"{len(extra)} tensors have no place in a {known.family.title} Mask R-CNN, first {extra[0]}"
-        findings.append(Finding("names.unexpected", "error", message, names=tuple(extra)))
-    return findings
-
-
-def _assumptions(spec: Spec) -> list[Finding]:
-    assumed = [name for name, one in spec.learned.items() if one.how == "assumed"]
-    if not assumed:
-        return []
-    values = {name: _value(spec, name) for name in assumed}
-    return [
-        Finding(
-            "numerics.assumed",
-            "info",
-            f"{len(assumed)} settings are in no file and are assumed",
-            names=tuple(assumed),
-            evidence={name: {"value": value, "why": spec.learned[name].source} for name, value in values.items()},
-            effect="results differ from the home framework's where an assumption is wrong",
-            fix="give the training's config file with --config, or set them with --set NAME=VALUE",
-        )
-    ]
-
-
-def _value(spec: Spec, name: str) -> Any:
-    part, _, field = name.partition(".")
-    value = getattr(getattr(spec, part), field) if field else getattr(spec, part)
-    return list(value) if isinstance(value, tuple) else value
-
-
-_CAUSES = {
-    "blocks": "shape.depth",
-    "block": "shape.depth",
-    "backbone": "family.mismatch",
-    "groups": "shape.groups",
-    "width_per_group": "shape.width",
-    "stem_width": "shape.width",
-    "neck_channels": "shape.width",
-    "classes": "shape.classes",
-}
-_DEPTHS: dict[tuple[int, ...], str] = {
-    (2, 2, 2, 2): "18",
-    (3, 4, 6, 3): "50",
-    (3, 4, 23, 3): "101",
-    (3, 8, 36, 3): "152",
-}
-
-
-def architecture_faults(file: Spec, target: Spec) -> list[Finding]:
-    """Why a checkpoint's shapes do not fit a target, told by cause and not by tensor."""
-    findings = []
-    for field in dataclasses.fields(file.arch):
-        have, want = getattr(file.arch, field.name), getattr(target.arch, field.name)
-        if have == want:
-            continue
-        if field.name == "blocks":
-            missing = sum(max(0, theirs - ours) for ours, theirs in zip(have, want, strict=True))
-            message = (
-                f"the file is {_depth(file)}, the target {_depth(target)}: {missing} blocks have no source"
-                if missing
-                else f"the file is {_depth(file)}, the target {_depth(target)}: {sum(have) - sum(want)} are unused"
-            )
-        elif field.name == "classes":
-            message = (
-                f"{have} classes in the file against {want} in the target: only the class-dependent layers differ "
-                "(6 tensors)"
-            )
-        else:
-            message = f"{field.name} is {have!r} in the file and {want!r} in the target"
-        fix = "mg.load(path, classes=[…]) keeps the rows of shared names" if field.name == "classes" else ""
-        findings.append(
-            Finding(
-                _CAUSES.get(field.name, "shape.other"),
-                "error",
-                message,
-                names=(f"arch.{field.name}",),
-                evidence={"file": have, "target": want},
-                fix=fix,
-            )
-        )
-    return findings
-
-
-def _depth(spec: Spec) -> str:
-    name = _DEPTHS.get(spec.arch.blocks, f"blocks {'/'.join(map(str, spec.arch.blocks))}")
-    kind = "ResNeXt" if spec.arch.groups > 1 else "ResNet"
-    return f"{kind}-{name}" if name.isdigit() else f"{kind} of {name}"
-
-
 def summary(spec: Spec) -> str:
     """A spec in a few words: "ResNet-50, FPN 256, 80 classes"."""
     arch = spec.arch
-    trunk = _depth(spec) if arch.backbone == "resnet" else arch.backbone
+    trunk = depth(spec) if arch.backbone == "resnet" else arch.backbone
     neck = f"FPN {arch.neck_channels}" if arch.neck == "fpn" else arch.neck.upper()
     return f"{trunk}, {neck}, {arch.classes} classes"
 

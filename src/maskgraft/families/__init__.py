@@ -93,13 +93,23 @@ def unwrapped(tensors: Tensors) -> Iterator[tuple[str, Tensors]]:
     prefix = ""
     yield prefix, tensors
     while len(tensors):
-        first = next((w for w in WRAPPERS if all(name.startswith(w) for name in tensors)), None)
-        if first is None:
+        first = next((w for w in WRAPPERS if all(name.startswith(w) for name in tensors)), _shared_part(tensors))
+        if not first:
             return
         prefix += first
         shorter: dict[str, LazyArray] = {name.removeprefix(first): array for name, array in tensors.items()}
         tensors = replace(tensors, arrays=shorter)
         yield prefix, tensors
+
+
+def _shared_part(tensors: Tensors) -> str:
+    """The first part of all names, with its separator, where they share one and something follows it in each."""
+    name = next(iter(tensors))
+    for mark in (".", "/"):
+        first = name[: name.find(mark) + 1]
+        if first and all(one.startswith(first) and len(one) > len(first) for one in tensors):
+            return first
+    return ""
 
 
 def recognise(tensors: Tensors) -> list[tuple[float, Family, str, Tensors]]:

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,9 @@ def setting(config: Mapping[str, Any], key: str) -> Any:
         value = value[part]
     if isinstance(value, str):
         try:
-            return ast.literal_eval(value)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", SyntaxWarning)  # "100abc" is text
+                return ast.literal_eval(value)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             return value
     return value
