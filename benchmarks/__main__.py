@@ -5,6 +5,7 @@ from importlib import import_module
 from pathlib import Path
 
 BENCHMARKS = {
+    "faults": "is the first finding of a diagnosis the cause, over checkpoints with a hundred known faults",
     "reading": "opening and reading checkpoints, beside safetensors, torch.load and TensorFlow",
 }
 

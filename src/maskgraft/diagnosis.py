@@ -108,7 +108,10 @@ def diagnose(
     findings = [finding for finding in findings if finding.severity != "info"]
     mixed = era_fault(known.family, known.tensors)
     findings = [*([mixed] if mixed else []), *table_faults(known), *findings, *value_faults(known)]
-    findings += colour_faults(known, _photographs(images))
+    if known.family.whole:
+        findings += colour_faults(known, _photographs(images))
+    else:
+        notes.insert(0, _backbone_only(known))
     for target in targets:
         findings += _into(tensors, known, target)
     findings += [*notes, *tensors.findings, *assumptions(known.spec)]
@@ -137,6 +140,18 @@ def _identified(tensors: Tensors, config: str | Path | None) -> tuple[Identified
             except CheckpointError:
                 pass
         return None, unrecognised(tensors, error)
+
+
+def _backbone_only(known: Identified) -> Finding:
+    lacking = [part for part in COMPONENTS if part not in components(known)]
+    return Finding(
+        "names.missing",
+        "info",
+        f"{known.tensors.path.name} holds a backbone ({known.family.title}) and no detector: no {', no '.join(lacking)}",
+        names=tuple(lacking),
+        effect="a model made of it detects nothing before it is trained",
+        fix="maskgraft train with it as the start; neck and heads are initialised",
+    )
 
 
 def _photographs(folder: str | Path | None) -> list[Path]:

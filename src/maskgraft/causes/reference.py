@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from math import prod
 
 from maskgraft.causes.canonical import canonical_shape
@@ -27,7 +28,8 @@ _VARIANTS = (
 _ERAS = {"tf1_object_detection_api": ("resnet_v1_50", "resnet_v1_101")}
 
 
-def reference_names(family: Family) -> dict[str, str]:
+@cache
+def reference_names(family: Family) -> Mapping[str, str]:
     """Name in the family's files → canonical name, over the usual architectures and all eras.
 
     A name that means different tensors in different architectures (layers that are only numbered) has its component.
@@ -44,7 +46,8 @@ def eras(family: Family) -> tuple[str, ...]:
     return _ERAS.get(family.name, family.eras) if family.whole else ()
 
 
-def era_names(family: Family, era: str) -> dict[str, str]:
+@cache
+def era_names(family: Family, era: str) -> Mapping[str, str]:
     """The same of one era."""
     names: dict[str, str] = {}
     for arch in _VARIANTS:

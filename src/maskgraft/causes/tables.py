@@ -100,7 +100,8 @@ def unrecognised(tensors: Tensors, error: CheckpointError) -> list[Finding]:
             return [renamed]
     if best is not None and best.share >= 0.5:
         have = {component(best.names[best.bare + name]) for name in best.plain if best.bare + name in best.names}
-        lacking = [part for part in COMPONENTS if part not in have]
+        usual = {component(ours) for ours in best.names.values()}
+        lacking = [part for part in COMPONENTS if part in usual - have]
         if lacking:
             return [_partial(best.family.title, sorted(have, key=COMPONENTS.index), lacking, best.bare, tensors)]
     return list(error.findings)
