@@ -336,7 +336,8 @@ def pipeline(
 ) -> Path:
     path = folder / "pipeline.config"
     path.write_text(
-        f"model {{ {model} {{ num_classes: 4\n feature_extractor {{ type: '{extractor}' }}\n"
+        f"model {{ {model} {{ num_classes: 4\n"
+        f"feature_extractor {{ type: '{extractor}' first_stage_features_stride: 8 }}\n"
         "first_stage_anchor_generator { grid_anchor_generator { scales: 0.5 scales: 1.0 scales: 2.0\n"
         "aspect_ratios: 1.0 height_stride: 8 width_stride: 8 } }\n"
         "image_resizer { fixed_shape_resizer { height: 96 width: 96 } } } }\n"

@@ -133,13 +133,12 @@ def _identified(tensors: Tensors, config: str | Path | None) -> tuple[Identified
         known = identify(tensors, config=config)
         return known, list(known.findings)
     except CheckpointError as error:
-        of_config = [finding for finding in error.findings if finding.code.startswith("config.")]
-        if of_config:
-            try:
-                return identify(replace(tensors, path=tensors.path.parent / "nowhere" / tensors.path.name)), of_config
-            except CheckpointError:
-                pass
-        return None, unrecognised(tensors, error)
+        try:  # from a place that has no config beside it
+            alone = tensors.path.parent / "no" / "config" / "here" / tensors.path.name
+            known = identify(replace(tensors, path=alone))
+            return replace(known, tensors=replace(known.tensors, path=tensors.path)), list(error.findings)
+        except CheckpointError:
+            return None, unrecognised(tensors, error)
 
 
 def _backbone_only(known: Identified) -> Finding:
@@ -147,7 +146,7 @@ def _backbone_only(known: Identified) -> Finding:
     return Finding(
         "names.missing",
         "info",
-        f"{known.tensors.path.name} holds a backbone ({known.family.title}) and no detector: no {', no '.join(lacking)}",
+        f"{known.tensors.path.name} holds a backbone alone ({known.family.title}): no {', no '.join(lacking)}",
         names=tuple(lacking),
         effect="a model made of it detects nothing before it is trained",
         fix="maskgraft train with it as the start; neck and heads are initialised",
