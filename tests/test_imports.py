@@ -90,6 +90,7 @@ def test_public_names() -> None:
         "open",
         "plan",
         "preview_augmented",
+        "probe",
         "read_coco",
         "read_plan",
         "save",

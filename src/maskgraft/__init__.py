@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from maskgraft.planning import plan as plan
     from maskgraft.planning import read_plan as read_plan
     from maskgraft.previews import preview_augmented as preview_augmented
+    from maskgraft.probing import probe as probe
     from maskgraft.recipe import Recipe as Recipe
     from maskgraft.spec import Arch as Arch
     from maskgraft.spec import Numerics as Numerics
@@ -71,6 +72,7 @@ _HOME = {
     "read_plan": "planning.read_plan",
     "open": "files.open_checkpoint",
     "preview_augmented": "previews.preview_augmented",
+    "probe": "probing.probe",
     "read_coco": "coco.read",
     "save": "store.save",
     "train": "training.train",

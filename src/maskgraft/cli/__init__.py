@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from maskgraft.cli import checkpoints, comparing, data, demo, inspecting, models, translating
+from maskgraft.cli import checkpoints, comparing, data, demo, inspecting, models, probing, translating
 from maskgraft.cli.show import print_findings
 from maskgraft.errors import MaskgraftError
 
@@ -21,6 +21,7 @@ app.command()(inspecting.inspect)
 app.command()(checkpoints.diagnose)
 app.command()(translating.convert)
 app.command()(comparing.compare)
+app.command()(probing.probe)
 app.command()(models.predict)
 app.command()(models.evaluate)
 app.command()(models.train)
