@@ -14,7 +14,7 @@ import maskgraft as mg
 from maskgraft.errors import DataError, UsageError
 
 GOLDEN = Path(__file__).parent / "golden" / "detectron2-r50fpn"
-SMALL = {"min_size": 160, "max_size": 256, "rpn_post_nms": 60, "max_detections": 20}
+SMALL = {"min_size": 256, "max_size": 400, "rpn_post_nms": 60, "max_detections": 20}
 
 
 @pytest.fixture(scope="module")
