@@ -74,6 +74,15 @@ def test_class_rows_are_paired_by_name() -> None:
     ]
 
 
+def test_the_verb_writes_the_page_whole(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from maskgraft.cli import app
+
+    target = tmp_path / "out.html"
+    app(["diagnose", str(checkpoint), "--html", str(target), "--classes", "car,forklift"], standalone_mode=False)
+    assert "forklift" in target.read_text(encoding="utf-8") and "it loads" in capsys.readouterr().out
+    assert [one.name for one in tmp_path.iterdir()] == ["out.html"]
+
+
 @needs_browser
 def test_a_search_in_the_address_shows_what_it_names(checkpoint: Path, tmp_path: Path) -> None:
     report = written(checkpoint, tmp_path)

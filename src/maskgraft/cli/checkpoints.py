@@ -14,6 +14,7 @@ from maskgraft.causes.conventions import COSTS
 from maskgraft.cli import options
 from maskgraft.cli.show import console, print_findings, print_json, table
 from maskgraft.errors import DataError, Finding, UsageError
+from maskgraft.files.writing import atomic
 
 _MOST_ALIKE = 16  # conventions that were learned in one and the same way are counted beyond this, not listed
 
@@ -40,6 +41,10 @@ def diagnose(
         str | None, typer.Option(help="Only these components of the module, with commas between.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Apply the plan and save the module's state as safetensors.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write all of it as one page, down to the tensors.")
+    ] = None,
+    classes: options.Classes = None,
     key: options.Key = None,
     every: Annotated[bool, typer.Option("--all", help="Show every finding and every convention.")] = False,
     as_json: options.Json = False,
@@ -52,6 +57,12 @@ def diagnose(
     report = diagnosis.diagnose(checkpoint, into=targets, config=config, images=images, key=key)
     if annotations is not None:
         report = report.with_findings(_data_findings(report, annotations, images))
+    if html is not None:
+        from maskgraft.pages.checkpoint import page
+
+        text = page(checkpoint, report, config=config, key=key, classes=options.names(classes))
+        with atomic(html) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     planned = _plans(checkpoint, into or (), targets, plan, components, out)
     if as_json:
         print_json({**report.as_json(), **({"plans": planned} if planned else {})})
