@@ -68,6 +68,7 @@ def test_public_names() -> None:
         "Arch",
         "CheckpointError",
         "DataError",
+        "DataReport",
         "Dataset",
         "Detections",
         "Finding",
@@ -81,6 +82,7 @@ def test_public_names() -> None:
         "Tensors",
         "UsageError",
         "anchor_coverage",
+        "check_data",
         "convert",
         "convert_data",
         "diagnose",
@@ -94,6 +96,7 @@ def test_public_names() -> None:
         "read_coco",
         "read_plan",
         "save",
+        "split_data",
         "train",
     ]
     for name in maskgraft.__all__:

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from maskgraft.coco import Dataset as Dataset
     from maskgraft.coco import read as read_coco  # noqa: F401
     from maskgraft.conversion import convert as convert
+    from maskgraft.data_checking import DataReport as DataReport
+    from maskgraft.data_checking import check_data as check_data
     from maskgraft.data_conversion import convert_data as convert_data
+    from maskgraft.data_splitting import split_data as split_data
     from maskgraft.detections import Detections as Detections
     from maskgraft.diagnosis import Report as Report
     from maskgraft.diagnosis import diagnose as diagnose
@@ -63,6 +66,9 @@ _HOME = {
     "UsageError": "errors.UsageError",
     "anchor_coverage": "anchor_fitting.anchor_coverage",
     "convert": "conversion.convert",
+    "DataReport": "data_checking.DataReport",
+    "check_data": "data_checking.check_data",
+    "split_data": "data_splitting.split_data",
     "convert_data": "data_conversion.convert_data",
     "diagnose": "diagnosis.diagnose",
     "evaluate": "evaluation.evaluate",
