@@ -52,6 +52,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_inspect_compares_one_file_with_one(maskgraft: Run, folder: Path) -> None:
+    model = folder / "model.pth"
+    assert "0 changed" in maskgraft("inspect", model, "--diff", model).stdout
+    done = maskgraft("inspect", model, model, "--diff", model)
+    assert done.returncode == 2
+    assert "2 are given" in done.stderr
+
+
 def test_inspect_and_diagnose_tell_what_it_is(maskgraft: Run, folder: Path) -> None:
     done = maskgraft("inspect", folder / "model.pth", "--tree")
     assert done.returncode == 0, done.stderr

@@ -92,3 +92,14 @@ def test_a_folder_gives_its_files_and_a_bad_file_its_reason(tmp_path: Path) -> N
     assert empty.tensors is None
     assert empty.findings[0].severity == "error"
     assert empty.as_json()["format"] is None
+
+
+def test_a_folder_leaves_out_documents_and_the_parts_of_a_tensorflow_checkpoint(tmp_path: Path) -> None:
+    for name in ("LICENSE", "pipeline.config", "placeholder.pth", "README.md", "checkpoint"):
+        (tmp_path / name).write_text("a few words")
+    (tmp_path / "weights").write_bytes(b"\x00\xff\x80 of no known kind")
+    for name in ("a.index", "a.meta", "a.data-00000-of-00001", "alone.data-00000-of-00001"):
+        (tmp_path / name).write_bytes(b"\x00\xff\x80")
+    kept = [path.name for path in checkpoints_in([tmp_path])]
+    assert kept == ["a.index", "alone.data-00000-of-00001", "placeholder.pth", "weights"]
+    assert checkpoints_in([tmp_path / "LICENSE"]) == [tmp_path / "LICENSE"]

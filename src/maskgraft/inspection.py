@@ -17,6 +17,7 @@ from maskgraft.diagnosis import components, summary
 from maskgraft.errors import CheckpointError, Finding, worst_first
 from maskgraft.families import identify, other_detector, recognise
 from maskgraft.files import LazyArray, Tensors, open_checkpoint
+from maskgraft.files.unreadable import is_document
 from maskgraft.links import Shape
 
 _MOST_TEXT = 120
@@ -273,7 +274,11 @@ def _named(value: Any) -> str:
 
 
 def checkpoints_in(paths: Iterable[Path]) -> list[Path]:
-    """Files and folders as the checkpoints they hold: a folder that is one itself stays, another gives its files."""
+    """Files and folders as the checkpoints they hold: a folder that is one itself stays, another gives its files.
+
+    Of a folder's files those stay out that are text under no checkpoint's name (a licence, a config), and the parts of
+    a TensorFlow checkpoint whose index is there. A path that was named itself always stays.
+    """
     found: list[Path] = []
     for path in paths:
         if not path.is_dir():
@@ -284,5 +289,10 @@ def checkpoints_in(paths: Iterable[Path]) -> list[Path]:
             found.append(path)
         except CheckpointError:
             inside = sorted(one for one in path.rglob("*") if one.is_file() and not one.name.startswith("."))
-            found += inside or [path]
+            found += [one for one in inside if not _is_part(one) and not is_document(one)] or [path]
     return found
+
+
+def _is_part(path: Path) -> bool:
+    stem = path.name.removesuffix(".meta") if path.name.endswith(".meta") else path.name.partition(".data-")[0]
+    return stem != path.name and path.with_name(f"{stem}.index").is_file()

@@ -8,6 +8,7 @@ import typer
 from maskgraft import inspection
 from maskgraft.cli import options
 from maskgraft.cli.show import console, folded, print_findings, print_json, table
+from maskgraft.errors import Finding, UsageError
 from maskgraft.files import open_checkpoint
 
 _MOST_ROWS = 40
@@ -26,7 +27,11 @@ def inspect(
 ) -> None:
     """Show what is in checkpoint files, without loading them. Exit 2 when one cannot be opened."""
     if diff is not None:
-        _print_difference(checkpoints[0], diff, key, as_json=as_json)
+        if len(checkpoints) != 1:
+            message = f"--diff compares one checkpoint with {diff}, and {len(checkpoints)} are given"
+            fix = f"maskgraft inspect {checkpoints[0]} --diff {diff}"
+            raise UsageError(Finding("spec.field", "error", message, fix=fix))
+        _print_difference(checkpoints[0], diff, key, salvage=salvage, as_json=as_json)
         return
     paths = inspection.checkpoints_in(checkpoints)
     found = [inspection.describe(path, key=key, salvage=salvage, values=values) for path in paths]
@@ -40,8 +45,9 @@ def inspect(
         raise typer.Exit(2)
 
 
-def _print_difference(first: Path, second: Path, key: str | None, *, as_json: bool) -> None:
-    found = inspection.difference(open_checkpoint(first, key=key), open_checkpoint(second, key=key))
+def _print_difference(first: Path, second: Path, key: str | None, *, salvage: bool, as_json: bool) -> None:
+    one, other = (open_checkpoint(path, key=key, salvage=salvage) for path in (first, second))
+    found = inspection.difference(one, other)
     if as_json:
         print_json(found.as_json())
         return
@@ -52,8 +58,8 @@ def _print_difference(first: Path, second: Path, key: str | None, *, as_json: bo
         out.print(table("", ("changed", "largest difference", "relative"), rows, right=(1, 2)))
     if len(found.changed) > _MOST_CHANGES:
         out.print(f"… and {len(found.changed) - _MOST_CHANGES} more", style="dim")
-    for name, (one, other) in list(found.reshaped.items())[:_MOST_CHANGES]:
-        out.print(f"{name}: {list(one)} in {first.name}, {list(other)} in {second.name}")
+    for name, (before, after) in list(found.reshaped.items())[:_MOST_CHANGES]:
+        out.print(f"{name}: {list(before)} in {first.name}, {list(after)} in {second.name}")
     for path, names in ((first, found.only_first), (second, found.only_second)):
         if names:
             out.print(f"only in {path.name}: {folded(names)}")
@@ -61,14 +67,24 @@ def _print_difference(first: Path, second: Path, key: str | None, *, as_json: bo
 
 def _print_list(found: list[inspection.Description]) -> None:
     rows: list[tuple[object, ...]] = []
+    base = _shared_folder([one.path for one in found])
+    if base is not None:
+        console().print(f"in {base}:", highlight=False)
     for one in found:
+        path = one.path.relative_to(base) if base is not None else one.path
         if one.tensors is None:
-            rows.append((one.path, "–", one.findings[0].code, one.findings[0].message))
+            rows.append((path, "–", one.findings[0].code, one.findings[0].message))
         else:
             values = sum(array.size for array in one.tensors.values())
             what = f"{one.family} {one.summary}".strip() or "of no known family"
-            rows.append((one.path, one.tensors.format, f"{len(one.tensors)} tensors, {values:,} values", what))
+            rows.append((path, one.tensors.format, f"{len(one.tensors)} tensors, {values:,} values", what))
     console().print(table("", ("file", "format", "holds", "what"), rows))
+
+
+def _shared_folder(paths: list[Path]) -> Path | None:
+    """The innermost folder that all paths lie in, unless it is a file system's root or the working folder."""
+    shared = [folder for folder in paths[0].parents if folder.parts and all(folder in path.parents for path in paths)]
+    return shared[0] if shared and shared[0] != Path(shared[0].anchor) else None
 
 
 def _print_one(one: inspection.Description, *, tree: bool) -> None:
@@ -94,6 +110,8 @@ def _print_one(one: inspection.Description, *, tree: bool) -> None:
         parts = [(name, count, f"{values:,}") for name, (count, values) in shown]
         out.print()
         out.print(table("", ("part", "tensors", "values"), parts, right=(1, 2)))
+        if len(one.components) > _MOST_ROWS:
+            out.print(f"… and {len(one.components) - _MOST_ROWS} more parts (--tree)", style="dim")
     said = inspection.plain(tensors.about)
     if said:
         out.print()

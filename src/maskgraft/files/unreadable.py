@@ -139,6 +139,18 @@ def _text(path: Path, data: memoryview, head: bytes) -> Finding | None:
     return Finding(code, "error", message, evidence=evidence, fix=fix)
 
 
+def is_document(path: Path) -> bool:
+    """Whether a file is text under a name that no checkpoint has: a licence, a config, a log."""
+    if path.name.endswith((*_CHECKPOINTS, ".index.json")):
+        return False
+    try:
+        with path.open("rb") as file:
+            text = _decoded(file.read(512))
+    except OSError:
+        return False
+    return bool(text) and all(character >= " " or character in "\t\r\n\f\x1b" for character in text)
+
+
 def _decoded(head: bytes) -> str:
     """UTF-8, whose last character the cut of the head may have split; "" for what is no text."""
     for cut in range(4):
