@@ -28,7 +28,11 @@ _DEPTHS: dict[tuple[int, ...], str] = {
     (3, 8, 36, 3): "152",
 }
 _FIRST = ("backbone", "block", "groups", "blocks", "neck", "classes")  # what other differences follow from
-_FOLLOWING = {"groups": ("width_per_group",), "neck": ("rpn_channels", "anchors_per_cell", "box_head", "mask_convs")}
+_FOLLOWING = {
+    "classes": ("box_rows", "mask_rows"),
+    "groups": ("width_per_group",),
+    "neck": ("rpn_channels", "anchors_per_cell", "box_head", "mask_convs"),
+}
 
 
 def architecture_faults(known: Identified | Spec, target: Spec, *, where: str = "the target") -> list[Finding]:
