@@ -145,6 +145,12 @@ def test_from_every_family_to_every_other(one: str, other: str, home_file, tmp_p
     assert_alike(home_file(SOURCES[one]), done)
 
 
+@pytest.mark.parametrize("other", ["detectron2", "detectron-caffe2", "tensorpack"])
+def test_a_box_head_of_c5_travels_too(other: str, home_file, tmp_path: Path) -> None:
+    done = converted(home_file("chainer"), other, tmp_path, accept=True)
+    assert_alike(home_file("chainer"), done)
+
+
 def test_what_is_found_is_what_the_two_specs_disagree_on(home_file, tmp_path: Path) -> None:
     """No convention that acts is passed over: the loaded models differ in nothing that is neither found nor folded."""
     done = converted(home_file("matterport"), "detectron2", tmp_path, accept=True)

@@ -175,7 +175,7 @@ def _numerics(
     changes |= changes_from(config, _FROM_CONFIG, how)
     anchors = _anchors(arch, config)
     how |= learned("Detectron's config", "read", [f"numerics.{name}" for name in anchors])
-    return replace(NUMERICS, **changes, **anchors), how, []
+    return replace(NUMERICS, **{**changes, **anchors}), how, []
 
 
 def _own_config(tensors: Tensors) -> Config:
