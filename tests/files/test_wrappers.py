@@ -274,6 +274,14 @@ def test_sparse_weights_are_refused_by_name(opened):
     assert finding.code == "file.unsupported" and finding.names == ("w",) and "sparse" in finding.message
 
 
+def test_salvage_reads_what_stands_beside_sparse_weights(tmp_path):
+    path = tmp_path / "sparse.pth"
+    torch.save({"model": weights() | {"w": torch.eye(3).to_sparse()}}, path)
+    found = open_checkpoint(path, salvage=True)
+    assert set(found) == set(weights()) and "w" not in found
+    assert [(one.code, one.severity, one.names) for one in found.findings] == [("file.unsupported", "warning", ("w",))]
+
+
 @pytest.mark.parametrize("legacy", (False, True), ids=("zip", "stream"))
 def test_a_cut_file_is_an_error_and_can_be_salvaged(tmp_path, legacy):
     path = tmp_path / "half.pth"

@@ -4,7 +4,7 @@ Names are kept as the file has them. Where a file holds several models, all are 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +91,17 @@ def tensors(contents: Contents, path: Path, *, key: str | None = None, salvage: 
     "" takes all of them, with their keys in front of the names.
 
     Raises `CheckpointError`: `file.truncated` (unless `salvage`), `file.no-weights`, `file.several-models`,
-    `file.no-key`, `file.unsupported` for sparse and quantised weights.
+    `file.no-key`, `file.unsupported` for sparse and quantised weights (`salvage` leaves them out, with a warning).
     """
     models = list(_models(contents.value))
     if contents.cut is not None and not salvage:
         raise CheckpointError(_truncated(path, contents.cut, models))
     model = _chosen(path, contents, models, key)
+    left_out = _refused(path, model)
+    if left_out is not None:
+        model = replace(model, tensors={name: leaf for name, leaf in model.tensors.items() if not refusal(leaf)})
+        if not salvage or not model.tensors:
+            raise CheckpointError(left_out)
     arrays, slots, missing = _sorted(path, model)
     slots.update(_beside(contents.value, models, model))
     findings = [*contents.findings, *unsafe_pickle(contents.names), *_prefix(path, arrays)]
@@ -104,6 +109,8 @@ def tensors(contents: Contents, path: Path, *, key: str | None = None, salvage: 
         if not arrays:
             raise CheckpointError(_truncated(path, contents.cut, models))
         findings.append(salvaged(path, contents.cut, len(arrays), missing))
+    if left_out is not None:
+        findings.append(replace(left_out, severity="warning"))
     about = _about(contents, models, model)
     return Tensors(path, contents.format, arrays, about, model.key, slots, tuple(findings))
 
@@ -304,19 +311,24 @@ def _said(value: Any) -> str:
 # What belongs to it
 
 
-def _sorted(path: Path, model: Model) -> tuple[dict[str, LazyArray], dict[str, LazyArray], list[str]]:
+def _refused(path: Path, model: Model) -> Finding | None:
+    """The finding that names the weights of a model which cannot be read as plain arrays, if there are any."""
     refused = {name: refusal(leaf) for name, leaf in model.tensors.items() if refusal(leaf)}
-    if refused:
-        kinds = ", ".join(sorted(set(refused.values())))
-        finding = Finding(
-            "file.unsupported",
-            "error",
-            f"{path.name}: {len(refused)} of {len(model.tensors)} weights are {kinds}, first {next(iter(refused))!r}",
-            names=tuple(refused),
-            evidence={"refused": refused},
-            fix="write the file again from a model with dense, unquantised parameters",
-        )
-        raise CheckpointError(finding)
+    if not refused:
+        return None
+    kinds = ", ".join(sorted(set(refused.values())))
+    return Finding(
+        "file.unsupported",
+        "error",
+        f"{path.name}: {len(refused)} of {len(model.tensors)} weights are {kinds}, first {next(iter(refused))!r}",
+        names=tuple(refused),
+        evidence={"refused": refused},
+        fix="write the file again from a model with dense, unquantised parameters, or read the others: "
+        "salvage=True (--salvage)",
+    )
+
+
+def _sorted(path: Path, model: Model) -> tuple[dict[str, LazyArray], dict[str, LazyArray], list[str]]:
     copies = _flat_copies(model.tensors)
     arrays: dict[str, LazyArray] = {}
     slots: dict[str, LazyArray] = {}
