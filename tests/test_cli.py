@@ -136,3 +136,23 @@ def test_the_installed_command_answers_and_never_with_a_traceback(folder: Path) 
     assert done.returncode == 2
     assert "nothing.pth" in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_train_takes_synonyms_and_says_where_rows_come_from(maskgraft: Run, folder: Path, tmp_path: Path) -> None:
+    synonyms = tmp_path / "synonyms.toml"
+    synonyms.write_text('disc = ["round thing", "class 1"]\n')
+    given = [
+        folder / "model.pth",
+        "--annotations",
+        folder / "data" / "instances.json",
+        "--images",
+        folder / "data" / "images",
+    ]
+    options = [*SMALL, "--steps", 1, "--batch", 1, "--workers", 0, "--min-size", 96, "--max-size", 128]
+    done = maskgraft("train", *given, "--out", tmp_path / "run", *options, "--synonyms", synonyms)
+    assert done.returncode == 0, done.stderr
+    assert "1 classes kept: disc (there: class 1)" in done.stdout and "1 classes new: box" in done.stdout
+    synonyms.write_text("disc = 3\n")
+    done = maskgraft("train", *given, "--out", tmp_path / "other", *options, "--synonyms", synonyms)
+    assert done.returncode == 2 and "no name and no list of names" in done.stderr
+    assert not (tmp_path / "other").exists()

@@ -169,3 +169,55 @@ def test_a_threshold_that_nothing_reaches() -> None:
     found = model.predict([torch.zeros(50, 70, 3, dtype=torch.uint8)])[0]
     assert len(found) == 0
     assert found.masks.shape == (0, 50, 70)
+
+
+def rows_of(model: mg.MaskRCNN) -> list[tuple[str, int | None, str]]:
+    assert model.graft is not None
+    return [(row.name, row.source, row.called) for row in model.graft.rows]
+
+
+def test_a_class_is_found_under_its_own_name_before_its_synonyms(tmp_path: Path) -> None:
+    path = foreign_file(tiny_model(), tmp_path / "model.pth")  # "class 1", "class 2"
+    model = mg.load(
+        path, classes=["human", "class 2"], synonyms={"human": ["pedestrian", "class 1"], "class 2": "class 1"}
+    )
+    assert rows_of(model) == [("human", 0, "class 1"), ("class 2", 1, "")]
+    assert model.graft is not None and model.graft.dropped == ()
+    with pytest.raises(mg.UsageError, match="not among the classes"):
+        mg.load(path, classes=["human"], synonyms={"person": "class 1"})
+    with pytest.raises(mg.UsageError, match="no classes are given"):
+        mg.load(path, synonyms={"person": "class 1"})
+
+
+def test_rows_come_from_several_files_of_one_network(tmp_path: Path) -> None:
+    first = tiny_model(("disc", "box"))
+    mg.save(first, tmp_path / "first")
+    other = with_classes(mg.load(tmp_path / "first"), ["box", "star"])
+    with torch.no_grad():
+        other.box_predictor.cls.weight[1] = 7.0
+    mg.save(other, tmp_path / "other")
+    grown = mg.load(tmp_path / "first", classes=["disc", "star", "moon"], rows_from=[tmp_path / "other"])
+    assert torch.equal(grown.box_predictor.cls.weight[0], first.box_predictor.cls.weight[0])
+    assert (grown.box_predictor.cls.weight[1] == 7.0).all()
+    if grown.graft is not None:
+        assert [(row.source, row.path is not None) for row in grown.graft.rows] == [
+            (0, False),
+            (1, True),
+            (None, False),
+        ]
+    mg.save(tiny_model(("disc", "star"), seed=5), tmp_path / "stranger")
+    with pytest.raises(mg.UsageError, match=r"another network .*backbone"):
+        mg.load(tmp_path / "first", classes=["star"], rows_from=[tmp_path / "stranger"])
+
+
+def test_both_id_spaces_of_coco_have_names() -> None:
+    from maskgraft.families.class_names import COCO_80, COCO_90
+
+    model = tiny_model(COCO_90)
+    fresh = with_classes(model, "coco-80")
+    assert fresh.spec.classes == COCO_80
+    for name in ("person", "stop sign", "toothbrush"):
+        old, new = COCO_90.index(name), COCO_80.index(name)
+        assert torch.equal(fresh.box_predictor.cls.weight[new], model.box_predictor.cls.weight[old])
+    back = with_classes(fresh, "coco-91")
+    assert torch.equal(back.box_predictor.cls.weight[88], model.box_predictor.cls.weight[88])

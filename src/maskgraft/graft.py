@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,8 @@ import torch
 from torch import Tensor
 
 from maskgraft import links, store
+from maskgraft.class_surgery import CLASS_TENSORS, Synonyms
+from maskgraft.class_surgery import with_classes as with_classes
 from maskgraft.errors import CheckpointError, Finding, UsageError, worst_first
 from maskgraft.families import Identified, identify
 from maskgraft.files import LazyArray, open_checkpoint
@@ -19,17 +20,7 @@ from maskgraft.grafted import Grafted, Row
 from maskgraft.init import initialise
 from maskgraft.links import Link
 from maskgraft.model import MaskRCNN
-from maskgraft.spec import COMPONENTS, Arch, Learned, Spec, checked_fields, component
-
-# Tensors with one entry (or four) a class, and how a missing row starts (Mask R-CNN as in Detectron2's predictors).
-_CLASS_TENSORS = {
-    "box_predictor.cls.weight": 0.01,
-    "box_predictor.cls.bias": 0.0,
-    "box_predictor.deltas.weight": 0.001,
-    "box_predictor.deltas.bias": 0.0,
-    "mask_predictor.logits.weight": 0.001,
-    "mask_predictor.logits.bias": 0.0,
-}
+from maskgraft.spec import COMPONENTS, Arch, Spec, checked_fields, component
 
 
 def load(
@@ -37,7 +28,9 @@ def load(
     *,
     config: str | Path | None = None,
     numerics: Mapping[str, Any] | None = None,
-    classes: Sequence[str] | None = None,
+    classes: Sequence[str] | str | None = None,
+    synonyms: Synonyms | None = None,
+    rows_from: Sequence[str | Path] = (),
     arch: Mapping[str, Any] | None = None,
     family: str | None = None,
     key: str | None = None,
@@ -47,25 +40,43 @@ def load(
         model = mg.load("model_final.pkl")
         model = mg.load("model_final.pkl", config="config.yaml", numerics={"score_threshold": 0.5, "min_size": 480})
         model = mg.load("model_final.pkl", classes=["person", "forklift"])   # rows kept by name, new ones initialised
+        model = mg.load("model_final.pkl", classes=["human"], synonyms={"human": "person"}, rows_from=["other.pkl"])
         model = mg.load("efficientnet-lite0.pth", classes=["coin"], arch={"neck_channels": 64})    # only a backbone
 
     `path` is a file of any family, or a folder that `mg.save` wrote. `numerics` overrides conventions by name. With
     `classes`, the class, box and mask rows of the classes that the file has are kept and others are initialised;
-    everything else must fit. `arch` overrides shapes by name, where the file leaves them open: a file that holds only a
-    backbone gets a new pyramid and new heads. `model.graft` tells what came from where. Raises `CheckpointError` with
-    everything that stands in the way, and then changes nothing.
+    everything else must fit; "coco-80" and "coco-91" name COCO's. `synonyms` says what a class may be called in a file,
+    `rows_from` are further files of the same network, whose rows are taken for classes that the first lacks
+    (`class_surgery.with_classes`). `arch` overrides shapes by name, where the file leaves them open: a file that holds
+    only a backbone gets a new pyramid and new heads. `model.graft` tells what came from where. Raises `CheckpointError`
+    with everything that stands in the way, and then changes nothing.
     """
     if store.is_saved(Path(path)):
         model = store.load(Path(path))
         if numerics:
             model = rebuilt(model, model.spec.with_numerics(numerics))
-        return with_classes(model, classes) if classes is not None else model
+        return _for_classes(model, classes, synonyms, rows_from, family)
     known = identify(open_checkpoint(path, key=key), config=config, family_name=family)
     spec = known.spec.with_numerics(numerics) if numerics else known.spec
     if arch:
         spec = replace(spec, arch=replace(spec.arch, **checked_fields(Arch, arch, where="arch")))
-    model = assemble(known, spec)
-    return with_classes(model, classes) if classes is not None else model
+    return _for_classes(assemble(known, spec), classes, synonyms, rows_from, family)
+
+
+def _for_classes(
+    model: MaskRCNN,
+    classes: Sequence[str] | str | None,
+    synonyms: Synonyms | None,
+    rows_from: Sequence[str | Path],
+    family: str | None,
+) -> MaskRCNN:
+    if classes is None:
+        if synonyms or rows_from:
+            message = "synonyms and rows_from say where rows of classes come from, and no classes are given"
+            raise UsageError(Finding("shape.classes", "error", message, fix="classes=[…]"))
+        return model
+    others = [load(path, family=family) for path in rows_from]
+    return with_classes(model, classes, synonyms=synonyms, others=others)
 
 
 def assemble(known: Identified, spec: Spec) -> MaskRCNN:
@@ -145,79 +156,6 @@ def rebuilt(model: MaskRCNN, spec: Spec) -> MaskRCNN:
     return fresh.train(model.training)
 
 
-def with_classes(model: MaskRCNN, classes: Sequence[str]) -> MaskRCNN:
-    """The model for another list of classes: rows of shared names are kept, new ones initialised.
-
-    Class logits start from a normal of std 0.01, box and mask rows from 0.001, biases from 0 (Detectron2
-    `FastRCNNOutputLayers`, `MaskRCNNConvUpsampleHead`). Raises `UsageError` for repeated, empty or no names.
-    """
-    _check_names(classes)
-    arch = replace(model.spec.arch, classes=len(classes))
-    known = {name: index for index, name in enumerate(model.spec.classes)}
-    rows = tuple(Row(name, known.get(name)) for name in classes)
-    learned = {**model.spec.learned, "classes": Learned("read", "given by the caller")}
-    spec = replace(model.spec, arch=arch, classes=tuple(classes), learned=learned)
-    with torch.device("meta"):
-        fresh = MaskRCNN(spec)
-    state = dict(model.state_dict())
-    wanted = fresh.state_dict()
-    old = len(model.spec.classes)
-    for name, std in _CLASS_TENSORS.items():
-        source, shape = state[name], wanted[name].shape
-        per_row = 4 if ".deltas." in name else 1
-        if source.shape[0] // per_row == 1 and old > 1:
-            continue  # one row for all classes
-        background = [old] if source.shape[0] // per_row == old + 1 else []
-        order = [row.source for row in rows] + background
-        target = torch.zeros(shape) if std == 0 else torch.randn(shape) * std
-        target, source = target.to(source), source.reshape(-1, per_row, *source.shape[1:])
-        blocks = target.view(-1, per_row, *shape[1:])
-        for index, taken in enumerate(order):
-            if taken is not None:
-                blocks[index] = source[taken]
-        state[name] = target
-    fresh.load_state_dict(state, strict=True, assign=True)
-    for parameter in fresh.parameters():
-        parameter.requires_grad_()
-    kept = set(classes)
-    dropped = tuple(name for name in model.spec.classes if name not in kept)
-    findings = (*model.graft.findings, *_class_findings(rows, model.spec.classes)) if model.graft else ()
-    fresh.graft = (
-        replace(model.graft, rows=rows, dropped=dropped, findings=worst_first(findings)) if model.graft else None
-    )
-    return fresh.train(model.training)
-
-
-def _check_names(classes: Sequence[str]) -> None:
-    if isinstance(classes, str):
-        raise UsageError(
-            Finding("shape.classes", "error", f"classes is the string {classes!r}", fix=f"classes=[{classes!r}]")
-        )
-    repeated = sorted({name for name in classes if list(classes).count(name) > 1})
-    if not classes or repeated:
-        fault = f"class names are given twice: {', '.join(repeated)}" if repeated else "no class names are given"
-        raise UsageError(Finding("shape.classes", "error", fault, names=tuple(repeated)))
-
-
-def _class_findings(rows: Sequence[Row], known: Sequence[str]) -> list[Finding]:
-    new = [row.name for row in rows if row.source is None]
-    near = {name: match[0] for name in new if (match := get_close_matches(name, known, 1, 0.8))}
-    findings = []
-    if near:
-        pairs = ", ".join(f"{name} (file: {match})" for name, match in near.items())
-        findings.append(
-            Finding(
-                "names.renamed",
-                "warning",
-                f"new classes are nearly called like classes of the file, and start from nothing: {pairs}",
-                names=tuple(near),
-                evidence={"nearest": near},
-                fix="use the file's name to keep its rows",
-            )
-        )
-    return findings
-
-
 def moved_parameters(model: MaskRCNN) -> dict[str, tuple[int, int]]:
     """Per component: how many of its numbers came from the file, and how many it has."""
     counts: dict[str, tuple[int, int]] = {}
@@ -226,7 +164,7 @@ def moved_parameters(model: MaskRCNN) -> dict[str, tuple[int, int]]:
         part = component(name)
         have, of = counts.get(part, (0, 0))
         size = tensor.numel()
-        if name in moved and model.graft and name in _CLASS_TENSORS:
+        if name in moved and model.graft and name in CLASS_TENSORS:
             rows = model.graft.rows
             size = int(size * sum(row.source is not None for row in rows) / max(len(rows), 1))
         counts[part] = (have + (size if name in moved else 0), of + tensor.numel())

@@ -9,10 +9,15 @@ from maskgraft.errors import Finding
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Where a class of the model comes from: `source` is its index in the file, or None for a new class."""
+    """Where a class of the model comes from: `source` is its index in the file, or None for a new class.
+
+    `called` is its name there, where that is another; `path` is the file, where it is not the model's own.
+    """
 
     name: str
     source: int | None
+    called: str = ""
+    path: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -178,6 +178,12 @@ def train(
         typer.Option("--field", metavar="NAME=VALUE", help="Any other field of a recipe, such as flip=0. Repeatable."),
     ] = None,
     classes: options.Classes = None,
+    synonyms: Annotated[
+        Path | None, typer.Option(help='TOML or JSON of classes that a file calls otherwise: human = ["person"].')
+    ] = None,
+    rows_from: Annotated[
+        list[Path] | None, typer.Option(help="Further checkpoints of the same network, for rows that it lacks.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last saved step.")] = False,
     config: options.Config = None,
     key: options.Key = None,
@@ -219,26 +225,28 @@ def train(
     }
     chosen = recipes.recipe_from({**values, **{name: value for name, value in given.items() if value is not None}})
 
+    import torch
+
     from maskgraft import processes
+    from maskgraft.class_surgery import with_classes
+    from maskgraft.graft import load
 
     with processes.joined(device) as place:
         model = _load(checkpoint, config, key, family, settings, None, place)
+        if tuple(model.spec.classes) != data.classes:
+            torch.manual_seed(chosen.seed)  # new rows are drawn too
+            others = [load(path, family=family) for path in rows_from or ()]
+            model = with_classes(model, data.classes, synonyms=options.synonyms(synonyms), others=others).to(place)
         _train(model, data, val, chosen, out, resume=resume, quiet=as_json or not processes.leads(), as_json=as_json)
 
 
 def _train(
     model: Any, data: Any, val: Any, recipe: Any, out: Path, *, resume: bool, quiet: bool, as_json: bool
 ) -> None:
-    import torch
-
     from maskgraft import processes
     from maskgraft.cli.progress import Watch
-    from maskgraft.graft import with_classes
     from maskgraft.training import train as run_training
 
-    if tuple(model.spec.classes) != data.classes:
-        torch.manual_seed(recipe.seed)  # new rows are drawn too
-        model = with_classes(model, data.classes).to(model.device)
     out_console = console(quiet=quiet)
     _print_rows(model, out_console)
     with Watch(out_console) as watch:
@@ -274,7 +282,11 @@ def _print_rows(model: Any, out: Any) -> None:
     """Which class rows were kept and which start afresh."""
     if model.graft is None:
         return
-    kept = [row.name for row in model.graft.rows if row.source is not None]
+    kept = [
+        row.name + (f" (there: {row.called})" if row.called else "") + (f" (from {row.path.name})" if row.path else "")
+        for row in model.graft.rows
+        if row.source is not None
+    ]
     new = [row.name for row in model.graft.rows if row.source is None]
     for what, names in (("kept", kept), ("new", new), ("dropped", model.graft.dropped)):
         if names:

@@ -1,6 +1,7 @@
 """Options that several verbs share."""
 
 import json
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,6 +45,29 @@ def numerics(settings: Sequence[str] | None, option: str = "--set") -> dict[str,
 def names(classes: str | None) -> list[str] | None:
     """`--classes a,b,c` as a list."""
     return [name.strip() for name in classes.split(",")] if classes is not None else None
+
+
+def synonyms(path: Path | None) -> dict[str, Any] | None:
+    """A file of synonyms, TOML or JSON: class of the data → what it may be called in a checkpoint.
+
+    Raises `UsageError` for a file that cannot be read, or holds anything else than names and lists of names.
+    """
+    if path is None:
+        return None
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
+    except (OSError, ValueError) as error:
+        raise UsageError(Finding("spec.field", "error", f"--synonyms {path} cannot be read: {error}")) from None
+    strange = [
+        name
+        for name, also in (found.items() if isinstance(found, dict) else [(str(path), None)])
+        if not all(isinstance(one, str) for one in (also if isinstance(also, list) else [also]))
+    ]
+    if strange:
+        message = f"--synonyms {path}: {', '.join(strange[:5])} is no name and no list of names"
+        raise UsageError(Finding("spec.field", "error", message, fix='human = ["person", "pedestrian"]'))
+    return dict(found)
 
 
 def spec_of(checkpoint: Path | None, classes: Sequence[str]) -> Spec:
