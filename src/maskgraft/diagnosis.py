@@ -13,7 +13,7 @@ from maskgraft.causes.tables import era_fault, table_faults, unrecognised
 from maskgraft.causes.targets import into_pipeline, is_pipeline, resolve, target_faults
 from maskgraft.causes.values import glances, not_numbers, value_faults
 from maskgraft.errors import CheckpointError, Finding, worst_first
-from maskgraft.families import Identified, identify
+from maskgraft.families import FAMILIES, Identified, identify
 from maskgraft.files import Tensors, open_checkpoint
 from maskgraft.links import parameters
 from maskgraft.spec import COMPONENTS, Learned, Spec, component, differences
@@ -195,9 +195,11 @@ def components(known: Identified) -> dict[str, tuple[int, int]]:
 
 
 def summary(spec: Spec) -> str:
-    """A spec in a few words: "ResNet-50, FPN 256, 80 classes"."""
+    """A spec in a few words: "ResNet-50, FPN 256, 80 classes"; or "ResNet-50, a backbone only"."""
     arch = spec.arch
     trunk = depth(spec) if arch.backbone == "resnet" else arch.backbone
+    if any(family.name == spec.family and not family.whole for family in FAMILIES) and spec.classes == ("object",):
+        return f"{trunk}, a backbone only"
     neck = f"FPN {arch.neck_channels}" if arch.neck == "fpn" else arch.neck.upper()
     return f"{trunk}, {neck}, {arch.classes} classes"
 

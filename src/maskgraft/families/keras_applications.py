@@ -115,7 +115,11 @@ FAMILY = Family(
     older_landmarks=(
         ("layers/conv2d/vars/0", "layers/conv2d_52/vars/1", "layers/batch_normalization_52/vars/3"),
         ("conv1_conv/conv1_conv/kernel", "conv2_block1_0_bn/conv2_block1_0_bn/gamma", "conv1_bn/conv1_bn/beta"),
-        ("layer_with_weights-0/kernel", "layer_with_weights-1/moving_mean", "layer_with_weights-105/moving_variance"),
+        (
+            # counted layers are anybody's; in the first block two convolutions and then two norms follow each other
+            *(f"layer_with_weights-{number}/bias" for number in (0, 2, 4, 6, 7)),
+            *(f"layer_with_weights-{number}/moving_variance" for number in (1, 3, 5, 8, 9, 105)),
+        ),
     ),
     read=read,
     links=links,
