@@ -7,6 +7,7 @@ from pathlib import Path
 BENCHMARKS = {
     "faults": "is the first finding of a diagnosis the cause, over checkpoints with a hundred known faults",
     "reading": "opening and reading checkpoints, beside safetensors, torch.load and TensorFlow",
+    "speed": "predicting, training, loading and evaluation, beside torchvision and pycocotools",
 }
 
 
