@@ -105,8 +105,8 @@ def run(*, quick: bool, out: Path | None, tensorflow: str | None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         opened = _opening(folder, 64 if quick else 1024, tensorflow)
-        rows = _reading(folder, 64 if quick else 256, tensorflow, rounds)
-    timing.report("reading", rows, quick=quick, out=out, more={"opening": opened})
+        rows, kept = _reading(folder, 64 if quick else 256, tensorflow, rounds)
+    timing.report("reading", rows, quick=quick, out=out, more={"opening": opened, "memory of all values kept": kept})
 
 
 def _opening(folder: Path, megabytes: int, tensorflow: str | None) -> dict[str, dict[str, Any]]:
@@ -124,7 +124,7 @@ def _opening(folder: Path, megabytes: int, tensorflow: str | None) -> dict[str, 
     return opened
 
 
-def _reading(folder: Path, megabytes: int, tensorflow: str | None, rounds: int) -> list[Row]:
+def _reading(folder: Path, megabytes: int, tensorflow: str | None, rounds: int) -> tuple[list[Row], dict[str, float]]:
     wanted, paths, rows = arrays(megabytes), write(folder, megabytes, tensorflow), []
     plain = paths["safetensors"]
 
@@ -161,10 +161,11 @@ def _reading(folder: Path, megabytes: int, tensorflow: str | None, rounds: int) 
         )
     )
     rows.append(_bundle(paths.get("TensorFlow bundle"), wanted, megabytes, tensorflow, rounds))
+    kept = {}
     for name, path in paths.items():
         _, (share,) = timing.child(KEEP, str(path))
-        print(f"memory of all values kept, {name}: {float(share):.2f}× the values (bar: 1.2×)", flush=True)
-    return rows
+        kept[name] = round(float(share), 3)  # times the size of the values; the bar is 1.2
+    return rows, kept
 
 
 def _bundle(

@@ -301,3 +301,9 @@ def test_a_cut_file_is_an_error_and_can_be_salvaged(tmp_path, legacy):
     (warning,) = [told for told in ckpt.findings if told.code == "file.truncated"]
     assert warning.severity == "warning" and set(warning.names) == set(model) - set(ckpt)
     assert ckpt.about["epoch"] == 2
+
+
+def test_a_tensor_without_a_name_is_told(tmp_path):
+    torch.save(torch.ones(3), tmp_path / "bare.pth")
+    with pytest.raises(CheckpointError, match="one tensor without a name"):
+        open_checkpoint(tmp_path / "bare.pth")

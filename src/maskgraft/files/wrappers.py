@@ -305,7 +305,7 @@ def _said(value: Any) -> str:
         return f"an object of {value.qualified[:80]}"
     if isinstance(value, dict | list | tuple):
         return f"a {type(value).__name__.removeprefix('O')} of {len(value):,}"
-    return f"a {type(value).__name__}"
+    return "one tensor without a name" if is_leaf(value) else f"a {type(value).__name__}"
 
 
 # What belongs to it
