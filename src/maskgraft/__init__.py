@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from maskgraft.evaluation import evaluate as evaluate
     from maskgraft.files import Tensors as Tensors
     from maskgraft.files import open_checkpoint as open  # noqa: F401
+    from maskgraft.forgetting import retention as retention
     from maskgraft.graft import load as load
     from maskgraft.model import MaskRCNN as MaskRCNN
     from maskgraft.planning import Plan as Plan
@@ -80,6 +81,7 @@ _HOME = {
     "preview_augmented": "previews.preview_augmented",
     "probe": "probing.probe",
     "read_coco": "coco.read",
+    "retention": "forgetting.retention",
     "save": "store.save",
     "train": "training.train",
 }

@@ -278,7 +278,7 @@ class MaskRCNN(nn.Module):
         """
         if isinstance(images, str | bytes) or not isinstance(images, Sequence):
             images = [images]
-        with self._evaluating():
+        with self.evaluating():
             return [self._predict_one(prepare(as_rgb(image), self.spec.numerics)) for image in images]
 
     def _predict_one(self, prepared: Prepared) -> Detections:
@@ -317,7 +317,7 @@ class MaskRCNN(nn.Module):
         "proposals.scores", and for given `rois` [N, 4] (pixels of the network's input) "roi.pooled",
         "roi.features", "roi.class_logits" (background last), "roi.box_deltas", "roi.mask_logits".
         """
-        with self._evaluating():
+        with self.evaluating():
             prepared = image if isinstance(image, Prepared) else prepare(as_rgb(image), self.spec.numerics)
             pixels = self._stack([prepared])
             maps, logits, deltas, anchors, found = self._to_proposals(pixels, prepared)
@@ -335,7 +335,7 @@ class MaskRCNN(nn.Module):
             return stages
 
     @contextmanager
-    def _evaluating(self) -> Iterator[None]:
+    def evaluating(self) -> Iterator[None]:
         """Evaluation mode inside; afterwards each part is in its mode of before, of which norms have their own."""
         training = [module for module in self.modules() if module.training]
         self.eval()

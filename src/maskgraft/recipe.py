@@ -62,6 +62,8 @@ class Recipe(BaseModel):
     clip_norm: float | None = Field(None, gt=0, description="largest norm of the whole gradient")
     clip_value: float | None = Field(None, gt=0, description="largest absolute value of a gradient's entry")
     ema: float | None = Field(None, gt=0, lt=1, description="decay of a running mean of the weights: what is kept")
+    l2sp: float = Field(0.0, ge=0, description="pull of the weights towards their start, such as 0.01")
+    distil: float = Field(0.0, ge=0, description="weight of answering as the start model does on the new images")
     loss_weights: dict[LossName, Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict, description="rpn_cls rpn_box cls box mask → factor"
     )

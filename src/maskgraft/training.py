@@ -23,6 +23,7 @@ from maskgraft import (
     boards,
     interrupts,
     judging,
+    keeping,
     optimizers,
     policy,
     precision,
@@ -100,6 +101,8 @@ def train(
     recipe = states.continued(folder, recipe, data, records) if resume else recipe or Recipe()
     spec = model.spec.with_numerics(admission.conventions(recipe, model.spec.numerics), "the recipe")
     admission.check(model, data, val, recipe, folder, resume=resume)
+    if not resume:
+        keeping.check(model, recipe)
     resolved = resolve(recipe, images=len(records), left_out=len(data.images) - len(records))
     recipe = resolved.recipe
     admission.check_parts(recipe, len(records))
@@ -117,6 +120,7 @@ def train(
         states.write_recipe(folder, resolved, data, records)  # first of all, so that the folder is known for a run
     kept = states.restore(model, folder) if resume else None
     state = kept.state if kept else State()
+    retainers = [one for one in (retainer, keeping.begin(model, recipe, folder, fresh=kept is None)) if one is not None]
     if kept:
         stage = _enter(model, resolved, state.stage, balance)
         _put_back(kept, stage, scaler, balance, average)
@@ -213,7 +217,7 @@ def train(
                             with precision.autocast(device, recipe.precision):
                                 with shared_features(model, kept=looks) as maps:
                                     losses = stage.network(batch)
-                                further = retainer.losses(model, batch) if retainer else {}
+                                further = watching.added(retainers, model, batch)
                             total = torch.stack([balance.total(losses, fixed), *further.values()]).sum()
                             losses = {**losses, **further}
                             moment = Moment(

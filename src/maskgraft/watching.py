@@ -42,6 +42,11 @@ class Retainer(Protocol):
         """
 
 
+def added(retainers: Sequence[Retainer], model: MaskRCNN, batch: Batch) -> dict[str, Tensor]:
+    """The further losses of all retainers."""
+    return {name: loss for one in retainers for name, loss in one.losses(model, batch).items()}
+
+
 @dataclass(frozen=True, slots=True)
 class Moment:
     """One step in the middle, for a doctor to look at; what is asked of it is up to the doctor, and costs its time.

@@ -1,0 +1,220 @@
+"""What holds a model to its start while it learns: `Keeping` adds losses that grow with what is being lost.
+
+    keeping = Keeping(start, known=("disc", "box"), l2sp=0.01, distil=1.0)
+    mg.train(model, data, recipe, out="runs/grown", retainer=keeping)
+
+`Recipe(l2sp=…, distil=…)` does the same with the model that the training starts from.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from maskgraft import processes, store
+from maskgraft.class_surgery import CLASS_TENSORS
+from maskgraft.errors import Finding, UsageError
+from maskgraft.model import MaskRCNN
+from maskgraft.ops import boxes as box_ops
+from maskgraft.recipe import Recipe
+from maskgraft.targets import Batch
+
+START = "start"  # the folder of a run that holds the model it began with
+_REGIONS = 64  # proposals of the start model that are compared in each image
+_SURE = 0.5  # of the start model: where its boxes and masks, and its objectness, are answers to be kept
+_SAME = 0.5  # overlap from which a region is a new class's own, and the start model's opinion of it is not asked
+
+
+class Keeping:
+    """Losses towards a start model, for `train(…, retainer=…)`.
+
+    `l2sp`: half its multiple of the squared distance of all weights from their start, `kept.l2sp` (Li et al. 2018,
+    "Explicit inductive bias", equation 2). `distil`: weight of answering as the start model does on the new images
+    (learning without forgetting, Li & Hoiem 2016, for detectors as in Shmelkov et al. 2017): `kept.rpn`, `kept.cls`,
+    `kept.box` and `kept.mask`, on the start model's own proposals, leaving out those of new classes.
+
+    `known` are the classes that the start model has learnt; rows of others are nobody's to keep.
+    """
+
+    def __init__(self, start: MaskRCNN, *, known: Sequence[str], l2sp: float = 0.0, distil: float = 0.0) -> None:
+        self.start = deepcopy(start).eval().requires_grad_(False)
+        self.known = tuple(known)
+        self.l2sp, self.distil = l2sp, distil
+
+    def losses(self, model: MaskRCNN, batch: Batch) -> Mapping[str, Tensor]:
+        """The losses of a batch, weighted; those whose weight is nought are left out."""
+        result = {"kept.l2sp": 0.5 * self.l2sp * distance(self.start, model, self.known)} if self.l2sp else {}
+        return result | (self._distilled(model, batch) if self.distil else {})
+
+    def _distilled(self, model: MaskRCNN, batch: Batch) -> dict[str, Tensor]:
+        ours = [model.spec.classes.index(name) for name in self.known]
+        theirs = [self.start.spec.classes.index(name) for name in self.known]
+        padded = int(batch.pixels.shape[2]), int(batch.pixels.shape[3])
+        with torch.no_grad():
+            old_maps = self.start.features(batch.pixels)
+            old_rpn, regions = self._proposed(old_maps, batch, padded, ours)
+            old = _answers(self.start, old_maps, regions, padded)
+        with _norms_at_rest(model):
+            maps = model.features(batch.pixels)
+            rpn = _objectness(model, maps)
+            new = _answers(model, maps, regions, padded)
+
+        result = {"kept.rpn": _objectness_loss(rpn, old_rpn)}
+        background = model.spec.arch.classes, self.start.spec.arch.classes
+        wanted = old[0][:, [*theirs, background[1]]].float().softmax(1)
+        given = new[0][:, [*ours, background[0]]].float().log_softmax(1)
+        result["kept.cls"] = -(wanted * given).sum() / max(len(wanted), 1)
+        probability, column = wanted[:, :-1].max(1)
+        sure = torch.nonzero(probability >= _SURE).squeeze(1)
+        of_old = torch.tensor(theirs, device=sure.device)[column[sure]]
+        of_new = torch.tensor(ours, device=sure.device)[column[sure]]
+        count = max(len(sure), 1)
+        result["kept.box"] = F.smooth_l1_loss(
+            _row(new[1].view(len(new[1]), -1, 4), sure, of_new).float(),
+            _row(old[1].view(len(old[1]), -1, 4), sure, of_old).float(),
+            reduction="sum",
+        ) / (4 * count)
+        mask = _row(new[2], sure, of_new).float()
+        likely = _row(old[2], sure, of_old).float().sigmoid()
+        pixels = count * mask.shape[-1] * mask.shape[-2]
+        result["kept.mask"] = F.binary_cross_entropy_with_logits(mask, likely, reduction="sum") / pixels
+        return {name: self.distil * loss for name, loss in result.items()}
+
+    def _proposed(
+        self, maps: dict[str, Tensor], batch: Batch, padded: tuple[int, int], known: Sequence[int]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Objectness logits of each level, and the best proposals of each image that are no instance of a new class."""
+        levels = self.start.proposal_maps(maps)
+        heads = [self.start.rpn(map_, level) for level, map_ in enumerate(levels.values())]
+        anchors = self.start.anchors(levels, padded)
+        regions = []
+        for image, (size, target) in enumerate(zip(batch.sizes, batch.targets, strict=True)):
+            found = self.start.propose(
+                [_flat(logits[image], 1)[:, 0].float() for logits, _ in heads],
+                [_flat(deltas[image], 4).float() for _, deltas in heads],
+                anchors,
+                size,
+                scale=batch.scales[image] if batch.scales else 1.0,
+            )
+            best = found.boxes[:_REGIONS]
+            others = ~torch.isin(target.labels, torch.tensor(known, device=target.labels.device))
+            if len(best) and others.any():
+                overlap = box_ops.iou(target.boxes[others], best, inclusive=False).amax(0)
+                best = best[overlap < _SAME]
+            regions.append(best)
+        return [logits for logits, _ in heads], regions
+
+
+def distance(start: MaskRCNN, model: MaskRCNN, known: Sequence[str]) -> Tensor:
+    """The squared distance of a model's trained weights from their start, over the rows of `known` classes."""
+    before = dict(start.named_parameters())
+    total = model.rpn.objectness.weight.new_zeros(())
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and name in before:
+            one, other = paired(name, before[name], parameter, start, model, known)
+            total = total + (other.float() - one.float()).square().sum()
+    return total
+
+
+def paired(
+    name: str, before: Tensor, after: Tensor, start: MaskRCNN, model: MaskRCNN, known: Sequence[str]
+) -> tuple[Tensor, Tensor]:
+    """What of a tensor both models hold: of class rows those of `known` classes, and of other tensors everything."""
+    arch = start.spec.arch
+    shared = {"box_predictor.deltas": arch.box_rows, "mask_predictor.logits": arch.mask_rows}
+    if name not in CLASS_TENSORS or shared.get(name.rpartition(".")[0], "").startswith("agnostic"):
+        return before, after
+    per_row = 4 if ".deltas." in name else 1
+    pair = []
+    for tensor, owner in ((before, start), (after, model)):
+        rows = tensor.reshape(-1, per_row, *tensor.shape[1:])
+        chosen = [owner.spec.classes.index(one) for one in known]
+        chosen += [len(owner.spec.classes)] * (len(rows) > len(owner.spec.classes))  # the background's
+        pair.append(rows[chosen])
+    return pair[0], pair[1]
+
+
+def known_classes(model: MaskRCNN) -> tuple[str, ...]:
+    """The classes of which a model has learnt rows: those that a file gave."""
+    if model.graft is None:
+        return ()
+    return tuple(row.name for row in model.graft.rows if row.source is not None)
+
+
+def begin(model: MaskRCNN, recipe: Recipe, folder: Path, *, fresh: bool) -> Keeping | None:
+    """What a recipe keeps: from the model as it is when `fresh`, saved in the run's folder; else from that folder.
+
+    Raises `UsageError` for a model that came from no file, and for a run whose start is gone.
+    """
+    if not recipe.l2sp and not recipe.distil:
+        return None
+    place = folder / START
+    if fresh:
+        known, start = known_classes(model), model
+        if processes.leads():
+            store.save(model, place, about={"known": list(known)})
+    elif store.is_saved(place):
+        start = store.load(place).to(model.device)
+        known = tuple(json.loads((place / store.SPEC).read_text())["about"]["known"])
+    else:
+        message = f"{folder} keeps to the model that it began with, and {place} is not there"
+        raise UsageError(Finding("train.resume", "error", message, fix="begin again in another folder"))
+    return Keeping(start, known=known, l2sp=recipe.l2sp, distil=recipe.distil)
+
+
+def check(model: MaskRCNN, recipe: Recipe) -> None:
+    """Raise `UsageError` when there is nothing to be held to."""
+    if (recipe.l2sp or recipe.distil) and not known_classes(model):
+        message = "l2sp and distil hold a model to what it knew, and none of its class rows comes from a file"
+        fix = "train without them, or begin from a checkpoint that knows some of the classes"
+        raise UsageError(Finding("spec.field", "error", message, ("l2sp", "distil"), fix=fix))
+
+
+def _answers(
+    model: MaskRCNN, maps: dict[str, Tensor], regions: Sequence[Tensor], padded: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Class logits, box deltas and mask logits of regions."""
+    vectors = model.box_head(model.pool(maps, regions, model.spec.numerics.box_pool_size, padded))
+    logits, deltas = model.box_predictor(vectors)
+    return logits, deltas, model.mask_logits(maps, regions, padded)
+
+
+def _objectness(model: MaskRCNN, maps: dict[str, Tensor]) -> list[Tensor]:
+    return [model.rpn(map_, level)[0] for level, map_ in enumerate(model.proposal_maps(maps).values())]
+
+
+def _objectness_loss(given: Sequence[Tensor], before: Sequence[Tensor]) -> Tensor:
+    """Cross-entropy with what the start model took for objects: where it saw none, the truth alone is to say."""
+    new = torch.cat([one.flatten() for one in given]).float()
+    old = torch.cat([one.flatten() for one in before]).float().sigmoid()
+    seen = old >= _SURE
+    loss = F.binary_cross_entropy_with_logits(new[seen], old[seen], reduction="sum")
+    return loss / max(int(seen.sum()), 1)
+
+
+def _row(values: Tensor, regions: Tensor, labels: Tensor) -> Tensor:
+    """The class's own row of each region, or the only one."""
+    return values[regions, labels if values.shape[1] > 1 else torch.zeros_like(labels)]
+
+
+def _flat(map_: Tensor, values: int) -> Tensor:
+    """[A·values, H, W] to [H·W·A, values], in the order of the anchors."""
+    return map_.reshape(-1, values, *map_.shape[1:]).permute(2, 3, 0, 1).reshape(-1, values)
+
+
+@contextmanager
+def _norms_at_rest(model: MaskRCNN) -> Iterator[None]:
+    """Batch norms see each batch once only: their statistics are not moved a second time inside."""
+    moving = [one for one in model.modules() if isinstance(one, nn.BatchNorm2d) and one.training]
+    for one in moving:
+        one.training = False
+    try:
+        yield
+    finally:
+        for one in moving:
+            one.training = True
