@@ -3,8 +3,11 @@
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from maskgraft import policy, processes
 from maskgraft import state as states
@@ -13,7 +16,7 @@ from maskgraft.errors import DataError, Finding, UsageError
 from maskgraft.files.writing import atomic
 from maskgraft.model import MaskRCNN
 from maskgraft.recipe import Recipe, Resolved
-from maskgraft.spec import NUMERICS_FIELDS, Numerics, component
+from maskgraft.spec import FROM_SCRATCH, NUMERICS_FIELDS, Numerics, component
 from maskgraft.targets import Batch
 
 
@@ -106,11 +109,19 @@ def doubts(model: MaskRCNN, resolved: Resolved) -> tuple[Finding, ...]:
     """What is doubtful about each stage, told once. Raises `UsageError` for a policy that cannot be."""
     recipe, found = resolved.recipe, list[Finding]()
     images = recipe.batch // (recipe.accumulate * processes.count())
+    still = [name for name, one in model.named_modules() if isinstance(one, nn.BatchNorm2d)]
+    if still and model.spec.family == FROM_SCRATCH and model.graft is None and not recipe.train_norms:
+        message = f"{len(still)} batch norms of random weights would keep their first statistics, 0 and 1"
+        fix = "train_norms=True with batches of 8 and more, or norm='gn'"
+        raise UsageError(Finding("train.batchnorm", "error", message, tuple(still), fix=fix))
     every = frozenset[str]().union(*(policy.chosen_by(span.policy, model) for span in resolved.stages))
     for span in resolved.stages:
         trainable = policy.apply(model, span.policy, train_norms=recipe.train_norms)
         for one in policy.doubts(model, trainable, train_norms=recipe.train_norms, batch=images):
             in_time = one.code == "train.frozen-random" and every.issuperset(one.names)  # it trains in another stage
+            if one.code == "train.frozen-random" and not in_time and model.spec.family == FROM_SCRATCH:
+                fix = "from_scratch=True, or policy=all"  # nothing in this model has learnt anything
+                raise UsageError(replace(one, severity="error", fix=fix))
             if not in_time and one not in found:
                 found.append(one)
         if recipe.balance == "gradient-norm" and not any(

@@ -1,10 +1,10 @@
 """`MaskRCNN(spec)`: the one model, which obeys every convention of its `Spec`. Here the stages are joined and named."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from math import sqrt
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from maskgraft.ops.boxes import Window
 from maskgraft.ops.paste import paste
 from maskgraft.ops.pooling import levels, pool, pool_crops
 from maskgraft.preprocess import Prepared, as_rgb, prepare, stack
-from maskgraft.spec import Spec
+from maskgraft.spec import Arch, Spec
 from maskgraft.targets import Batch
 
 Size = tuple[int, int]
@@ -53,6 +53,28 @@ class MaskRCNN(nn.Module):
         self.box_predictor = BoxPredictor(arch, self.box_head.channels)
         self.mask_head = MaskHead(arch, numerics, self.box_head.channels if arch.box_head == "res5" else width)
         self.mask_predictor = MaskPredictor(arch)
+
+    @staticmethod
+    def from_scratch(
+        arch: str | Arch,
+        classes: Sequence[str],
+        *,
+        init: Literal["kaiming", "xavier"] = "kaiming",
+        norm: Literal["gn", "bn"] = "gn",
+        numerics: Mapping[str, Any] | None = None,
+    ) -> "MaskRCNN":
+        """A model of random weights, none of them frozen; `Recipe(from_scratch=True)` trains it.
+
+            model = MaskRCNN.from_scratch("resnet50", ["person", "forklift"])
+
+        `arch` is "resnet50", "resnet101", "resnet18", "small", or an `Arch`, whose norms are then its own. Group norm
+        ("gn", Wu & He 2018) does not mind small batches; batch norm ("bn") needs `train_norms` and batches of 8 and
+        more. `init` is that of the backbone's convolutions. Conventions are torchvision's, changed by `numerics`. Draws
+        from torch's global generator. Raises `UsageError` for unknown names, and norms that cannot learn.
+        """
+        from maskgraft.scratch import from_scratch
+
+        return from_scratch(arch, classes, init=init, norm=norm, numerics=numerics)
 
     @property
     def device(self) -> torch.device:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from maskgraft import beginnings
 from maskgraft import stages as stage_texts
 from maskgraft.errors import Finding, UsageError
 from maskgraft.evaluation import SUMMARY
@@ -37,6 +38,7 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     policy: str = Field("heads", description="what trains: heads, all, 3+, 4+, 5+, predictors, components …")
+    from_scratch: bool = Field(False, description="random weights: all of them train, longer, clipped, warmed up")
     stages: tuple[Stage, ...] = Field((), description='instead of policy and length: "heads:2ep@1e-3, all:6ep@1e-4"')
     epochs: int | None = Field(None, ge=1, description="passes over the images; 12 where steps are not given either")
     steps: int | None = Field(None, ge=1, description="stop after so many steps, whatever the epochs say")
@@ -237,6 +239,11 @@ def resolve(recipe: Recipe, *, images: int, left_out: int = 0) -> Resolved:
     steps_per_epoch = max(1, images // recipe.batch)
     derived: list[Derived] = []
     changes: dict[str, Any] = {}
+    given = tuple(sorted(name for name in recipe.model_fields_set if getattr(recipe, name) is not None))
+    if recipe.from_scratch:
+        needed = beginnings.needed({name: getattr(recipe, name) for name in given}, images=images, batch=recipe.batch)
+        derived += [Derived(one.field, one.value, one.why) for one in needed]
+        recipe = recipe.model_copy(update={one.field: one.value for one in needed})
     stages, why = _length(recipe, steps_per_epoch, images, derived, changes)
     steps = sum(one.steps or 0 for one in stages)
     steps = min(steps, recipe.steps) if recipe.steps else steps
@@ -263,7 +270,6 @@ def resolve(recipe: Recipe, *, images: int, left_out: int = 0) -> Resolved:
         each = " of each stage" if len(spans) > 1 else ""
         told = [one.warmup for one in spans] if len(spans) > 1 else spans[0].warmup
         derived.append(Derived("warmup", told, f"a tenth of the steps{each}, at most 1000"))
-    given = tuple(sorted(name for name in recipe.model_fields_set if getattr(recipe, name) is not None))
     return Resolved(
         recipe.model_copy(update=changes), given, tuple(derived), steps_per_epoch, steps, tuple(spans), usual
     )

@@ -24,6 +24,7 @@ NormKind = Literal["none", "frozen", "batch", "affine", "group"]
 ClassRows = Literal["foreground", "with-background", "agnostic", "agnostic-with-background"]
 How = Literal["read", "implied", "assumed"]
 
+FROM_SCRATCH = "scratch"  # the family of a model that came from no file
 COMPONENTS = ("backbone", "fpn", "rpn", "box_head", "box_predictor", "mask_head", "mask_predictor")
 
 
