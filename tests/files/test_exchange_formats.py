@@ -106,6 +106,22 @@ def test_onnx_weights_in_constant_nodes(tmp_path):
     assert codes(path) == ["file.no-weights"]
 
 
+def test_onnx_constants_that_were_not_learnt(tmp_path):
+    def constant(name):
+        value = block(1, "value") + block(5, tensor("", (2,), 1, block(9, bytes(8))))
+        return block(1, block(2, name) + block(4, "Constant") + block(5, value))
+
+    def conv(weight):
+        return block(1, block(1, "image") + block(1, weight) + block(2, "y") + block(4, "Conv"))
+
+    path = tmp_path / "x.onnx"
+    initializer = tensor("w", (2,), 1, block(9, bytes(8)))
+    path.write_bytes(onnx(initializer, extra=conv("w") + constant("prior boxes")))
+    assert list(open_checkpoint(path)) == ["w"]
+    path.write_bytes(onnx(initializer, extra=conv("v") + constant("v") + constant("bias added")))
+    assert list(open_checkpoint(path)) == ["w", "v", "bias added"]
+
+
 def external(location, offset=None, length=None):
     entries = {"location": location, "offset": offset, "length": length}
     pairs = (block(13, block(1, name) + block(2, str(value))) for name, value in entries.items() if value is not None)

@@ -46,6 +46,19 @@ _DTYPES: Mapping[int, np.dtype[Any]] = {
     24: np.dtype(ml_dtypes.float8_e8m0fnu),
 }
 _STRING = 8
+# Operators that hold what was learnt, and the first of their inputs that does.
+_LEARNT_FROM = {
+    "BatchNormalization": 1,
+    "Conv": 1,
+    "ConvTranspose": 1,
+    "Gemm": 1,
+    "GRU": 1,
+    "InstanceNormalization": 1,
+    "LayerNormalization": 1,
+    "LSTM": 1,
+    "MatMul": 1,
+    "PRelu": 1,
+}
 
 
 def is_onnx(data: memoryview) -> bool:
@@ -104,13 +117,20 @@ def read(data: memoryview, path: Path) -> Contents:
 
 
 def _graph(graph: memoryview, about: dict[str, Any], cut: bool) -> list[_Tensor]:
+    """The initializers, and the constants where there is nothing else or an operator learnt one of them.
+
+    Some exporters keep their weights in Constant nodes, and then all of them. Others keep only shapes, prior boxes
+    and scales there: those were never learnt.
+    """
     tensors: list[_Tensor] = []
+    constants: list[_Tensor] = []
+    learnt: set[str] = set()
     sparse = 0
     for number, wire, value in fields(graph, cut=cut):
         if number == 1 and wire == BYTES:
             node = view(value)
             if not cut or protobuf.claimed(node) <= len(node):
-                tensors += _constant(node)
+                constants += _node(node, learnt)
         elif number == 5:
             tensor = view(value)
             # Only the very last tensor can be the one that the file's end cuts.
@@ -124,22 +144,28 @@ def _graph(graph: memoryview, about: dict[str, Any], cut: bool) -> list[_Tensor]
             sparse += 1
     if sparse:
         raise unsupported(f"{sparse} initializers of the graph are sparse", fix="export the model with dense weights")
+    if not tensors or any(constant.name in learnt for constant in constants):
+        tensors += constants
     return tensors
 
 
-def _constant(node: memoryview) -> list[_Tensor]:
-    """The tensor of a Constant node by the name of its output: some exporters keep weights there.
+def _node(node: memoryview, learnt: set[str]) -> list[_Tensor]:
+    """The tensor of a Constant node by the name of its output; another operator adds what it learnt to `learnt`.
 
-    Its values may be given in other ways than as a tensor, but only single numbers, texts and lists of them.
+    A constant may be given in other ways than as a tensor, but only as single numbers, texts and lists of them.
     """
-    outputs, kind, attributes = [], "", []
+    inputs, outputs, kind, attributes = [], [], "", []
     for number, wire, value in fields(node):
-        if number == 2 and wire == BYTES:
+        if number == 1 and wire == BYTES:
+            inputs.append(text(value))
+        elif number == 2 and wire == BYTES:
             outputs.append(text(value))
         elif number == 4 and wire == BYTES:
             kind = text(value)
         elif number == 5 and wire == BYTES:
             attributes.append(view(value))
+    if kind in _LEARNT_FROM:
+        learnt.update(inputs[_LEARNT_FROM[kind] :])
     if kind != "Constant" or len(outputs) != 1:
         return []
     found = [
