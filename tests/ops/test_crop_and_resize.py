@@ -57,7 +57,17 @@ def test_a_row_one_bit_beyond_the_map_is_nothing() -> None:
     assert 0 < len(flipped) < 100  # rounding decides
     for low in flipped:
         box = torch.tensor([[0, low, 1, 1]])
-        assert (crop_and_resize(ones, box, image, 7, strict=False) == 1).all()
+        if low > 0:
+            assert (crop_and_resize(ones, box, image, 7, strict=False) == 1).all()
+
+
+@pytest.mark.parametrize(("size", "cells", "last_row"), [(14, 57, 0), (15, 58, 0), (14, 60, 1), (7, 57, 1)])
+def test_a_region_of_the_whole_map_ends_as_in_tensorflow(size: int, cells: int, last_row: int) -> None:
+    # what tf.image.crop_and_resize of TensorFlow 2.20 gives for the box (0, 0, 1, 1) of a map of ones
+    ones, image = torch.ones(1, 1, cells, cells), torch.zeros(1, dtype=torch.int64)
+    pooled = crop_and_resize(ones, torch.tensor([[0.0, 0.0, 1.0, 1.0]]), image, size, strict=False)[0, 0]
+    assert pooled[:-1, :-1].min() == 1
+    assert pooled[-1].max() == pooled[:, -1].max() == last_row
 
 
 def test_a_region_that_ends_beyond_the_map_by_its_last_bit_ends_in_nothing() -> None:

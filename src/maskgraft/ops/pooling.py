@@ -141,8 +141,10 @@ def _samples(low: Tensor, high: Tensor, cells: int, count: int, *, strict: bool)
     if count > 1:
         step = (high - low) * last / torch.full_like(low, count - 1)  # a quotient: a product would round differently
         at = (low * last)[:, None] + torch.arange(count, dtype=low.dtype, device=low.device) * step[:, None]
-        if not strict:  # the last sample lies where the box ends
-            at[:, -1] = high * last
+        if (
+            not strict
+        ):  # the last sample lies where the box ends, but for a box of the whole axis, which has no other bits
+            at[:, -1] = torch.where((low == 0) & (high == 1), at[:, -1], high * last)
     else:
         at = (0.5 * (low + high).double() * last).to(low.dtype)[:, None]
     inside = (at >= 0) & (at <= last)
