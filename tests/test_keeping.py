@@ -125,6 +125,9 @@ class Killer:
     def evaluated(self, *_: object) -> None:
         """Nothing."""
 
+    def found(self, *_: object) -> None:
+        """Nothing."""
+
 
 def test_resumed_to_the_same_bytes(data: Dataset, tmp_path: Path) -> None:
     recipe = SHORT.model_copy(update={"l2sp": 0.1, "distil": 1.0, "save_every": 1})

@@ -71,6 +71,8 @@ class Watching:
 
     def evaluated(self, number: int, metrics: Any) -> None: ...
 
+    def found(self, number: int, findings: Any) -> None: ...
+
 
 def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -411,3 +413,12 @@ def test_a_retainer_adds_its_losses(data: coco.Dataset, tmp_path: Path) -> None:
     assert held.box_predictor.deltas.bias.norm() < 0.5 * free.box_predictor.deltas.bias.norm()
     last = lines(tmp_path / "held")[-1]
     assert last["losses"]["held"] > 0 and last["total"] == pytest.approx(sum(last["losses"].values()), rel=1e-5)
+
+
+def test_a_doctor_leaves_out_a_step(data: coco.Dataset, tmp_path: Path) -> None:
+    recipe = QUICK.model_copy(update={"epochs": 1})
+    run = train(fresh(), data, recipe, out=tmp_path / "run", doctor=Interfering(2, Verdict((LOWER,), "skip")))
+    entries = lines(tmp_path / "run")
+    steps = [entry["step"] for entry in entries if "losses" in entry]
+    assert run.steps == len(steps) + 1 and 2 not in steps and {1, 3} <= set(steps)
+    assert next(entry for entry in entries if "action" in entry)["action"] == "skip"

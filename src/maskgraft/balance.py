@@ -1,5 +1,6 @@
 """How much each of the five losses counts, fixed or found while training, and the gradients that show it."""
 
+import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -102,13 +103,23 @@ def shared_features(model: MaskRCNN, *, kept: bool) -> Iterator[list[Tensor]]:
         hook.remove()
 
 
-def gradient_norms(losses: Mapping[str, Tensor], maps: list[Tensor]) -> dict[str, float]:
-    """The norm of each loss's gradient at the shared features, unweighted; empty where these do not train."""
+def pulls(losses: Mapping[str, Tensor], maps: list[Tensor]) -> tuple[dict[str, float], dict[str, float]]:
+    """How the losses, unweighted, pull at the shared features: the norm of each gradient, and the cosine of each two.
+
+    Cosines ("box mask": 0.3; below 0 they pull apart) are those of the first image, which is a fifth of the memory and
+    more. Both are empty where the features do not train.
+    """
     maps = [one for one in maps if one.requires_grad]
     if not maps:
-        return {}
-    norms = {}
+        return {}, {}
+    norms, first = {}, {}
     for name in LOSSES:
         found = torch.autograd.grad(losses[name], maps, retain_graph=True, allow_unused=True)
         norms[name] = torch.nn.utils.get_total_norm([one.float() for one in found if one is not None]).item()
-    return processes.means(norms, maps[0].device)
+        parts = [torch.zeros_like(map_[0]) if one is None else one[0] for one, map_ in zip(found, maps, strict=True)]
+        first[name] = torch.cat([one.float().flatten() for one in parts])
+    cosines = {
+        f"{one} {other}": round(torch.cosine_similarity(first[one], first[other], dim=0).item(), 4)
+        for one, other in itertools.combinations(LOSSES, 2)
+    }
+    return processes.means(norms, maps[0].device), processes.means(cosines, maps[0].device)

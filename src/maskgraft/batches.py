@@ -1,12 +1,15 @@
 """From a dataset on disk to batches in memory, the same ones for any number of worker processes."""
 
 import itertools
+import shutil
 import signal
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from math import sqrt
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from maskgraft import outlines, processes
+from maskgraft import lookouts, outlines, processes
 from maskgraft.augmenting import Scene, augment, mirrored
 from maskgraft.coco import ImageRecord
 from maskgraft.errors import DataError, Finding, MaskgraftError
@@ -178,38 +181,45 @@ def loader(
     epoch: int,
     start: int = 0,
     pin: bool = False,
+    told: Callable[[Finding], None] | None = None,
 ) -> Iterator[Batch]:
     """The batches of an epoch, from batch `start` on, each in `recipe.accumulate` parts.
 
     Of several processes each gets its share of each part.
 
-    Raises `DataError` for images that cannot be read, and when worker processes end (`train.loader-died`) or give
-    nothing for five minutes (`train.loader-stalled`).
+    `told` hears of a batch that does not come for half a minute, while it is waited for: which files, and where the
+    workers stand. Raises `DataError` for images that cannot be read, and when worker processes end
+    (`train.loader-died`) or give nothing for five minutes (`train.loader-stalled`).
     """
     planned = shares(plan(records, recipe, epoch)[start:], recipe)
-    batches = DataLoader(
-        _Images(records, numerics, recipe),
-        batch_sampler=_Epoch(planned),
-        num_workers=recipe.workers,
-        collate_fn=partial(_batch_or_findings, numerics=numerics),
-        pin_memory=pin,
-        timeout=_STALLED_SECONDS if recipe.workers else 0,
-        worker_init_fn=_leave_interrupts_to_the_parent,
-        generator=torch.Generator(),  # else each start of the loader would draw from the generator that training uses
-    )
-    given = iter(batches)
-    for number, draws in enumerate(planned):
-        try:
-            batch = next(given)
-        except RuntimeError as error:
+    stacks = Path(tempfile.mkdtemp(prefix="maskgraft-"))
+    try:
+        batches = DataLoader(
+            _Images(records, numerics, recipe),
+            batch_sampler=_Epoch(planned),
+            num_workers=recipe.workers,
+            collate_fn=partial(_batch_or_findings, numerics=numerics),
+            pin_memory=pin,
+            timeout=_STALLED_SECONDS if recipe.workers else 0,
+            worker_init_fn=partial(_begin_worker, stacks=stacks),
+            generator=torch.Generator(),  # else each start would draw from the generator that training uses
+        )
+        given = iter(batches)
+        for number, draws in enumerate(planned):
             files = [str(records[index].path) for index, _ in draws]
-            failure = _worker_failure(str(error), number % max(recipe.workers, 1), recipe.workers, files)
-            if failure is None:
-                raise
-            raise DataError(failure) from error
-        if isinstance(batch, tuple):
-            raise DataError(batch)
-        yield batch
+            try:
+                with lookouts.lookout(files, stacks if recipe.workers else None, told):
+                    batch = next(given)
+            except RuntimeError as error:
+                failure = _worker_failure(str(error), number % max(recipe.workers, 1), recipe.workers, files)
+                if failure is None:
+                    raise
+                raise DataError(failure) from error
+            if isinstance(batch, tuple):
+                raise DataError(batch)
+            yield batch
+    finally:
+        shutil.rmtree(stacks, ignore_errors=True)
 
 
 def _batch_or_findings(
@@ -219,9 +229,10 @@ def _batch_or_findings(
     return tuple(findings) or collate([one for one in samples if isinstance(one, Sample)], numerics)
 
 
-def _leave_interrupts_to_the_parent(_: int) -> None:
+def _begin_worker(_: int, *, stacks: Path) -> None:
     # Ctrl-C reaches every process of a terminal; the parent finishes its step and then ends its workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    lookouts.answer(stacks)
 
 
 def _worker_failure(said: str, worker: int, workers: int, files: Sequence[str]) -> Finding | None:

@@ -38,6 +38,11 @@ class Board:
         for kind, found in (("box", metrics.box), ("mask", metrics.mask)):
             self._write({f"{kind}/{name}": value for name, value in found.items()}, number)
 
+    def found(self, number: int, findings: Sequence[Finding]) -> None:
+        """What a doctor has found: as text."""
+        for one in findings:
+            self.writer.add_text(one.code, str(one), number)
+
     def _write(self, values: Mapping[str, float | None], number: int) -> None:
         for name, value in values.items():
             if value is not None:

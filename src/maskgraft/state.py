@@ -70,10 +70,22 @@ def note_verdict(state: State, lr: float, verdict: Verdict, log: "Log") -> None:
         raise UsageError(findings)
     recipe_from(verdict.changes, "a doctor's changes")
     if verdict.findings or verdict.changes:
-        told = [finding.as_json() for finding in verdict.findings]
-        log.write({"step": state.step, "action": verdict.action, "findings": told, "changes": dict(verdict.changes)})
+        note_findings(state, verdict.findings, log, action=verdict.action, changes=verdict.changes)
     state.lr_factor = verdict.changes["lr"] / lr if "lr" in verdict.changes else state.lr_factor
     state.changes |= {name: value for name, value in verdict.changes.items() if name != "lr"}
+
+
+def note_findings(
+    state: State,
+    findings: Iterable[Finding],
+    log: "Log",
+    *,
+    action: str = "go on",
+    changes: Mapping[str, Any] | None = None,
+) -> None:
+    """Write findings into the log, at the last step that is done."""
+    told = [finding.as_json() for finding in findings]
+    log.write({"step": state.step, "action": action, "findings": told, "changes": dict(changes or {})})
 
 
 def changed(recipe: Recipe, lr: float, state: State) -> Recipe:

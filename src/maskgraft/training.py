@@ -7,8 +7,8 @@ run.best, run.folder        # the best mask AP, and where everything stands
 import math
 import sys
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -32,7 +32,7 @@ from maskgraft import (
 )
 from maskgraft import state as states
 from maskgraft.averaging import Average
-from maskgraft.balance import Balance, gradient_norms, shared_features
+from maskgraft.balance import Balance, pulls, shared_features
 from maskgraft.coco import Dataset
 from maskgraft.errors import DataError, Finding
 from maskgraft.evaluation import Metrics
@@ -144,16 +144,42 @@ def train(
         if verdict is None:
             return False
         run.findings += verdict.findings
+        tell(verdict.findings)
         if verdict.action == "stop":
             raise DataError(verdict.findings)
         if verdict.action == "roll back":
             raise _RollBack(verdict)
         states.note_verdict(state, stage.span.lr, verdict, log)
+        if verdict.action == "skip":
+            raise _Skip
         return bool(verdict.changes)
+
+    def tell(found: Sequence[Finding]) -> None:
+        for one in watchers if found else ():
+            one.found(state.step, found)
+
+    def waits_long(finding: Finding) -> None:
+        """The loader gives no batch; told from a thread of its own, while this one waits."""
+        run.findings += (finding,)
+        states.note_findings(state, (finding,), log)
+        tell((finding,))
+
+    @contextmanager
+    def end_noted() -> Iterator[None]:
+        try:
+            yield
+        except DataError as error:
+            states.note_findings(state, error.findings, log, action="stop")
+            raise
 
     if resume:
         states.write_recipe(folder, resolved, data, records)
-    with states.Log(folder) as log, interrupts.noted() as stop, boards.opened(folder, recipe, state.step) as board:
+    with (
+        states.Log(folder) as log,
+        interrupts.noted() as stop,
+        boards.opened(folder, recipe, state.step) as board,
+        end_noted(),
+    ):
         watchers = [one for one in (watcher, board) if one is not None]
         if state.step == 0:
             save()
@@ -192,7 +218,9 @@ def train(
 
                 epoch, start = divmod(state.step, resolved.steps_per_epoch)
                 waited, pin = time.perf_counter(), device.type == "cuda"
-                loader = batches.loader(records, model.spec.numerics, recipe, epoch=epoch, start=start, pin=pin)
+                loader = batches.loader(
+                    records, model.spec.numerics, recipe, epoch=epoch, start=start, pin=pin, told=waits_long
+                )
                 for parts in zip(*[loader] * recipe.accumulate, strict=True):
                     if stop.is_set() and not processes.several():
                         break
@@ -231,7 +259,7 @@ def train(
                                 raise admission.not_finite(found, batch, state.step, folder)
                             for name, value in found.items():
                                 values[name] = values.get(name, 0.0) + value / len(parts)
-                            norms = gradient_norms(losses, maps) if looks and last else {}
+                            norms, cosines = pulls(losses, maps) if looks and last else ({}, {})
                             scaler.scale(total / len(parts)).backward()  # type: ignore[no-untyped-call]
 
                     scaler.unscale_(stage.optimizer)
@@ -263,7 +291,7 @@ def train(
                         "shares": _shares(values, weights),
                         "gradient": norm if math.isfinite(norm) else None,
                         **({"weights": weights} if recipe.balance != "fixed" else {}),
-                        **({"gradients": norms} if norms else {}),
+                        **({"gradients": norms, "cosines": cosines} if norms else {}),
                     }
                     done = time.perf_counter()
                     timing = {
@@ -287,6 +315,9 @@ def train(
                 save()
                 if stop.is_set():
                     raise states.stopped(state, folder)
+            except _Skip:
+                state.step += 1
+                save()
             except _RollBack as back:
                 rollbacks = state.rollbacks + 1
                 processes.wait()  # until the save has ended
@@ -354,6 +385,10 @@ def _shares(values: Mapping[str, float], weights: Mapping[str, float]) -> dict[s
     weighted = {name: value * weights.get(name, 1.0) for name, value in values.items()}
     whole = sum(weighted.values())
     return {name: round(value / whole, 4) if whole else 0.0 for name, value in weighted.items()}
+
+
+class _Skip(Exception):
+    """A doctor leaves out the step under way."""
 
 
 class _RollBack(DataError):

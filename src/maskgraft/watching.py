@@ -15,7 +15,7 @@ from maskgraft.policy import Trainable
 from maskgraft.recipe import Recipe, Resolved
 from maskgraft.targets import Batch
 
-_GRAVITY = ("go on", "roll back", "stop")
+_GRAVITY = ("go on", "skip", "roll back", "stop")
 CHANGEABLE = ("lr", "clip_norm", "clip_value", "loss_weights")
 
 
@@ -30,6 +30,9 @@ class Watcher(Protocol):
 
     def evaluated(self, number: int, metrics: Metrics) -> None:
         """After each evaluation."""
+
+    def found(self, number: int, findings: Sequence[Finding]) -> None:
+        """What a doctor has found, or the loader that gives no batch, at the step that is under way."""
 
 
 class Retainer(Protocol):
@@ -75,13 +78,14 @@ class Verdict:
 
         Verdict((finding,), "roll back", {"lr": moment.recipe.lr / 10})
 
-    "go on": the step is done; "stop": the run ends with a `DataError` of the findings, its last save untouched;
-    "roll back": it goes on from its last save. `changes` are new values of `CHANGEABLE` fields of the recipe; they hold
-    from the next step on, or from the last save, and over a resume.
+    "go on": the step is done; "skip": it is counted, but its gradient is not applied; "stop": the run ends with a
+    `DataError` of the findings, its last save untouched; "roll back": it goes on from its last save. `changes` are new
+    values of `CHANGEABLE` fields of the recipe; they hold from the next step on, or from the last save, and over a
+    resume.
     """
 
     findings: tuple[Finding, ...] = ()
-    action: Literal["go on", "stop", "roll back"] = "go on"
+    action: Literal["go on", "skip", "roll back", "stop"] = "go on"
     changes: Mapping[str, Any] = field(default_factory=dict)
 
 

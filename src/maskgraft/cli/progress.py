@@ -91,6 +91,10 @@ class Watch:
         line = f"step {number}: box AP {percent(metrics.box['AP'])}, mask AP {percent(metrics.mask['AP'])}"
         self.bar.console.print(line)
 
+    def found(self, number: int, findings: Sequence[Finding]) -> None:
+        """What a doctor has found, above the bar."""
+        print_findings([one for one in findings if one.severity != "info"], to=self.bar.console)
+
     def ended(self, metrics: Metrics | None) -> None:
         """At the end: the last evaluation in full."""
         self.bar.stop()
