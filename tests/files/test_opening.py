@@ -135,8 +135,10 @@ def test_a_folder_is_answered_with_what_is_in_it(tmp_path):
 
 def test_a_folder_of_distributed_shards_is_named(tmp_path):
     (tmp_path / "__0_0.distcp").write_bytes(b"x")
-    finding = told(tmp_path)
-    assert finding.code == "file.unknown-format" and "dcp_to_torch" in finding.fix
+    (tmp_path / ".metadata").write_bytes(b"x")
+    for path in (tmp_path, tmp_path / "__0_0.distcp"):
+        finding = told(path)
+        assert finding.code == "file.unknown-format" and "dcp_to_torch" in finding.fix
 
 
 def test_the_last_checkpoint_of_a_run_is_named(tmp_path):

@@ -52,6 +52,8 @@ def open_checkpoint(path: str | os.PathLike[str], *, key: str | None = None, sal
             raise CheckpointError(unreadable.folder_without_weights(place))
         if not place.is_file():
             raise CheckpointError(unreadable.absent(place))
+        if place.suffix == ".distcp" and (place.parent / ".metadata").is_file():
+            raise CheckpointError(unreadable.split_by_process(place, place.parent))
         data = mapped(place)
         for sniff, read in BY_CONTENT:
             if sniff(data, place):

@@ -235,13 +235,19 @@ def folder_without_weights(path: Path) -> Finding:
         message = f"{path.name} is a Core ML package"
         return Finding("file.unknown-format", "error", message, evidence={"is": "Core ML"}, fix=_EXPORTED)
     if any(path.glob("*.distcp")):
-        message = f"{str(path)!r} is a checkpoint of torch.distributed.checkpoint, split by process"
-        fix = f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {path} whole.pth"
-        return Finding("file.unknown-format", "error", message, evidence={"is": "torch.distributed"}, fix=fix)
+        return split_by_process(path, path)
     held = f"; it has {', '.join(near)}" if near else ", and has none in it"
     message = f"{str(path)!r} is a folder and no checkpoint{held}"
     fix = f"open {str(path / near[0])!r}" if near else ""
     return Finding("file.no-weights", "error", message, evidence={"near": near}, fix=fix)
+
+
+def split_by_process(path: Path, folder: Path) -> Finding:
+    """The finding for a folder that torch.distributed.checkpoint wrote, or a file in one."""
+    part = "" if path == folder else "one part of "
+    message = f"{str(path)!r} is {part}a checkpoint of torch.distributed.checkpoint, split by process"
+    fix = f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} whole.pth"
+    return Finding("file.unknown-format", "error", message, evidence={"is": "torch.distributed"}, fix=fix)
 
 
 def neighbours(folder: Path, name: str) -> list[str]:
