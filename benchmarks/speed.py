@@ -252,8 +252,9 @@ def _evaluating(folder: Path, images: int) -> Row:
     names = [f"class {index}" for index in range(classes)]
 
     def ours() -> Any:
+        known = coco.read(path, folder, need_files=False)
         with contextlib.redirect_stdout(io.StringIO()):
-            return coco_metrics(data, pairs, images=data.images, classes=names)
+            return coco_metrics(known, pairs, images=known.images, classes=names)
 
     def theirs() -> list[float]:
         from pycocotools import mask as coding

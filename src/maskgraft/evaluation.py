@@ -150,16 +150,22 @@ def _results(
 ) -> Iterable[dict[str, Any]]:
     from faster_coco_eval import mask as coco_mask  # slow to import
 
-    for index, label in enumerate(detections.labels.tolist()):
+    columns = np.asfortranarray(detections.masks.numpy().view(np.uint8).transpose(1, 2, 0))  # as runs are counted
+    found = zip(
+        detections.labels.tolist(),
+        detections.boxes.tolist(),
+        detections.scores.tolist(),
+        coco_mask.encode(columns) if len(detections.labels) else (),
+        strict=True,
+    )
+    for label, (x1, y1, x2, y2), score, encoded in found:
         if classes[label] not in category:
             continue
-        x1, y1, x2, y2 = detections.boxes[index].tolist()
-        encoded = coco_mask.encode(np.asfortranarray(detections.masks[index].numpy(), np.uint8))
         yield {
             "image_id": image.id,
             "category_id": category[classes[label]],
             "bbox": [x1, y1, x2 - x1, y2 - y1],
-            "score": detections.scores[index].item(),
+            "score": score,
             "segmentation": {"size": list(encoded["size"]), "counts": encoded["counts"].decode()},
         }
 
@@ -199,10 +205,13 @@ def _run(
 ) -> tuple[dict[str, float | None], dict[str, float | None]]:
     from faster_coco_eval import COCO, COCOeval_faster
 
-    known = COCO(dict(truth), use_deepcopy=True)
-    if kind == "segm":  # loadRes measures areas by the box where there is one
-        entries = [{name: value for name, value in entry.items() if name != "bbox"} for entry in entries]
-    evaluation = COCOeval_faster(known, known.loadRes([dict(entry) for entry in entries]), kind, separate_eval=False)
+    # It writes into the annotations that it is given, so each run has its own; their masks it leaves alone, and a deep
+    # copy of these took a third of the whole time.
+    known = COCO({**truth, "annotations": [dict(one) for one in truth["annotations"]]})
+    # loadRes measures areas by the box where there is one.
+    left_out = "bbox" if kind == "segm" else "segmentation"
+    given = [{name: value for name, value in entry.items() if name != left_out} for entry in entries]
+    evaluation = COCOeval_faster(known, known.loadRes(given), kind, separate_eval=False)
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
