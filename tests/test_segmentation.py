@@ -79,7 +79,7 @@ def test_a_polygon_that_crosses_itself_is_kept() -> None:
     # its two halves turn opposite ways, so that the area by the coordinates is nought, but it has pixels
     parsed, faults = segmentation.parse([[10, 10, 40, 40, 40, 10, 10, 40]], height=HEIGHT, width=WIDTH)
     assert parsed is not None and not faults
-    assert segmentation.decoded(parsed, HEIGHT, WIDTH).sum() > 300
+    assert segmentation.decoded([parsed], HEIGHT, WIDTH)[0].sum() > 300
 
 
 def test_one_mask_in_four_forms() -> None:
@@ -99,5 +99,5 @@ def test_one_mask_in_four_forms() -> None:
     ):
         parsed, faults = segmentation.parse(value, height=HEIGHT, width=WIDTH)
         assert parsed is not None and not faults
-        assert np.array_equal(segmentation.decoded(parsed, HEIGHT, WIDTH), expected)
+        assert np.array_equal(segmentation.decoded([parsed], HEIGHT, WIDTH)[0], expected)
         assert segmentation.extent(parsed, HEIGHT, WIDTH) == (12, 7, 42, 27)

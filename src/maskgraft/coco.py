@@ -106,11 +106,10 @@ def truth(image: ImageRecord) -> Truth:
     """The instances of an image that can be trained on, crowds left out."""
     instances = image.instances
     polygons = [one.segmentation for one in instances if isinstance(one.segmentation, tuple)]
-    masks = [mask(one, image.height, image.width) for one in instances]
     return Truth(
         boxes=np.array([one.box for one in instances], np.float32).reshape(-1, 4),
         labels=np.array([one.label for one in instances], np.int64),
-        masks=np.stack(masks) if masks else np.zeros((0, image.height, image.width), np.bool_),
+        masks=segmentation.decoded([one.segmentation for one in instances], image.height, image.width),
         polygons=tuple(polygons) if len(polygons) == len(instances) else None,
     )
 
@@ -122,7 +121,8 @@ def rle(annotation: Annotation, height: int, width: int) -> dict[str, Any]:
 
 def mask(annotation: Annotation, height: int, width: int) -> Mask:
     """The mask of an instance, bool [height, width], as COCO's own tools draw it."""
-    return segmentation.decoded(annotation.segmentation, height, width)
+    drawn: Mask = segmentation.decoded([annotation.segmentation], height, width)[0]
+    return drawn
 
 
 def read(

@@ -197,7 +197,7 @@ def _coco(
             if parsed is None:
                 continue
             left, top, right, bottom = one.box or segmentation.extent(parsed, photo.height, photo.width)
-            area = float(segmentation.decoded(parsed, photo.height, photo.width).sum())
+            area = float(segmentation.decoded([parsed], photo.height, photo.width).sum())
             annotations.append(
                 {
                     "id": len(annotations) + 1,

@@ -138,15 +138,17 @@ def prepare(image: npt.NDArray[np.uint8], numerics: Numerics) -> Prepared:
     original = (image.shape[0], image.shape[1])
     size = network_size(original, numerics)
     resized = image if numerics.normalise_first else _resized(image, size, numerics)
-    pixels = torch.from_numpy(resized.transpose(2, 0, 1).copy()).float()
-    if numerics.channel_order == "bgr":
-        pixels = pixels.flip(0)
+    # The channels stay side by side, as the photograph has them: torch resizes them so in half the time.
+    ordered = resized[:, :, ::-1] if numerics.channel_order == "bgr" else resized
+    lines = np.array(ordered, np.float32).reshape(ordered.shape[0], -1)
     if numerics.pixel_scale == 1 / 255:
-        pixels = pixels / 255  # as the home frameworks do it; a product would round differently
+        lines /= np.float32(255)  # as the home frameworks do it; a product would round differently
     elif numerics.pixel_scale != 1:
-        pixels = pixels * numerics.pixel_scale
-    mean, std = torch.tensor(numerics.pixel_mean), torch.tensor(numerics.pixel_std)
-    pixels = (pixels - mean[:, None, None]) / std[:, None, None]
+        lines *= np.float32(numerics.pixel_scale)
+    mean, std = np.array(numerics.pixel_mean, np.float32), np.array(numerics.pixel_std, np.float32)
+    lines -= np.tile(mean, ordered.shape[1])
+    lines /= np.tile(std, ordered.shape[1])
+    pixels = torch.from_numpy(lines.reshape(ordered.shape)).permute(2, 0, 1)
     if numerics.normalise_first and numerics.resize == "torch":
         pixels = F.interpolate(pixels[None], size=size, mode="bilinear", align_corners=False)[0]
     elif numerics.normalise_first:
@@ -154,7 +156,7 @@ def prepare(image: npt.NDArray[np.uint8], numerics: Numerics) -> Prepared:
         pixels = torch.from_numpy(np.ascontiguousarray(floats.transpose(2, 0, 1)))
     top, left = 0, 0
     if numerics.pad_square or numerics.pad_centred or numerics.pad_black or numerics.fixed_size is not None:
-        outside = -mean / std if numerics.pad_black else torch.zeros(3)
+        outside = torch.from_numpy(-mean / std) if numerics.pad_black else torch.zeros(3)
         pixels, top, left = _padded(pixels, outside, numerics)
     height, width = original
     match numerics.box_scale:
@@ -211,18 +213,35 @@ def stack(prepared: Sequence[Prepared], multiple: int) -> Tensor:
     """A batch [B, 3, H, W]: every image at the top left, zeros to the common size, a multiple of `multiple`."""
     height = ceil(max(one.size[0] for one in prepared) / multiple) * multiple
     width = ceil(max(one.size[1] for one in prepared) / multiple) * multiple
-    batch = torch.zeros(len(prepared), 3, height, width)
+    batch = torch.empty((len(prepared), 3, height, width), memory_format=torch.channels_last)
     for page, one in zip(batch, prepared, strict=True):
-        page[:, : one.size[0], : one.size[1]] = one.pixels
+        rows, columns = one.size
+        page[:, :rows, :columns] = one.pixels
+        page[:, rows:] = 0
+        page[:, :rows, columns:] = 0
     return batch
 
 
 def resize_masks(masks: Tensor, size: Size) -> Tensor:
-    """Bool masks [N, H, W] at another size, by the nearest pixel."""
+    """Bool masks [N, H, W] at another size, by the nearest pixel as `torch.nn.functional.interpolate` chooses it."""
+    height, width = masks.shape[1:]
+    resized = np.zeros((len(masks), *size), np.bool_)
     if not len(masks):
-        return torch.zeros((0, *size), dtype=torch.bool)
-    # as bytes, without a copy: a third of the time that floats take
-    return F.interpolate(masks.view(torch.uint8)[:, None], size=size, mode="nearest")[:, 0].view(torch.bool)
+        return torch.from_numpy(resized)
+    rows, columns = _nearest(height, size[0]), _nearest(width, size[1])
+    # An object fills a small part of most photographs: only its rows and columns are looked up.
+    for mask, page in zip(masks.numpy(), resized, strict=True):
+        down, across = (np.flatnonzero(mask.any(axis)[which]) for axis, which in ((1, rows), (0, columns)))
+        if len(down) and len(across):
+            tall, wide = slice(down[0], down[-1] + 1), slice(across[0], across[-1] + 1)
+            page[tall, wide] = mask[rows[tall, None], columns[None, wide]]
+    return torch.from_numpy(resized)
+
+
+def _nearest(before: int, after: int) -> npt.NDArray[np.int64]:
+    """For each of `after` places the one of `before` that torch takes: rounded down, in float32."""
+    places = np.arange(after, dtype=np.float32) * np.float32(before / after)
+    return np.minimum(places.astype(np.int64), before - 1)
 
 
 def as_rgb(image: Any) -> npt.NDArray[np.uint8]:

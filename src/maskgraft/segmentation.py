@@ -5,7 +5,7 @@ each as the difference to the run two before, in groups of five bits and a conti
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,7 +122,7 @@ def _parse_polygon(value: list[Any], height: int, width: int) -> tuple[Polygon |
             return None, (*faults, Fault("data.mask-outside", "error", text, shown))
         text = "polygons pass the edge of their picture and are cut (x1 y1 x2 y2)"
         faults.append(Fault("data.mask-outside", "warning", text, shown))
-    if sum(map(_area, parts)) < 1 and not decoded(polygon, height, width).any():
+    if sum(map(_area, parts)) < 1 and not decoded([polygon], height, width).any():
         return None, (*faults, _EMPTY)
     return polygon, tuple(faults)
 
@@ -190,9 +190,11 @@ def encoded(segmentation: Segmentation, height: int, width: int) -> dict[str, An
     return {"size": list(segmentation["size"]), "counts": counts.encode() if isinstance(counts, str) else counts}
 
 
-def decoded(segmentation: Segmentation, height: int, width: int) -> Mask:
-    """A mask as bool [height, width], drawn as COCO's own tools draw it."""
+def decoded(masks: Sequence[Segmentation], height: int, width: int) -> Mask:
+    """Masks as bool [N, height, width], drawn as COCO's own tools draw them; column by column in memory, as theirs."""
+    if not masks:
+        return np.zeros((0, height, width), np.bool_)
     from faster_coco_eval import mask as coco_mask
 
-    mask: Mask = coco_mask.decode(encoded(segmentation, height, width)).astype(np.bool_)
-    return mask
+    drawn: Mask = coco_mask.decode([encoded(one, height, width) for one in masks]).view(np.bool_).transpose(2, 0, 1)
+    return drawn
