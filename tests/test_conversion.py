@@ -107,6 +107,8 @@ def stages(model: mg.MaskRCNN) -> dict[str, np.ndarray]:
 def assert_alike(source: Path, done: Conversion) -> None:
     one, other = mg.load(source), mg.load(done.files[0], numerics=done.numerics)
     small = {"min_size": 64, "max_size": 96, "rpn_post_nms": 50, "rpn_pre_nms": 200, "fixed_size": None}
+    if done.family == "tf_model_garden":  # whose P6 is a convolution, and every second cell under its own padding only
+        small |= {"conv_padding": "same", "pad_multiple": 64}
     one = rebuilt(one, one.spec.with_numerics(small))
     shared = {name: getattr(one.spec.numerics, name) for name in NUMERICS_FIELDS if name not in RESTATED}
     if any(finding.names == ("numerics.pixel_mean",) for finding in done.findings):
@@ -143,6 +145,70 @@ def test_from_family_to_family_only_the_named_conventions_change(
 def test_from_every_family_to_every_other(one: str, other: str, home_file, tmp_path: Path) -> None:
     done = converted(home_file(SOURCES[one]), other, tmp_path, accept=True)
     assert_alike(home_file(SOURCES[one]), done)
+
+
+@pytest.mark.parametrize(("one", "other"), [("tf1", "tf2_object_detection_api"), ("tf2", "tf1_object_detection_api")])
+def test_between_the_tensorflows(one: str, other: str, home_file, tmp_path: Path) -> None:
+    done = converted(home_file(one), other, tmp_path, accept=True)
+    assert_alike(home_file(one), done)
+    # which bottleneck convolution strides, and how C5 does, is in no config
+    barred = {finding.names[0] for finding in done.findings if finding.severity == "warning"}
+    assert barred == {"numerics.stride_in", "numerics.stride_at", "numerics.res5_stride"}
+    assert done.files[-1].name == "pipeline.config"
+    assert "faster_rcnn_resnet50" + "_keras" * (one == "tf1") in done.files[-1].read_text()
+
+
+@pytest.mark.parametrize("one", ["detectron2", "matterport"])
+def test_into_model_garden(one: str, home_file, tmp_path: Path) -> None:
+    assert_alike(home_file(one), converted(home_file(one), "tf_model_garden", tmp_path, accept=True))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("one", [name for name in PYRAMIDS if name not in ("detectron2", "matterport")])
+def test_into_model_garden_from_every_other(one: str, home_file, tmp_path: Path) -> None:
+    source = home_file(SOURCES[one])
+    assert_alike(source, converted(source, "tf_model_garden", tmp_path, accept=True))
+
+
+def test_out_of_model_garden_only_what_went_in(home_file, tmp_path: Path) -> None:
+    there = converted(home_file("detectron2"), "tf_model_garden", tmp_path, accept=True)
+    (tmp_path / "back").mkdir()
+    back = converted(there.files[0], "detectron2", tmp_path / "back", accept=True)
+    assert_alike(there.files[0], back)
+    with pytest.raises(CheckpointError, match="P6 is a learned convolution"):
+        converted(home_file("model garden"), "detectron2", tmp_path, accept=True)
+
+
+@pytest.mark.parametrize("one", ["tf1", "tf2"])
+def test_a_pipeline_config_is_written_that_says_it_all(one: str, home_file, tmp_path: Path) -> None:
+    numerics = {
+        "min_size": 480,
+        "max_size": 640,
+        "c4_stride": 16,
+        "anchor_sizes": ((64.0, 192.0, 256.0, 512.0),),
+        "anchor_ratios": (2.0, 1.0, 0.25),
+        "rpn_dilation": 1,
+        "rpn_score_threshold": 0.01,
+        "rpn_nms_threshold": 0.65,
+        "rpn_post_nms": 77,
+        "rpn_post_nms_train": 77,
+        "box_pool_size": 17,
+        "roi_max_pool": (1, 1),
+        "mask_size": 21,
+        "score_threshold": 0.25,
+        "nms_threshold": 0.55,
+        "max_per_class": 40,
+        "max_detections": 50,
+        "roi_samples": 32,
+    }
+    family = SLIM[one][0].family
+    mg.save(mg.load(home_file(one), numerics=numerics), tmp_path / "saved")
+    done = converted(tmp_path / "saved", family, tmp_path)
+    model = mg.load(done.files[0])
+    assert {name: getattr(model.spec.numerics, name) for name in numerics} == numerics
+    assert not [finding for finding in done.findings if finding.severity != "info"]
+    for name in numerics:
+        assert model.spec.learned[f"numerics.{name}"].how == "read"
 
 
 @pytest.mark.parametrize("other", ["detectron2", "detectron-caffe2", "tensorpack"])

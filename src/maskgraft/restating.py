@@ -32,6 +32,10 @@ def restate(arrays: Mapping[str, Array], before: Arch, after: Arch, wanted: Iter
     Norms that are new have the statistics of no change. Raises `CheckpointError` for what cannot be restated.
     """
     names = set(wanted)
+    if before.coarsest != after.coarsest and "fpn" == before.neck == after.neck:
+        arrays = _with_coarsest(arrays) if after.coarsest == "conv" else _without_coarsest(arrays)
+    if before.rpn_norm != after.rpn_norm:
+        arrays = _without_proposal_norms(arrays, eps) | _proposal_norms(arrays, names, eps)
     result = {name: array for name, array in arrays.items() if name in names}
     for pair in _pairs({*arrays, *names}):
         result |= _norm(arrays, names, pair, eps, _kind(before, pair.norm), _kind(after, pair.norm))
@@ -115,6 +119,63 @@ def _norm(arrays: Mapping[str, Array], names: set[str], pair: _Pair, eps: float,
     if "running_var" in wanted:
         result[f"{pair.norm}.running_mean"] = np.zeros(channels, np.float32)
         result[f"{pair.norm}.running_var"] = np.full(channels, 1 - eps, np.float32)
+    return result
+
+
+def _every_second_cell(channels: int) -> Array:
+    """The 3 × 3 kernels that read every second cell of a map of even sides, under TensorFlow's SAME padding."""
+    kernels = np.zeros((channels, channels, 3, 3), np.float32)
+    kernels[np.arange(channels), np.arange(channels), 0, 0] = 1
+    return kernels
+
+
+def _with_coarsest(arrays: Mapping[str, Array]) -> Arrays:
+    """P6 as a convolution of P5 before its norm, and that norm after it: every second cell of P5, still."""
+    result = dict(arrays)
+    for name, array in arrays.items():
+        if name.startswith("fpn.output5.norm."):
+            result[name.replace("output5", "coarsest")] = array
+    channels = arrays["fpn.output5.conv.weight"].shape[0]
+    result["fpn.coarsest.conv.weight"] = _every_second_cell(channels)
+    result["fpn.coarsest.conv.bias"] = np.zeros(channels, np.float32)
+    return result
+
+
+def _without_coarsest(arrays: Mapping[str, Array]) -> Arrays:
+    """The inverse. Raises `CheckpointError` for a convolution that does anything else."""
+    back = {name: array for name, array in arrays.items() if not name.startswith("fpn.coarsest.")}
+    again = _with_coarsest(back)
+    for name in arrays:
+        if not np.array_equal(arrays[name], again[name]):
+            raise _impossible("P6 is a learned convolution of P5, where the other family takes every second cell", name)
+    return back
+
+
+def _proposal_norms(arrays: Mapping[str, Array], names: set[str], eps: float) -> Arrays:
+    """A norm of each level behind each convolution of the proposal network, which changes nothing."""
+    result: Arrays = {}
+    for norm in {name.rpartition(".")[0] for name in names if name.startswith("rpn.norms.")}:
+        channels = len(arrays[f"rpn.convs.{norm.rpartition('.')[2]}.bias"])
+        still = {"weight": 1, "bias": 0, "running_mean": 0, "running_var": 1 - eps}
+        result |= {f"{norm}.{vector}": np.full(channels, value, np.float32) for vector, value in still.items()}
+    return result
+
+
+def _without_proposal_norms(arrays: Mapping[str, Array], eps: float) -> Arrays:
+    """The norms of the proposal network in its convolutions. Raises `CheckpointError` where levels have unlike ones."""
+    result = {name: array for name, array in arrays.items() if not name.startswith("rpn.norms.")}
+    for name, array in arrays.items():
+        if not name.startswith("rpn.norms.") or name.endswith(".num_batches_tracked"):
+            continue
+        _, _, _, index, vector = name.split(".")
+        if not np.array_equal(array, arrays[f"rpn.norms.0.{index}.{vector}"]):
+            raise _impossible("the proposal network has a norm for each level, which one convolution cannot be", name)
+    for index in {name.split(".")[3] for name in arrays if name.startswith("rpn.norms.0.")}:
+        norm = {vector: _wide(arrays[f"rpn.norms.0.{index}.{vector}"]) for vector in _NORM}
+        scale = norm["weight"] / np.sqrt(norm["running_var"] + eps)
+        weight, bias = f"rpn.convs.{index}.weight", f"rpn.convs.{index}.bias"
+        result[weight] = _narrow(_wide(arrays[weight]) * scale[:, None, None, None])
+        result[bias] = _narrow(norm["bias"] + scale * (_wide(arrays[bias]) - norm["running_mean"]))
     return result
 
 

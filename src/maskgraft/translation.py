@@ -14,6 +14,7 @@ from maskgraft.families import mmdet_settings
 from maskgraft.families.configs import parse_yaml
 from maskgraft.families.family import Family, Reading
 from maskgraft.families.homes import Home
+from maskgraft.families.pipeline_config import read_text, write_text
 from maskgraft.files import LazyArray, Tensors
 from maskgraft.links import Array, Link
 from maskgraft.restating import Arrays
@@ -63,7 +64,7 @@ def translate(spec: Spec, arrays: Mapping[str, Array], there: Family, home: Home
     arch = _one_class(home.arch(spec.arch))
     era = home.era(arch) if home.era else there.eras[0]
     aimed = replace(spec, family=there.name, arch=arch)
-    table = tuple(there.links(aimed, era))
+    table = tuple(link for link in there.links(aimed, era) if not link.ours.endswith(home.lacks))
     try:
         held = restating.restate(arrays, spec.arch, arch, [link.ours for link in table], spec.numerics.norm_eps)
         _complete(spec, arrays, held, table, there)
@@ -75,7 +76,9 @@ def translate(spec: Spec, arrays: Mapping[str, Array], there: Family, home: Home
     held, wanted = _restated(held, aimed, usual.numerics, settable)
     aimed = replace(aimed, numerics=wanted)
     nested = _nested(there, home, aimed)
-    text = yaml.safe_dump(nested, sort_keys=False) if nested and there.name != "mmdet" else ""
+    text = ""
+    if nested and there.name != "mmdet":
+        text = write_text(nested) if home.language == "protobuf" else yaml.safe_dump(nested, sort_keys=False)
     about: Mapping[str, Any] = {}
     if there.name == "mmdet":
         about = {"meta": mmdet_settings.meta(aimed)}
@@ -128,7 +131,9 @@ def _complete(spec: Spec, arrays: Mapping[str, Array], held: Arrays, table: tupl
 
 
 def _absorbed(name: str, names: set[str]) -> bool:
-    """Whether a norm or a bias was folded into the layer that it belongs to."""
+    """Whether a norm or a bias was folded into the layer that it belongs to, or a layer left out that said nothing."""
+    if name.startswith(("rpn.norms.", "fpn.coarsest.")):
+        return True
     if name.startswith("rpn."):
         return False
     before, _, vector = name.rpartition(".")
@@ -154,7 +159,8 @@ def _read(
     """What the family's own reader makes of the tensors and their config."""
     lazy = {name: LazyArray.of(array) for name, array in _theirs(table, held).items()}
     tensors = Tensors(Path("converted"), "memory", lazy, about)
-    return there.read(tensors, parse_yaml(config) if config else None)
+    parse = read_text if home.language == "protobuf" else parse_yaml
+    return there.read(tensors, parse(config) if config else None)
 
 
 def _same_arch(wanted: Arch, got: Arch, there: Family) -> None:

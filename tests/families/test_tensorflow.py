@@ -208,6 +208,11 @@ def test_a_fixed_size_is_read(tmp_path: Path) -> None:
     assert (known.spec.numerics.fixed_size, known.spec.numerics.fixed_fit) == ((320, 512), "stretch")
 
 
+def test_a_resizer_that_keeps_the_aspect_has_no_fixed_size(tmp_path: Path) -> None:
+    known = identify(file_of("tf2 inception-resnet v2"), config=pipeline(tmp_path))
+    assert known.spec.numerics.fixed_size is None
+
+
 @pytest.mark.parametrize(
     ("parts", "said"),
     [

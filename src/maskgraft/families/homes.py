@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
-from maskgraft.families import mmdet_settings
+from maskgraft.families import mmdet_settings, tf_settings
+from maskgraft.families.tf_object_detection import FROM_CONFIG
 from maskgraft.spec import Arch, Spec
 
 Settings = Mapping[str, Any]
@@ -20,18 +21,21 @@ class Home:
 
     `containers` are the kinds of file that it reads, the usual one first. `changes` says which fields of an `Arch` have
     another value there, either always or by the value that they have; each such change is exact. `config` is the name
-    of the file in which it reads its settings, "" where a constructor or a class is told them. `settings` are those
-    that come of the whole spec, `sets` the fields of `Numerics` among them. `told` are the fields that are set by hand,
-    with the name they go by. `era` gives the era of its names where that depends on the architecture.
+    of the file in which it reads its settings, "" where a constructor or a class is told them, and `language` that of
+    its text. `settings` are those that come of the whole spec, `sets` the fields of `Numerics` among them. `told` are
+    the fields that are set by hand, with the name they go by. `era` gives the era of its names where that depends on
+    the architecture. `lacks` is how our names of tensors end that it has none for.
     """
 
     containers: tuple[str, ...]
     changes: Mapping[str, Any]
     config: str = ""
+    language: Literal["yaml", "protobuf"] = "yaml"
     settings: Callable[[Spec], Settings] = _no_settings
     told: Mapping[str, str] = field(default_factory=dict)
     sets: frozenset[str] = frozenset()
     era: Callable[[Arch], str] | None = None
+    lacks: tuple[str, ...] = ()
 
     def arch(self, arch: Arch) -> Arch:
         """The architecture in which the family would hold a model of `arch`."""
@@ -40,6 +44,8 @@ class Home:
             for name, change in self.changes.items()
         }
         result = replace(arch, **changed)
+        if result.neck_norm_after == "outputs" and "neck_norm_after" not in self.changes:
+            result = replace(result, neck_norm="none")  # Model Garden alone has norms behind some of the pyramid
         if result.neck_norm == "none":
             result = replace(result, neck_norm_after="all")
         return result
@@ -48,6 +54,7 @@ class Home:
 _FOLDED = {"frozen": "none", "affine": "none"}
 _ALL_FOLDED = {**_FOLDED, "batch": "none"}
 _FIXED = {"affine": "frozen", "batch": "frozen"}
+_TRAINED = dict.fromkeys(("none", "affine", "frozen"), "batch")
 _EACH = dict.fromkeys(("foreground", "agnostic", "agnostic-with-background"), "with-background")
 _WITHOUT_BACKGROUND = {"with-background": "foreground", "agnostic-with-background": "agnostic"}
 
@@ -57,6 +64,8 @@ _PLAIN: dict[str, Any] = {
     "head_bias": False,
     "objectness": "sigmoid",
     "neck_norm": _FOLDED,
+    "coarsest": "max-pool",
+    "rpn_norm": "none",
     "box_norm": _FOLDED,
     "mask_norm": _FOLDED,
     "fc_norm": _ALL_FOLDED,
@@ -224,6 +233,13 @@ _TENSORPACK = {
     "max_detections": "TEST.RESULTS_PER_IM",
 }
 
+_PIPELINE: dict[str, Any] = {
+    "config": "pipeline.config",
+    "language": "protobuf",
+    "settings": tf_settings.settings,
+    "sets": frozenset(name for name, _, _ in FROM_CONFIG),
+}
+
 HOMES: Mapping[str, Home] = {
     "torchvision": Home(
         ("torch",), {**_PLAIN, "norm": {"affine": "frozen"}, "box_rows": _EACH, "mask_rows": _EACH}, told=_TORCHVISION
@@ -312,12 +328,15 @@ HOMES: Mapping[str, Home] = {
         config="config.yml",
         settings=_paddle,
     ),
-    "tf1_object_detection_api": Home(("bundle",), _OBJECT_DETECTION, era=_tf1_era),
-    "tf2_object_detection_api": Home(("bundle of objects",), _OBJECT_DETECTION, era=lambda arch: ""),
+    "tf1_object_detection_api": Home(("bundle",), _OBJECT_DETECTION, era=_tf1_era, **_PIPELINE),
+    "tf2_object_detection_api": Home(("bundle of objects",), _OBJECT_DETECTION, era=lambda arch: "", **_PIPELINE),
     "tf_model_garden": Home(
         ("bundle of objects",),
         {
-            "norm": {"frozen": "batch", "affine": "batch"},
+            **dict.fromkeys(("norm", "neck_norm", "rpn_norm", "box_norm", "fc_norm", "mask_norm"), _TRAINED),
+            "upsample_norm": _TRAINED,
+            "neck_norm_after": "outputs",
+            "coarsest": "conv",
             "stem_bias": False,
             "conv_bias": False,
             "head_bias": True,
@@ -327,5 +346,6 @@ HOMES: Mapping[str, Home] = {
         },
         config="params.yaml",
         settings=_model_garden,
+        lacks=(".num_batches_tracked",),
     ),
 }

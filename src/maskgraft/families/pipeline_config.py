@@ -4,6 +4,7 @@ Grammar: the text format language specification of protocol buffers. Without the
 cannot be told from a repeated field of one entry, so that `entries` asks for the list.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,25 @@ def entries(message: Mapping[str, Any], name: str) -> list[Any]:
     """All values of a field that may be repeated; none when it is absent."""
     value = message.get(name, [])
     return value if isinstance(value, list) else [value]
+
+
+def write_text(message: Mapping[str, Any], *, indent: str = "") -> str:
+    """Nested dicts as protocol buffer text; a list is a repeated field, a word in capitals the value of an enum.
+
+    write_text({"model": {"ssd": {"num_classes": 90}}})     # "model {\n  ssd {\n    num_classes: 90\n  }\n}\n"
+    """
+    lines = []
+    for name in message:
+        for value in entries(message, name):
+            if isinstance(value, Mapping):
+                lines.append(f"{indent}{name} {{\n{write_text(value, indent=indent + '  ')}{indent}}}\n")
+            elif isinstance(value, bool):
+                lines.append(f"{indent}{name}: {str(value).lower()}\n")
+            elif isinstance(value, str) and not value.isupper():
+                lines.append(f"{indent}{name}: {json.dumps(value)}\n")
+            else:
+                lines.append(f"{indent}{name}: {value}\n")
+    return "".join(lines)
 
 
 def read_pipeline(path: Path) -> Mapping[str, Any]:

@@ -119,7 +119,7 @@ def _ratios(generator: Mapping[str, Any]) -> tuple[float, ...]:
 
 
 # Field of Numerics ← (key of the config, how its value reads)
-_FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("min_size", f"{_RESIZER}.keep_aspect_ratio_resizer.min_dimension", int),
     ("max_size", f"{_RESIZER}.keep_aspect_ratio_resizer.max_dimension", int),
     ("fixed_size", f"{_RESIZER}.fixed_shape_resizer", lambda one: (int(one.get("height")), int(one.get("width")))),
@@ -176,7 +176,7 @@ def numerics(
 
     Raises `CheckpointError` for settings that the model cannot obey.
     """
-    settings = [name for name, _, _ in _FROM_CONFIG]
+    settings = [name for name, _, _ in FROM_CONFIG]
     how = {
         **learned("tensor names and shapes", "implied", [f"arch.{name}" for name in Arch.__dataclass_fields__]),
         **learned(f"the maths of the {title}", "implied", [f"numerics.{name}" for name in NUMERICS_FIELDS]),
@@ -189,7 +189,7 @@ def numerics(
         return found, how
     _refuse_what_cannot_be_obeyed(tensors, config, title)
     how |= learned("config: protobuf's default", "read", [f"numerics.{name}" for name in settings])
-    found = replace(found, **{**_PROTO_DEFAULTS, **changes_from(config, _FROM_CONFIG, how)})
+    found = replace(found, **{**_PROTO_DEFAULTS, "fixed_size": None, **changes_from(config, FROM_CONFIG, how)})
     return found, how
 
 

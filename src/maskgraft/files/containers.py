@@ -74,6 +74,8 @@ def _npz(path: Path, arrays: Arrays, about: About) -> None:
 
 def _bundle(*, objects: bool) -> Callable[[Path, Arrays, About], None]:
     def write(path: Path, arrays: Arrays, about: About) -> None:
+        if objects:  # tf.train.Checkpoint has a variable that counts, and asks for it
+            arrays = {"save_counter": np.array(1, np.int64), **arrays}
         write_bundle(path.with_name(path.name.removesuffix(".index")), arrays, objects=objects)
 
     return write
