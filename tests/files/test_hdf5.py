@@ -146,6 +146,11 @@ def test_scalars_empty_and_null():
     assert nodes["null"].array is None
 
 
+def test_an_empty_array_of_sides_beyond_any_memory():
+    data = written(lambda file: file.create_dataset("a", shape=(0, 1 << 40, 1 << 40), dtype="f4"))
+    assert "more elements than any memory" in str(walk(data).faults["a"])
+
+
 def test_compact_storage():
     def fill(file):
         properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)

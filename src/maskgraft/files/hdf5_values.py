@@ -13,11 +13,11 @@ import numpy as np
 from maskgraft.files.faults import damaged, outside, unsupported
 from maskgraft.files.hdf5_index import chunks, global_object
 from maskgraft.files.hdf5_source import Cursor, Source
+from maskgraft.files.pickled_arrays import checked_shape
 from maskgraft.files.tensors import Array
 
 _DEFLATE, _SHUFFLE, _FLETCHER32 = 1, 2, 3
 _MOST_DEFLATED = 1032
-_LONGEST_AXIS = 1 << 47
 _CLASSES = ("integer", "float", "time", "string", "bit field", "opaque", "compound", "reference", "enumeration")
 
 
@@ -89,10 +89,7 @@ def dataspace(cursor: Cursor) -> tuple[int, ...] | None:
         raise damaged(f"a dataspace of version {version}")
     if version == 2 and kind == 2:
         return None
-    shape = tuple(cursor.length() for _ in range(rank))
-    if rank > 32 or any(axis > _LONGEST_AXIS for axis in shape):
-        raise damaged(f"an array of shape {shape[:33]}")
-    return shape
+    return checked_shape(tuple(cursor.length() for _ in range(rank)))
 
 
 def layout(cursor: Cursor) -> Layout:

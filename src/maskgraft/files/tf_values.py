@@ -13,6 +13,7 @@ import numpy as np
 
 from maskgraft.errors import CheckpointError
 from maskgraft.files.faults import damaged, unsupported
+from maskgraft.files.pickled_arrays import checked_shape
 from maskgraft.files.protobuf import BYTES, fields, integers, signed, varint
 from maskgraft.files.tensors import Array, LazyArray
 
@@ -119,7 +120,7 @@ def shape_of(views: Iterable[int | memoryview]) -> tuple[int, ...]:
             axes.append(number_in(message(axis), 1))
         if number_in(shape, 3) or len(axes) > _MOST_AXES or any(axis < 0 for axis in axes):
             raise damaged(f"a tensor has the shape {axes[:_MOST_AXES]}, which no values can have")
-    return tuple(axes)
+    return checked_shape(axes)
 
 
 @dataclass(frozen=True, slots=True)
