@@ -95,6 +95,7 @@ def test_public_names() -> None:
         "probe",
         "read_coco",
         "read_plan",
+        "report",
         "retention",
         "save",
         "split_data",

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from maskgraft.previews import preview_augmented as preview_augmented
     from maskgraft.probing import probe as probe
     from maskgraft.recipe import Recipe as Recipe
+    from maskgraft.reporting import report as report
     from maskgraft.spec import Arch as Arch
     from maskgraft.spec import Numerics as Numerics
     from maskgraft.spec import Spec as Spec
@@ -81,6 +82,7 @@ _HOME = {
     "preview_augmented": "previews.preview_augmented",
     "probe": "probing.probe",
     "read_coco": "coco.read",
+    "report": "reporting.report",
     "retention": "forgetting.retention",
     "save": "store.save",
     "train": "training.train",

@@ -83,6 +83,7 @@ class Dataset:
     category_ids: tuple[int, ...]
     images: tuple[ImageRecord, ...]
     findings: tuple[Finding, ...] = ()
+    folder: Path | None = None  # of the images
 
     def trainable(self) -> tuple[ImageRecord, ...]:
         """The images with at least one instance that is no crowd."""
@@ -157,7 +158,7 @@ def read(
     )
     faults.stop()
     ids = {name: number for number, name in names.items()}
-    result = Dataset(path, tuple(wanted), tuple(ids[name] for name in wanted), found, faults.findings())
+    result = Dataset(path, tuple(wanted), tuple(ids[name] for name in wanted), found, faults.findings(), folder)
     if not result.trainable():
         raise DataError([_nothing_usable(result, data), *result.findings])
     return result

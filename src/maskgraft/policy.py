@@ -58,7 +58,7 @@ def apply(model: MaskRCNN, policy: str, *, train_norms: bool = False) -> Trainab
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in chosen)
     set_norms(model, chosen, train_norms=train_norms)
-    return Trainable(policy, chosen, tuple(_parts(model, chosen)))
+    return Trainable(policy, chosen, parts_of(model, chosen, train_norms=train_norms))
 
 
 def chosen_by(policy: str, model: MaskRCNN) -> frozenset[str]:
@@ -134,7 +134,8 @@ def stage(model: MaskRCNN, name: str) -> int:
     return next(number for start, number in starts.items() if name.startswith(f"backbone.{start}."))
 
 
-def _parts(model: MaskRCNN, chosen: frozenset[str]) -> list[Part]:
+def parts_of(model: MaskRCNN, chosen: frozenset[str], *, train_norms: bool) -> tuple[Part, ...]:
+    """What trains where the parameters `chosen` do: a row for each component."""
     parts = []
     for one in COMPONENTS:
         sizes = {name: p.numel() for name, p in model.named_parameters() if component(name) == one}
@@ -144,7 +145,7 @@ def _parts(model: MaskRCNN, chosen: frozenset[str]) -> list[Part]:
             if component(name) == one and not name.endswith("num_batches_tracked")
         }
         modes = {
-            "batch" if module.training else "frozen"
+            "batch" if train_norms and f"{name}.weight" in chosen else "frozen"
             for name, module in model.named_modules()
             if component(name) == one and isinstance(module, nn.BatchNorm2d)
         }
@@ -152,7 +153,7 @@ def _parts(model: MaskRCNN, chosen: frozenset[str]) -> list[Part]:
             training = sum(size for name, size in sizes.items() if name in chosen)
             norms = " and ".join(sorted(modes)) or ("frozen" if any("running_" in name for name in sizes) else "–")
             parts.append(Part(one, training, sum(sizes.values()) - training, norms))
-    return parts
+    return tuple(parts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskgraft import processes, store
+from maskgraft import policy, processes, store
 from maskgraft.averaging import Average, moving
 from maskgraft.balance import Balance
 from maskgraft.coco import Dataset, ImageRecord
@@ -182,13 +182,38 @@ def _differences(saved: MaskRCNN, model: MaskRCNN) -> list[str]:
 # ---- the recipe and the data -----------------------------------------------------------------------------------------
 
 
-def write_recipe(folder: Path, resolved: Resolved, data: Dataset, records: Sequence[ImageRecord]) -> None:
-    """Write `recipe.json`: every field, which of them the user set, what was derived and why, and the data."""
+def write_recipe(
+    folder: Path,
+    resolved: Resolved,
+    data: Dataset,
+    records: Sequence[ImageRecord],
+    *,
+    model: MaskRCNN,
+    val: Dataset | None,
+    findings: Iterable[Finding],
+) -> None:
+    """Write `recipe.json`: every field, which of them the user set, what was derived and why, the data, what trains in
+    each stage, and what was doubtful at the beginning."""
     if not processes.leads():
         return
     about = {"annotations": str(data.path), "images": len(records), "digest": digest(records)}
+    judged = None
+    if val is not None and val.folder is not None:
+        judged = {"annotations": str(val.path.absolute()), "images": str(val.folder.absolute())}
+    told = {
+        **resolved.as_json(),
+        "data": about,
+        "val": judged,
+        "trains": [{**asdict(span), "parts": _trained(model, resolved, span.policy)} for span in resolved.stages],
+        "findings": [finding.as_json() for finding in findings],
+    }
     with atomic(folder / RECIPE) as temporary:
-        temporary.write_text(json.dumps({**resolved.as_json(), "data": about}, indent=1))
+        temporary.write_text(json.dumps(told, indent=1))
+
+
+def _trained(model: MaskRCNN, resolved: Resolved, name: str) -> list[dict[str, Any]]:
+    chosen = policy.chosen_by(name, model)
+    return [asdict(part) for part in policy.parts_of(model, chosen, train_norms=resolved.recipe.train_norms)]
 
 
 def digest(records: Iterable[ImageRecord]) -> str:

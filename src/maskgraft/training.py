@@ -28,6 +28,7 @@ from maskgraft import (
     policy,
     precision,
     processes,
+    reporting,
     watching,
 )
 from maskgraft import state as states
@@ -83,8 +84,8 @@ def train(
 
     `out` becomes the run's folder: `recipe.json` (what was set, what was derived and why), `metrics.jsonl` (a line for
     each step and evaluation), `last/` and `best/` (models that `mg.load` opens), `samples/` (`augmented.jpg`: what the
-    first steps train on; predictions beside the truth). `val` is evaluated every `recipe.evaluate_every` epochs and
-    chooses `best/`.
+    first steps train on; predictions beside the truth), and `report.html` when it ends. `val` is evaluated every
+    `recipe.evaluate_every` epochs and chooses `best/`.
 
     `resume` goes on from the last saved step, to the same bytes as if the run had never stopped; the recipe is then the
     run's own, and `recipe` says only what changes. Ctrl-C finishes the step, saves it and raises `KeyboardInterrupt`;
@@ -116,8 +117,8 @@ def train(
     model.spec = spec
     if processes.leads():
         folder.mkdir(parents=True, exist_ok=True)
-    if not resume:
-        states.write_recipe(folder, resolved, data, records)  # first of all, so that the folder is known for a run
+    if not resume:  # first of all, so that the folder is known for a run
+        states.write_recipe(folder, resolved, data, records, model=model, val=val, findings=findings)
     kept = states.restore(model, folder) if resume else None
     state = kept.state if kept else State()
     retainers = [one for one in (retainer, keeping.begin(model, recipe, folder, fresh=kept is None)) if one is not None]
@@ -170,10 +171,14 @@ def train(
             yield
         except DataError as error:
             states.note_findings(state, error.findings, log, action="stop")
+            reporting.attempt(folder)
+            raise
+        except KeyboardInterrupt:
+            reporting.attempt(folder)
             raise
 
     if resume:
-        states.write_recipe(folder, resolved, data, records)
+        states.write_recipe(folder, resolved, data, records, model=model, val=val, findings=findings)
     with (
         states.Log(folder) as log,
         interrupts.noted() as stop,
@@ -337,6 +342,8 @@ def train(
         average.put_into(model)
     run.steps, run.best, run.frozen = state.step, state.best, len(state.untouched)
     model.eval()
+    if processes.leads():
+        reporting.report(folder)
     return run
 
 

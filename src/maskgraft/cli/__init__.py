@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from maskgraft.cli import checkpoints, comparing, data, demo, inspecting, models, probing, translating
+from maskgraft.cli import checkpoints, comparing, data, demo, inspecting, models, probing, reporting, translating
 from maskgraft.cli.show import print_findings
 from maskgraft.errors import MaskgraftError
 
@@ -25,6 +25,7 @@ app.command()(probing.probe)
 app.command()(models.predict)
 app.command()(models.evaluate)
 app.command()(models.train)
+app.command()(reporting.report)
 app.command()(demo.demo)
 
 app.add_typer(data.app, name="data")

@@ -13,20 +13,12 @@ from maskgraft.diagnosis import Report
 from maskgraft.errors import CheckpointError, Finding
 from maskgraft.families import Identified, identify
 from maskgraft.files import LazyArray, open_checkpoint
-from maskgraft.pages.shell import document, plain, table
+from maskgraft.pages.shell import document, finding, plain, table
+from maskgraft.pages.titles import TITLES
 from maskgraft.spec import COMPONENTS, component
 
 State = Literal["matched", "doubtful", "missing", "new"]
 
-TITLES = {
-    "backbone": "backbone",
-    "fpn": "pyramid",
-    "rpn": "proposal network",
-    "box_head": "box head",
-    "box_predictor": "box predictor",
-    "mask_head": "mask head",
-    "mask_predictor": "mask predictor",
-}
 _MEANING: dict[State, str] = {
     "matched": "in the file",
     "doubtful": "in the file, and in a finding",
@@ -138,22 +130,7 @@ def _head(report: Report) -> str:
 def _findings(findings: Sequence[Finding]) -> str:
     if not findings:
         return "<h2>Findings</h2>\n<p>None.</p>"
-    return "<h2>Findings</h2>\n" + "\n".join(_finding(one) for one in findings)
-
-
-def _finding(finding: Finding) -> str:
-    effect = f"<p>If ignored: {escape(finding.effect)}.</p>" if finding.effect else ""
-    fix = f'<p class="fix">{escape(finding.fix)}</p>' if finding.fix else ""
-    names = ""
-    if finding.names:
-        listed = ", ".join(f"<code>{escape(name)}</code>" for name in finding.names[:200])
-        more = f" and {len(finding.names) - 200} more" if len(finding.names) > 200 else ""
-        how_many = "1 name" if len(finding.names) == 1 else f"{len(finding.names)} names"
-        names = f"<details><summary>{how_many}</summary>{listed}{more}</details>"
-    return (
-        f'<div class="finding {finding.severity}"><p class="code">{finding.severity} · {escape(finding.code)}</p>'
-        f"<p>{escape(finding.message)}</p>{effect}{names}{fix}</div>"
-    )
+    return "<h2>Findings</h2>\n" + "\n".join(finding(one) for one in findings)
 
 
 def _model(lines: Sequence[Line]) -> str:

@@ -1,7 +1,14 @@
 """What every page has: its head, its style, and words made safe."""
 
+import base64
+import io
 from html import escape
 from importlib.resources import files
+from pathlib import Path
+
+from PIL import Image
+
+from maskgraft.errors import Finding
 
 
 def document(title: str, body: str, script: str = "") -> str:
@@ -46,3 +53,34 @@ def plain(value: object) -> str:
     if isinstance(value, tuple | list):
         return escape(" ".join(plain(item) for item in value)) if value else "–"
     return escape(str(value))
+
+
+def finding(one: Finding, *, mark: str = "", note: str = "", id_: int | None = None) -> str:
+    """A finding as a block; `mark` stands before its code, `note` after it, `id_` is what links point at."""
+    effect = f"<p>If ignored: {escape(one.effect)}.</p>" if one.effect else ""
+    fix = f'<p class="fix">{escape(one.fix)}</p>' if one.fix else ""
+    names = ""
+    if one.names:
+        listed = ", ".join(f"<code>{escape(name)}</code>" for name in one.names[:200])
+        more = f" and {len(one.names) - 200} more" if len(one.names) > 200 else ""
+        how_many = "1 name" if len(one.names) == 1 else f"{len(one.names)} names"
+        names = f"<details><summary>{how_many}</summary>{listed}{more}</details>"
+    place = f' id="finding-{id_}"' if id_ is not None else ""
+    said = f" · {escape(note)}" if note else ""
+    head = f'<p class="code">{mark}{one.severity} · {escape(one.code)}{said}</p>'
+    return f'<div class="finding {one.severity}"{place}>{head}<p>{escape(one.message)}</p>{effect}{names}{fix}</div>'
+
+
+def figure(picture: Path | Image.Image, caption: str, *, width: int, wide: bool = False) -> str:
+    """A picture inside the page, at most `width` pixels wide, with its caption."""
+    one = Image.open(picture) if isinstance(picture, Path) else picture
+    if one.width > width:
+        one = one.resize((width, max(1, round(one.height * width / one.width))), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    one.convert("RGB").save(buffer, "JPEG", quality=82)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return (
+        f'<figure class="picture{" wide" if wide else ""}"><img src="data:image/jpeg;base64,{data}" '
+        f'width="{one.width}" height="{one.height}" alt="{escape(caption)}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
