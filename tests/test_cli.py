@@ -93,9 +93,10 @@ def test_train_evaluate_and_resume(maskgraft: Run, folder: Path, tmp_path: Path)
     done = maskgraft(*common, "--steps", "2", "--resume", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["steps"] == 2
-    done = maskgraft("evaluate", run / "last", *data, "--limit", "2", "--json")
+    done = maskgraft("evaluate", run / "last", *data, "--limit", "2", "--why", "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["images"] == 2
+    told = json.loads(done.stdout)
+    assert told["images"] == told["shortfall"]["images"] == 2
 
 
 BAD = {

@@ -98,6 +98,7 @@ def test_public_names() -> None:
         "report",
         "retention",
         "save",
+        "shortfall",
         "split_data",
         "train",
     ]

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from maskgraft.probing import probe as probe
     from maskgraft.recipe import Recipe as Recipe
     from maskgraft.reporting import report as report
+    from maskgraft.shortfalls import shortfall as shortfall
     from maskgraft.spec import Arch as Arch
     from maskgraft.spec import Numerics as Numerics
     from maskgraft.spec import Spec as Spec
@@ -85,6 +86,7 @@ _HOME = {
     "report": "reporting.report",
     "retention": "forgetting.retention",
     "save": "store.save",
+    "shortfall": "shortfalls.shortfall",
     "train": "training.train",
 }
 

@@ -69,7 +69,7 @@ def evaluate(
     """
     from maskgraft import processes  # imports torch, which metrics as such do not need
 
-    _check_arguments(limit, results)
+    check_arguments(limit, results)
     _categories_in_common(data, model.spec.classes)
     images = data.images[:limit] if limit is not None else data.images
     mine = processes.share(images) if together else images
@@ -109,7 +109,8 @@ def coco_metrics(
     )
 
 
-def _check_arguments(limit: int | None, results: str | Path | None) -> None:
+def check_arguments(limit: int | None, results: str | Path | None) -> None:
+    """Raises `UsageError` for a limit below 1, or results that cannot be written."""
     findings = []
     if limit is not None and limit < 1:
         findings.append(Finding("data.limit", "error", f"limit is {limit}; it is a number of images, 1 at least"))

@@ -304,10 +304,14 @@ class MaskRCNN(nn.Module):
             return [self._predict_one(prepare(as_rgb(image), self.spec.numerics)) for image in images]
 
     def _predict_one(self, prepared: Prepared) -> Detections:
-        pixels = self._stack([prepared])
-        maps, _, _, _, found = self._to_proposals(pixels, prepared)
+        pixels = self.stacked(prepared)
+        maps, _, _, _, found = self.to_proposals(pixels, prepared)
+        return self.instances(maps, found.boxes, prepared, _size(pixels))
+
+    def instances(self, maps: dict[str, Tensor], regions: Tensor, prepared: Prepared, padded: Size) -> Detections:
+        """What `predict` gives of one image, from the regions [N, 4] that were proposed; arguments as of `detect`."""
         numerics = self.spec.numerics
-        scored, probabilities = self.detect(maps, found.boxes, prepared, _size(pixels))
+        scored, probabilities = self.detect(maps, regions, prepared, padded)
         inclusive = numerics.inclusive_areas
         height, width = prepared.original
         boxes = scored.boxes.cpu()
@@ -341,8 +345,8 @@ class MaskRCNN(nn.Module):
         """
         with self.evaluating():
             prepared = image if isinstance(image, Prepared) else prepare(as_rgb(image), self.spec.numerics)
-            pixels = self._stack([prepared])
-            maps, logits, deltas, anchors, found = self._to_proposals(pixels, prepared)
+            pixels = self.stacked(prepared)
+            maps, logits, deltas, anchors, found = self.to_proposals(pixels, prepared)
             stages = {"input": pixels, **maps}
             for name in logits:
                 stages[f"rpn.logits.{name}"], stages[f"rpn.deltas.{name}"] = logits[name], deltas[name]
@@ -367,12 +371,14 @@ class MaskRCNN(nn.Module):
             for module in training:
                 module.training = True
 
-    def _stack(self, prepared: Sequence[Prepared]) -> Tensor:
-        return stack(prepared, self.spec.numerics.pad_multiple).to(self.device)
+    def stacked(self, prepared: Prepared) -> Tensor:
+        """One prepared image as a batch [1, 3, H, W], padded, where the weights are."""
+        return stack([prepared], self.spec.numerics.pad_multiple).to(self.device)
 
-    def _to_proposals(
+    def to_proposals(
         self, pixels: Tensor, prepared: Prepared
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], list[Tensor], selection.Scored]:
+        """The first half of `predict`: maps, logits and deltas by level, anchors, and proposals of one image."""
         maps = self.features(pixels)
         levels = self.proposal_maps(maps)
         logits, deltas = {}, {}

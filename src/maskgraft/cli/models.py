@@ -107,6 +107,9 @@ def evaluate(
     images: Annotated[Path, typer.Option(help="Folder of the images.")],
     limit: Annotated[int | None, typer.Option(help="Only the first images.")] = None,
     results: Annotated[Path | None, typer.Option(help="Write the detections here, in COCO's results format.")] = None,
+    why: Annotated[
+        bool, typer.Option("--why", help="Also which stage loses the objects, and what mending each would add.")
+    ] = False,
     config: options.Config = None,
     key: options.Key = None,
     family: options.FamilyName = None,
@@ -121,17 +124,25 @@ def evaluate(
     dataset = coco.read(annotations, images)
     model = _load(checkpoint, config, key, family, settings, classes, device)
 
-    from maskgraft import evaluation
-    from maskgraft.cli.tables import metrics_tables
+    from maskgraft import evaluation, shortfalls
+    from maskgraft.cli.tables import metrics_tables, shortfall_table
 
-    metrics = evaluation.evaluate(
-        model, dataset, limit=limit, results=results, progress=lambda all_: _bar(all_, "evaluate", quiet=as_json)
+    def bar(all_: Sequence[Any]) -> Iterable[Any]:
+        return _bar(all_, "evaluate", quiet=as_json)
+
+    short = None
+    if why:
+        short = shortfalls.shortfall(model, dataset, limit=limit, results=results, progress=bar)
+    metrics = (
+        short.metrics if short else evaluation.evaluate(model, dataset, limit=limit, results=results, progress=bar)
     )
     if as_json:
-        print_json(metrics.as_json())
+        print_json({**metrics.as_json(), **({"shortfall": short.as_json()} if short else {})})
         return
     for one in metrics_tables(metrics):
         console().print(one)
+    if short:
+        console().print(shortfall_table(short))
     if metrics.unmatched:
         console().print(f"not in the dataset: {', '.join(metrics.unmatched[:10])}", style="dim")
 

@@ -1,9 +1,15 @@
 """Results as tables for people."""
 
+from typing import TYPE_CHECKING
+
 from rich.table import Table
 
 from maskgraft.cli.show import table
 from maskgraft.evaluation import SUMMARY, Metrics
+from maskgraft.misses import KINDS
+
+if TYPE_CHECKING:
+    from maskgraft.shortfalls import Shortfall
 
 _MOST_CLASSES = 20
 
@@ -11,6 +17,21 @@ _MOST_CLASSES = 20
 def percent(value: float | None) -> str:
     """An AP as people write it: 0.379 → "37.9"; "–" where there was nothing to find."""
     return "–" if value is None else f"{100 * value:.1f}"
+
+
+def shortfall_table(short: "Shortfall") -> Table:
+    """What each kind of error costs, dearest first."""
+    ranked = sorted(short.kinds.items(), key=lambda item: -item[1].points)
+    rows = [
+        (kind, f"+{100 * one.points:.1f}", one.objects or "–", one.detections or "–", KINDS[kind])
+        for kind, one in ranked
+        if one.objects or one.detections
+    ]
+    title = (
+        f"why mask AP50 is {percent(short.ap)} and not 100: what mending each by itself would add, "
+        f"of {short.objects:,} objects"
+    )
+    return table(title, ("", "AP50", "lost", "false", ""), rows, right=(1, 2, 3))
 
 
 def metrics_tables(metrics: Metrics) -> list[Table]:
