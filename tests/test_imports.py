@@ -87,6 +87,7 @@ def test_public_names() -> None:
         "convert_data",
         "diagnose",
         "evaluate",
+        "export",
         "fit_anchors",
         "load",
         "open",

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from maskgraft.errors import MaskgraftError as MaskgraftError
     from maskgraft.errors import UsageError as UsageError
     from maskgraft.evaluation import evaluate as evaluate
+    from maskgraft.exporting import export as export
     from maskgraft.files import Tensors as Tensors
     from maskgraft.files import open_checkpoint as open  # noqa: F401
     from maskgraft.forgetting import retention as retention
@@ -75,6 +76,7 @@ _HOME = {
     "convert_data": "data_conversion.convert_data",
     "diagnose": "diagnosis.diagnose",
     "evaluate": "evaluation.evaluate",
+    "export": "exporting.export",
     "fit_anchors": "anchor_fitting.fit_anchors",
     "load": "graft.load",
     "plan": "planning.plan",

@@ -386,8 +386,8 @@ class MaskRCNN(nn.Module):
             logits[name], deltas[name] = self.rpn(map_, level)
         anchors = self.anchors(levels, _size(pixels))
         found = self.propose(
-            [_flat(one, 1)[0, :, 0] for one in logits.values()],
-            [_flat(one, 4)[0] for one in deltas.values()],
+            [anchor_ops.per_anchor(one, 1)[0, :, 0] for one in logits.values()],
+            [anchor_ops.per_anchor(one, 4)[0] for one in deltas.values()],
             anchors,
             _size(pixels) if self.spec.numerics.rpn_clip_padded else prepared.size,
             scale=sqrt(prepared.scale[0] * prepared.scale[1]),
@@ -405,8 +405,8 @@ class MaskRCNN(nn.Module):
         maps = self.features(batch.pixels)
         levels = self.proposal_maps(maps)
         heads = [self.rpn(map_, level) for level, map_ in enumerate(levels.values())]
-        logits = [_flat(one, 1)[..., 0] for one, _ in heads]
-        deltas = [_flat(one, 4) for _, one in heads]
+        logits = [anchor_ops.per_anchor(one, 1)[..., 0] for one, _ in heads]
+        deltas = [anchor_ops.per_anchor(one, 4) for _, one in heads]
         padded = _size(batch.pixels)
         anchors = self.anchors(levels, padded)
         generators = batch.generators()
@@ -473,10 +473,3 @@ def _as_they_are(boxes: Tensor) -> Tensor:
 
 def _size(pixels: Tensor) -> Size:
     return int(pixels.shape[2]), int(pixels.shape[3])
-
-
-def _flat(maps: Tensor, values: int) -> Tensor:
-    """[B, A·values, H, W] to [B, H·W·A, values]: row by row, cell by cell, anchor by anchor."""
-    images, channels, rows, columns = maps.shape
-    maps = maps.view(images, channels // values, values, rows, columns).permute(0, 3, 4, 1, 2)
-    return maps.reshape(images, -1, values)

@@ -176,6 +176,19 @@ def prepare(image: npt.NDArray[np.uint8], numerics: Numerics) -> Prepared:
     return Prepared(pixels, original, window, scale, numerics.corner_boxes, fractions=numerics.box_scale == "fractions")
 
 
+def resized(image: npt.NDArray[np.uint8], numerics: Numerics) -> npt.NDArray[np.float32]:
+    """A photograph, uint8 [H, W, 3] RGB, as the home framework resizes it: float32 [h, w, 3] RGB 0..255.
+
+    What an exported graph takes (`mg.export`).
+    """
+    size = network_size((image.shape[0], image.shape[1]), numerics)
+    if numerics.resize == "torch":
+        pixels = torch.from_numpy(image.transpose(2, 0, 1).copy()).float()
+        pixels = F.interpolate(pixels[None], size=size, mode="bilinear", align_corners=False)[0]
+        return np.ascontiguousarray(pixels.numpy().transpose(1, 2, 0))
+    return np.ascontiguousarray(_resized(image, size, numerics), dtype=np.float32)
+
+
 def _resized(image: npt.NDArray[np.uint8], size: Size, numerics: Numerics) -> npt.NDArray[Any]:
     match numerics.resize:
         case "pil":

@@ -4,7 +4,18 @@ import sys
 
 import typer
 
-from maskgraft.cli import checkpoints, comparing, data, demo, inspecting, models, probing, reporting, translating
+from maskgraft.cli import (
+    checkpoints,
+    comparing,
+    data,
+    demo,
+    exporting,
+    inspecting,
+    models,
+    probing,
+    reporting,
+    translating,
+)
 from maskgraft.cli.show import print_findings
 from maskgraft.errors import MaskgraftError
 
@@ -26,6 +37,7 @@ app.command()(models.predict)
 app.command()(models.evaluate)
 app.command()(models.train)
 app.command()(reporting.report)
+app.command()(exporting.export)
 app.command()(demo.demo)
 
 app.add_typer(data.app, name="data")

@@ -14,7 +14,7 @@ from maskgraft.errors import DataError, Finding, UsageError
 _PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
 
 
-def _load(
+def load_model(
     checkpoint: Path,
     config: Path | None,
     key: str | None,
@@ -23,6 +23,7 @@ def _load(
     classes: str | None,
     device: str = "cpu",
 ) -> Any:
+    """The model that a verb is given, on the device. Raises `UsageError` for a device that is not there."""
     import torch
 
     from maskgraft.graft import load
@@ -72,7 +73,7 @@ def predict(
 ) -> None:
     """Find instances in images; write a picture of each and all detections as JSON."""
     paths = _images(images)
-    model = _load(checkpoint, config, key, family, settings, classes, device)
+    model = load_model(checkpoint, config, key, family, settings, classes, device)
 
     from maskgraft import draw
     from maskgraft.files.writing import atomic
@@ -122,7 +123,7 @@ def evaluate(
     from maskgraft import coco
 
     dataset = coco.read(annotations, images)
-    model = _load(checkpoint, config, key, family, settings, classes, device)
+    model = load_model(checkpoint, config, key, family, settings, classes, device)
 
     from maskgraft import evaluation, shortfalls
     from maskgraft.cli.tables import metrics_tables, shortfall_table
@@ -243,7 +244,7 @@ def train(
     from maskgraft.graft import load
 
     with processes.joined(device) as place:
-        model = _load(checkpoint, config, key, family, settings, None, place)
+        model = load_model(checkpoint, config, key, family, settings, None, place)
         if tuple(model.spec.classes) != data.classes:
             torch.manual_seed(chosen.seed)  # new rows are drawn too
             others = [load(path, family=family) for path in rows_from or ()]

@@ -57,3 +57,10 @@ def grid(cell: Tensor, size: tuple[int, int], stride: tuple[float, float]) -> Te
     x = torch.arange(columns, dtype=torch.float32, device=cell.device) * stride[1]
     y, x = (one.reshape(-1) for one in torch.meshgrid(y, x, indexing="ij"))
     return (torch.stack((x, y, x, y), 1)[:, None] + cell[None]).reshape(-1, 4)
+
+
+def per_anchor(maps: Tensor, values: int) -> Tensor:
+    """What a proposal head gives, [B, A·values, H, W], as [B, H·W·A, values]: in the order of `grid`."""
+    images, channels, rows, columns = maps.shape
+    maps = maps.view(images, channels // values, values, rows, columns).permute(0, 3, 4, 1, 2)
+    return maps.reshape(images, -1, values)

@@ -26,7 +26,7 @@ def iou(one: Tensor, other: Tensor, *, inclusive: bool = False) -> Tensor:
 
 def clip(boxes: Tensor, window: Window) -> Tensor:
     """Boxes [..., 4] cut to a `window` of lowest y, lowest x, highest y and highest x."""
-    top, left, bottom, right = window
+    top, left, bottom, right = map(float, window)
     x1, y1, x2, y2 = boxes.unbind(-1)
     x1, x2 = x1.clamp(left, right), x2.clamp(left, right)
     y1, y2 = y1.clamp(top, bottom), y2.clamp(top, bottom)

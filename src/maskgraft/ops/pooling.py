@@ -60,11 +60,7 @@ def pool(
     ).to(maps[0].dtype)
 
     def read(map_: Tensor, chosen: Tensor, stride: int) -> Tensor:
-        if inclusive:
-            chosen = chosen + chosen.new_tensor((0, 0, 0, 1, 1))
-        if any_size and not aligned:  # aligned regions may be of any size; the half cell they are moved by is put back
-            half = stride / 2
-            chosen = chosen + chosen.new_tensor((0, half, half, half, half))
+        chosen = placed(chosen, stride, aligned=aligned, inclusive=inclusive, any_size=any_size)
         return roi_align(map_, chosen, size=size, scale=1 / stride, sampling=sampling, aligned=aligned or any_size)
 
     if len(maps) == 1:
@@ -83,6 +79,16 @@ def pool(
     parts = torch.split(regions[order], torch.bincount(level - finest, minlength=len(maps)).tolist())
     pooled = [read(map_, part, stride) for map_, part, stride in zip(maps, parts, strides, strict=True)]
     return torch.cat(pooled)[order.argsort()]
+
+
+def placed(regions: Tensor, stride: int, *, aligned: bool, inclusive: bool, any_size: bool) -> Tensor:
+    """Regions [N, 5] as RoIAlign is to be given them; those of `any_size` it is to take for aligned ones."""
+    if inclusive:
+        regions = regions + regions.new_tensor((0, 0, 0, 1, 1))
+    if any_size and not aligned:  # aligned regions may be of any size; the half cell they are moved by is put back
+        half = stride / 2
+        regions = regions + regions.new_tensor((0, half, half, half, half))
+    return regions
 
 
 def pool_crops(maps: Sequence[Tensor], boxes: Sequence[Tensor], level: Tensor, *, size: int, strict: bool) -> Tensor:
