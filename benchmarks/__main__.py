@@ -7,12 +7,17 @@ from pathlib import Path
 BENCHMARKS = {
     "faults": "is the first finding of a diagnosis the cause, over checkpoints with a hundred known faults",
     "reading": "opening and reading checkpoints, beside safetensors, torch.load and TensorFlow",
-    "speed": "predicting, training, loading and evaluation, beside torchvision and pycocotools",
+    "loading": "a checkpoint to a ready model, beside torch.load and load_state_dict",
+    "predicting": "photographs to masks, beside torchvision",
+    "training_step": "forward, losses, backward and optimizer, beside torchvision",
+    "feeding": "photographs and masks to batches, beside torchvision's reference",
+    "evaluating": "COCO's metrics, beside pycocotools",
+    "growth": "prediction by side, instances and classes, beside torchvision",
 }
 
 
 def main() -> None:
-    told = "\n".join(f"  {name:<10}{what}" for name, what in BENCHMARKS.items())
+    told = "\n".join(f"  {name:<15}{what}" for name, what in BENCHMARKS.items())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=told, formatter_class=argparse.RawDescriptionHelpFormatter
     )
