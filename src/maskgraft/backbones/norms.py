@@ -136,7 +136,9 @@ def normalised(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
     y: Tensor = conv(x)
     if isinstance(norm, FrozenNorm | Affine):
         scale, shift = (one[:, None, None].to(y.dtype) for one in norm.scale_and_shift())
-        return y.mul_(scale).add_(shift)  # a map of its own, which nothing else reads
+        # The map is its own, read by nothing else: it is changed in place, and where no gradient is asked for in one
+        # pass over memory.
+        return y.mul_(scale).add_(shift) if y.requires_grad else torch.addcmul(shift, y, scale, out=y)
     # torch's group norm over channels that lie side by side loses a decimal of its float32 sums
     normed: Tensor = norm(y.contiguous() if isinstance(norm, nn.GroupNorm) else y)
     return normed
