@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from maskgraft.errors import MaskgraftError as MaskgraftError
     from maskgraft.errors import UsageError as UsageError
     from maskgraft.evaluation import evaluate as evaluate
+    from maskgraft.examining import Examination as Examination
+    from maskgraft.examining import doctor as doctor
     from maskgraft.exporting import export as export
     from maskgraft.files import Tensors as Tensors
     from maskgraft.files import open_checkpoint as open  # noqa: F401
@@ -75,6 +77,8 @@ _HOME = {
     "split_data": "data_splitting.split_data",
     "convert_data": "data_conversion.convert_data",
     "diagnose": "diagnosis.diagnose",
+    "doctor": "examining.doctor",
+    "Examination": "examining.Examination",
     "evaluate": "evaluation.evaluate",
     "export": "exporting.export",
     "fit_anchors": "anchor_fitting.fit_anchors",

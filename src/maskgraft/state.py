@@ -69,6 +69,8 @@ def note_verdict(state: State, lr: float, verdict: Verdict, log: "Log") -> None:
     if findings:
         raise UsageError(findings)
     recipe_from(verdict.changes, "a doctor's changes")
+    if verdict.measured:
+        log.write({"step": state.step, **verdict.measured})
     if verdict.findings or verdict.changes:
         note_findings(state, verdict.findings, log, action=verdict.action, changes=verdict.changes)
     state.lr_factor = verdict.changes["lr"] / lr if "lr" in verdict.changes else state.lr_factor

@@ -162,6 +162,23 @@ class Batch:
         pixels = self.pixels.to(device, non_blocking=True)
         return replace(self, pixels=pixels, targets=tuple(target.to(device) for target in self.targets))
 
+    def alone(self, index: int) -> "Batch":
+        """One image of the batch, as if it had come by itself, but for its padding."""
+        part = slice(index, index + 1)
+        return Batch(
+            self.pixels[part],
+            self.sizes[part],
+            self.targets[part],
+            self.ids[part],
+            self.seeds[part],
+            self.scales[part],
+        )
+
+    def relabelled(self, labels: Tensor) -> "Batch":
+        """Labels of the dataset as labels of the model, which may have more classes or another order."""
+        targets = tuple(replace(one, labels=labels[one.labels]) for one in self.targets)
+        return replace(self, targets=targets)
+
     def pin_memory(self) -> "Batch":
         """The same batch with its pixels in page-locked memory (called by the data loader)."""
         return replace(self, pixels=self.pixels.pin_memory())

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from maskgraft import (
     admission,
+    attending,
     batches,
     boards,
     interrupts,
@@ -29,9 +30,11 @@ from maskgraft import (
     precision,
     processes,
     reporting,
+    treating,
     watching,
 )
 from maskgraft import state as states
+from maskgraft.ailments.order import causes_first
 from maskgraft.averaging import Average
 from maskgraft.balance import Balance, pulls, shared_features
 from maskgraft.coco import Dataset
@@ -40,11 +43,10 @@ from maskgraft.evaluation import Metrics
 from maskgraft.losses import LOSSES
 from maskgraft.model import MaskRCNN
 from maskgraft.policy import Trainable
-from maskgraft.recipe import Recipe, Resolved, resolve
+from maskgraft.recipe import Derived, Recipe, Resolved, resolve
 from maskgraft.schedules import lr_factor
 from maskgraft.stages import Span
 from maskgraft.state import Kept, State
-from maskgraft.targets import Batch
 from maskgraft.watching import Doctor, Moment, Retainer, Verdict, Watcher
 
 _MOST_ROLLBACKS = 5  # after so many, going back to the last save does not help
@@ -77,7 +79,7 @@ def train(
     val: Dataset | None = None,
     resume: bool = False,
     watcher: Watcher | None = None,
-    doctor: Doctor | None = None,
+    doctor: Doctor | Literal["warn", "stop", "fix", "off"] = "off",
     retainer: Retainer | None = None,
 ) -> Run:
     """Train `model` on `data`, in place.
@@ -89,8 +91,11 @@ def train(
 
     `resume` goes on from the last saved step, to the same bytes as if the run had never stopped; the recipe is then the
     run's own, and `recipe` says only what changes. Ctrl-C finishes the step, saves it and raises `KeyboardInterrupt`;
-    a second one stops at once. `watcher` sees each step, `retainer` adds losses to it, and `doctor` may stop the run,
-    change its recipe, or send it back to its last save (`maskgraft.watching`).
+    a second one stops at once. `watcher` sees each step, `retainer` adds losses to it (`maskgraft.watching`).
+
+    `doctor`: "warn" examines the training before its first step and looks on while it goes, "stop" ends it at the first
+    error, "fix" changes what is safe and writes what and why into the run; or any `Doctor`, which may stop the run,
+    change its recipe, or send it back to its last save. What was found stands in `Run.findings`, causes first.
 
     Raises `UsageError` before anything is written, with everything that cannot be: a model that lacks classes of the
     data, a folder that holds another run, a policy that trains nothing …; `DataError` without an instance to learn
@@ -104,7 +109,13 @@ def train(
     admission.check(model, data, val, recipe, folder, resume=resume)
     if not resume:
         keeping.check(model, recipe)
+    remedies: tuple[Derived, ...] = ()
+    if doctor == "fix" and not resume:
+        recipe, remedies = treating.treat(model, data, recipe, val=val)
+        spec = model.spec.with_numerics(admission.conventions(recipe, model.spec.numerics), "the recipe")
+    attendant = attending.attendant(doctor, data, val)
     resolved = resolve(recipe, images=len(records), left_out=len(data.images) - len(records))
+    resolved = replace(resolved, derived=(*resolved.derived, *remedies))
     recipe = resolved.recipe
     admission.check_parts(recipe, len(records))
     findings = admission.doubts(model, resolved)
@@ -192,8 +203,8 @@ def train(
                 judging.draw_augmented(data, model.spec.numerics, recipe, folder)
         for one in watchers:
             one.begin(resolved, stage.trainable, findings)
-        if doctor:
-            heed(doctor.begin(model, resolved, stage.trainable, earlier))
+        if attendant:
+            heed(attendant.begin(model, resolved, stage.trainable, earlier))
         while True:
             try:
                 if val is not None and judging.is_due(state, resolved):
@@ -203,8 +214,8 @@ def train(
                     log.write({"step": state.step, "epoch": epoch, "evaluation": run.metrics.as_json()})
                     for one in watchers:
                         one.evaluated(state.step, run.metrics)
-                    if doctor:
-                        heed(doctor.evaluated(state.step, run.metrics))
+                    if attendant:
+                        heed(attendant.evaluated(state.step, run.metrics))
                     save()
                 if state.step >= resolved.steps:
                     break
@@ -218,8 +229,8 @@ def train(
                         average.follow(model, stage.trainable)
                     for one in watchers:
                         one.begin(resolved, stage.trainable, ())
-                    if doctor:
-                        heed(doctor.begin(model, resolved, stage.trainable, ()))
+                    if attendant:
+                        heed(attendant.begin(model, resolved, stage.trainable, ()))
 
                 epoch, start = divmod(state.step, resolved.steps_per_epoch)
                 waited, pin = time.perf_counter(), device.type == "cuda"
@@ -245,7 +256,7 @@ def train(
                     stage.optimizer.zero_grad(set_to_none=True)
                     for number, part in enumerate(parts, 1):
                         last = number == len(parts)
-                        batch = processes.alike(_relabelled(part, labels).to(device), device)
+                        batch = processes.alike(part.relabelled(labels).to(device), device)
                         with nullcontext() if last else processes.alone(stage.network):
                             with precision.autocast(device, recipe.precision):
                                 with shared_features(model, kept=looks) as maps:
@@ -256,12 +267,14 @@ def train(
                             moment = Moment(
                                 state.step + 1, epoch, model, batch, losses, weights, total, stage.optimizer, recipe
                             )
-                            if doctor:
-                                altered |= heed(doctor.before_backward(moment))
                             told = {"total": total, **losses}
                             found = processes.means({name: one.item() for name, one in told.items()}, device)
-                            if not all(math.isfinite(value) for value in found.values()):
-                                raise admission.not_finite(found, batch, state.step, folder)
+                            finite = all(math.isfinite(value) for value in found.values())
+                            broken = None if finite else admission.not_finite(found, batch, state.step, folder)
+                            if attendant:
+                                altered |= heed(attendant.before_backward(moment))
+                            if broken:
+                                raise broken
                             for name, value in found.items():
                                 values[name] = values.get(name, 0.0) + value / len(parts)
                             norms, cosines = pulls(losses, maps) if looks and last else ({}, {})
@@ -270,10 +283,13 @@ def train(
                     scaler.unscale_(stage.optimizer)
                     processes.average([one.grad for one in balance.parameters() if one.grad is not None])
                     norm = _norm(stage.parameters).item()
-                    if doctor:
-                        altered |= heed(doctor.before_update(replace(moment, norm=norm)))
+                    broken = None
                     if not math.isfinite(norm) and not precision.overflows(scaler):
-                        raise admission.not_finite({**values, "gradient": norm}, batch, state.step, folder)
+                        broken = admission.not_finite({**values, "gradient": norm}, batch, state.step, folder)
+                    if attendant:
+                        altered |= heed(attendant.before_update(replace(moment, norm=norm)))
+                    if broken:
+                        raise broken
                     if recipe.clip_value is not None:
                         torch.nn.utils.clip_grad_value_(stage.parameters, recipe.clip_value)
                     if recipe.clip_norm is not None:
@@ -311,6 +327,8 @@ def train(
                     log.write(timing, states.TIMING)
                     for one in watchers:
                         one.step(state.step, {**entry, **timing})
+                    if attendant:
+                        altered |= heed(attendant.step(state.step, {**entry, **timing}))
                     if processes.mean(float(stop.is_set()), device) > 0:
                         stop.set()
                     if state.step >= stage.span.end or stop.is_set():
@@ -340,6 +358,7 @@ def train(
     states.prove_frozen(model, state)
     if average:
         average.put_into(model)
+    run.findings = causes_first(run.findings)
     run.steps, run.best, run.frozen = state.step, state.best, len(state.untouched)
     model.eval()
     if processes.leads():
@@ -413,12 +432,6 @@ def _totals(entries: Iterable[Mapping[str, Any]]) -> list[float]:
 def _norm(parameters: Iterable[Tensor]) -> Tensor:
     """The norm of the whole gradient."""
     return torch.nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])
-
-
-def _relabelled(batch: Batch, labels: Tensor) -> Batch:
-    """Labels of the dataset as labels of the model, which may have more classes or another order."""
-    targets = tuple(type(one)(one.boxes, labels[one.labels], one.masks, one.polygons) for one in batch.targets)
-    return replace(batch, targets=targets)
 
 
 def _memory(device: torch.device) -> int:

@@ -16,7 +16,7 @@ from maskgraft.recipe import Recipe, Resolved
 from maskgraft.targets import Batch
 
 _GRAVITY = ("go on", "skip", "roll back", "stop")
-CHANGEABLE = ("lr", "clip_norm", "clip_value", "loss_weights")
+CHANGEABLE = ("lr", "clip_norm", "clip_value", "loss_weights", "workers")
 
 
 class Watcher(Protocol):
@@ -81,12 +81,13 @@ class Verdict:
     "go on": the step is done; "skip": it is counted, but its gradient is not applied; "stop": the run ends with a
     `DataError` of the findings, its last save untouched; "roll back": it goes on from its last save. `changes` are new
     values of `CHANGEABLE` fields of the recipe; they hold from the next step on, or from the last save, and over a
-    resume.
+    resume. `measured` (JSON types) becomes part of a line of metrics.jsonl.
     """
 
     findings: tuple[Finding, ...] = ()
     action: Literal["go on", "skip", "roll back", "stop"] = "go on"
     changes: Mapping[str, Any] = field(default_factory=dict)
+    measured: Mapping[str, Any] = field(default_factory=dict)
 
 
 def agreed(verdict: Verdict | None) -> Verdict | None:
@@ -113,6 +114,9 @@ class Doctor(Protocol):
 
     def before_update(self, moment: Moment) -> Verdict | None:
         """When the gradients are known, finite or not, and neither clipped nor applied."""
+
+    def step(self, number: int, entry: Mapping[str, Any]) -> Verdict | None:
+        """After each step: its lines in metrics.jsonl and timing.jsonl."""
 
     def evaluated(self, step: int, metrics: Metrics) -> Verdict | None:
         """After each evaluation."""

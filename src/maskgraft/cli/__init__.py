@@ -9,6 +9,7 @@ from maskgraft.cli import (
     comparing,
     data,
     demo,
+    doctoring,
     exporting,
     inspecting,
     models,
@@ -38,6 +39,7 @@ app.command()(models.evaluate)
 app.command()(models.train)
 app.command()(reporting.report)
 app.command()(exporting.export)
+app.command()(doctoring.doctor)
 app.command()(demo.demo)
 
 app.add_typer(data.app, name="data")

@@ -184,6 +184,9 @@ def train(
     clip_norm: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that load images.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything that is drawn.")] = None,
+    doctor: Annotated[
+        str, typer.Option(help="warn: looks on and tells; stop: ends at an error; fix: changes what is safe; off.")
+    ] = "warn",
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Event files in the run's folder too.")] = False,
     fields: Annotated[
         list[str] | None,
@@ -249,11 +252,21 @@ def train(
             torch.manual_seed(chosen.seed)  # new rows are drawn too
             others = [load(path, family=family) for path in rows_from or ()]
             model = with_classes(model, data.classes, synonyms=options.synonyms(synonyms), others=others).to(place)
-        _train(model, data, val, chosen, out, resume=resume, quiet=as_json or not processes.leads(), as_json=as_json)
+        _train(
+            model,
+            data,
+            val,
+            chosen,
+            out,
+            resume=resume,
+            doctor=doctor,
+            quiet=as_json or not processes.leads(),
+            as_json=as_json,
+        )
 
 
 def _train(
-    model: Any, data: Any, val: Any, recipe: Any, out: Path, *, resume: bool, quiet: bool, as_json: bool
+    model: Any, data: Any, val: Any, recipe: Any, out: Path, *, resume: bool, doctor: Any, quiet: bool, as_json: bool
 ) -> None:
     from maskgraft import processes
     from maskgraft.cli.progress import Watch
@@ -263,7 +276,7 @@ def _train(
     _print_rows(model, out_console)
     with Watch(out_console) as watch:
         try:
-            run = run_training(model, data, recipe, out=out, val=val, resume=resume, watcher=watch)
+            run = run_training(model, data, recipe, out=out, val=val, resume=resume, watcher=watch, doctor=doctor)
         except KeyboardInterrupt as stopped:
             watch.bar.stop()
             told = str(stopped) or f"stopped at once; the last saved step is in {out / 'last'}"

@@ -1,0 +1,133 @@
+"""Settings of a recipe and of a model that undo each other, or the training."""
+
+from collections.abc import Mapping
+
+from maskgraft.errors import Finding
+from maskgraft.losses import LOSSES
+from maskgraft.recipe import Resolved
+from maskgraft.spec import Spec
+
+_UNEQUAL = 20.0  # times the weight of another loss
+_HELD = 1.0  # l2sp above which nothing moves
+
+
+def examine(spec: Spec, resolved: Resolved, losses: Mapping[str, float]) -> list[Finding]:
+    """Findings about loss weights, precision, what is kept, and how results are made."""
+    recipe, numerics = resolved.recipe, spec.numerics
+    found = [*_weights(resolved, losses)]
+    if recipe.precision == "fp16" and numerics.norm_eps < 1e-7 and spec.arch.norm in ("batch", "frozen"):
+        found.append(
+            Finding(
+                "numerics.norm-eps",
+                "error",
+                f"norms have eps {numerics.norm_eps:g}, and precision is fp16, whose smallest number is 6e-8: "
+                "variances "
+                "below it become nought and are divided by",
+                names=("precision", "norm_eps"),
+                evidence={"norm_eps": numerics.norm_eps, "precision": recipe.precision},
+                effect="NaN in the first steps",
+                fix='precision="bf16", or float32',
+            )
+        )
+    if recipe.l2sp > _HELD:
+        found.append(
+            Finding(
+                "train.held",
+                "warning",
+                f"l2sp is {recipe.l2sp:g}: the pull to the start is far above that of the losses; 0.01 is usual",
+                names=("l2sp",),
+                evidence={"l2sp": recipe.l2sp},
+                effect="the model stays what it was",
+                fix="l2sp=0.01",
+            )
+        )
+    if recipe.ema and recipe.ema**resolved.steps > 0.3:
+        found.append(
+            Finding(
+                "train.held",
+                "warning",
+                f"ema {recipe.ema:g} is a mean over {1 / (1 - recipe.ema):.0f} steps, and there are "
+                f"{resolved.steps}: what "
+                f"is kept is {100 * recipe.ema**resolved.steps:.0f} % the start",
+                names=("ema",),
+                evidence={"ema": recipe.ema, "steps": resolved.steps},
+                effect="evaluations and saved weights lag behind what was learnt",
+                fix=f"ema={max(0.0, 1 - 10 / max(resolved.steps, 20)):.3g}, or none",
+            )
+        )
+    if numerics.score_threshold > 0.6:
+        found.append(
+            Finding(
+                "train.thresholds",
+                "warning",
+                f"score_threshold is {numerics.score_threshold:g}: evaluations count what scores more, and AP "
+                "wants all "
+                "detections; 0.05 is usual",
+                names=("score_threshold",),
+                evidence={"score_threshold": numerics.score_threshold},
+                effect="AP is nought or far too low, whatever is learnt",
+                fix="numerics={score_threshold = 0.05}",
+            )
+        )
+    if not 0.2 <= numerics.nms_threshold <= 0.9:
+        found.append(
+            Finding(
+                "train.thresholds",
+                "warning",
+                f"nms_threshold is {numerics.nms_threshold:g}; 0.5 is usual",
+                names=("nms_threshold",),
+                evidence={"nms_threshold": numerics.nms_threshold},
+                effect="neighbours suppress each other, or every object is found many times",
+                fix="numerics={nms_threshold = 0.5}",
+            )
+        )
+    return found
+
+
+def _weights(resolved: Resolved, losses: Mapping[str, float]) -> list[Finding]:
+    weights = {**dict.fromkeys(LOSSES, 1.0), **resolved.recipe.weights}
+    none = [name for name in LOSSES if weights[name] == 0]
+    found = []
+    if none:
+        found.append(
+            Finding(
+                "train.loss-off",
+                "info",
+                f"loss_weights leaves out {', '.join(none)}: these outputs are not trained",
+                names=tuple(none),
+            )
+        )
+    counted = {name: weight for name, weight in weights.items() if weight > 0}
+    if not counted:
+        message = "loss_weights sets all five losses to nought"
+        return [Finding("train.nothing-trainable", "error", message, ("loss_weights",), fix="loss_weights={}")]
+    middle = sorted(counted.values())[len(counted) // 2]
+    for name, weight in counted.items():
+        if weight >= _UNEQUAL * middle:
+            whole = sum(losses.get(one, 0.0) * weights[one] for one in LOSSES)
+            share = losses.get(name, 0.0) * weight / whole if whole else 0.0
+            found.append(
+                Finding(
+                    "train.loss-dominates",
+                    "warning",
+                    f"loss_weights {name} = {weight:g} is {weight / middle:.3g} times that of the others: it makes "
+                    f"{100 * share:.0f} % of the sum at the start",
+                    names=(name,),
+                    evidence={"weight": weight, "others": middle, "share": round(share, 4)},
+                    effect="the shared features serve this loss alone; the others stay where they are",
+                    fix=f"loss_weights={{{name}=1}}, or balance=gradient-norm",
+                )
+            )
+        elif weight <= middle / _UNEQUAL:
+            found.append(
+                Finding(
+                    "train.loss-faint",
+                    "warning",
+                    f"loss_weights {name} = {weight:g} is a {middle / weight:.3g}th of the others'",
+                    names=(name,),
+                    evidence={"weight": weight, "others": middle},
+                    effect="this output hardly learns",
+                    fix=f"loss_weights={{{name}=1}}",
+                )
+            )
+    return found

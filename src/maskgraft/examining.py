@@ -1,0 +1,272 @@
+"""The examination of a training before anything is spent on it.
+
+found = mg.doctor("model.pth", data, mg.Recipe(policy="heads"), val=held_out)
+found.findings[0]                  # the worst cause first: code, both values, what it does, what to type
+found.measured["anchors"]          # recall of anchors, first losses, gradients, times …
+mg.doctor(run="runs/first")        # the same for a run that has begun or ended
+"""
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maskgraft import admission, batches, policy
+from maskgraft.ailments import annotations, inputs, knowledge, not_finite, rates, sampling, settings, weights
+from maskgraft.ailments import data as data_ailments
+from maskgraft.ailments.order import causes_first
+from maskgraft.coco import Dataset
+from maskgraft.errors import DataError, Finding, UsageError
+from maskgraft.losses import LOSSES
+from maskgraft.model import MaskRCNN
+from maskgraft.pulse import as_in_training, take
+from maskgraft.recipe import Recipe, Resolved, resolve
+from maskgraft.spec import component
+from maskgraft.targets import Batch
+
+_IMAGES, _BATCHES = 8, 4  # what is drawn for measuring
+_COMPARED, _PATIENCE = 24, 20.0  # images, fewer where their forward passes would take more seconds than that
+_LOOKED_AT = 32  # images whose annotations are held against their pictures
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What was found, worst cause first, and what was measured (JSON types only)."""
+
+    findings: tuple[Finding, ...]
+    measured: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing above `info` was found."""
+        return all(finding.severity == "info" for finding in self.findings)
+
+    def as_json(self) -> dict[str, Any]:
+        """The examination as plain JSON types; the keys are stable."""
+        return {"findings": [one.as_json() for one in self.findings], "measured": dict(self.measured)}
+
+
+def doctor(
+    model: MaskRCNN | str | Path | None = None,
+    data: Dataset | None = None,
+    recipe: Recipe | None = None,
+    *,
+    run: str | Path | None = None,
+    val: Dataset | None = None,
+) -> Examination:
+    """Say why a training will not work, or why it does not: a cause, evidence and a fix, worst first.
+
+    With `model` (or where `mg.load` finds it) and `data`: everything that shows before the first step, from the data's
+    findings to the time that it will take; a few batches are drawn and computed, nothing is changed or written. A model
+    of other classes gets those of the data, as in `maskgraft train`. With `run`: what the folder of a run tells about
+    how it went. Returns an examination for everything that can be examined; raises `UsageError` for arguments that are
+    wrong themselves, and `CheckpointError` for a file that cannot be loaded.
+    """
+    if run is not None:
+        if model is not None or data is not None or recipe is not None:
+            raise UsageError(Finding("spec.field", "error", "doctor takes a run, or a model with data, not both"))
+        from maskgraft.runs import examine_run
+
+        return examine_run(Path(run))
+    if model is None or data is None:
+        raise UsageError(Finding("spec.field", "error", "doctor takes a run, or a model and data", fix='run="runs/…"'))
+    ready = model if isinstance(model, MaskRCNN) else _loaded(model, data)
+    return examine(ready, data, recipe or Recipe(), val=val)
+
+
+def _loaded(path: str | Path, data: Dataset) -> MaskRCNN:
+    from maskgraft.class_surgery import with_classes
+    from maskgraft.graft import load
+
+    model = load(path)
+    return model if tuple(model.spec.classes) == data.classes else with_classes(model, data.classes)
+
+
+def examine(model: MaskRCNN, data: Dataset, recipe: Recipe, *, val: Dataset | None = None) -> Examination:
+    """The examination of a model that is about to train on `data`; the model is as it was afterwards."""
+    records = data.trainable()
+    if not records:
+        message = f"{data.path} has no instance that can be trained on: {len(data.images)} images"
+        fix = "check that class names and images are those of the annotations"
+        return Examination(causes_first([Finding("train.no-instances", "error", message, fix=fix), *data.findings]))
+    found = list(_refusals(model, data, val, recipe))
+    try:
+        spec = model.spec.with_numerics(admission.conventions(recipe, model.spec.numerics), "the recipe")
+        resolved = resolve(recipe, images=len(records), left_out=len(data.images) - len(records))
+    except UsageError as error:
+        return Examination(causes_first([*found, *error.findings]))
+    with _borrowed(model):
+        model.spec = spec
+        try:
+            doubts = admission.doubts(model, resolved)
+            trainable = policy.apply(model, resolved.stages[0].policy, train_norms=recipe.train_norms)
+        except UsageError as error:
+            return Examination(causes_first([*found, *error.findings]))
+        every = frozenset[str]().union(*(policy.chosen_by(span.policy, model) for span in resolved.stages))
+        found += [*doubts, *weights.examine(model, every)]
+        found += data_ailments.examine(model, data, val, resolved.recipe)
+        if {one.code for one in found if one.severity == "error"} & {"shape.classes", "values.nan"}:
+            return Examination(causes_first(found))
+        aligned, alignment, shapes = annotations.examine(data_ailments.spread(records, _LOOKED_AT), path=str(data.path))
+        measured: dict[str, Any] = {
+            "trains": {part.component: [part.training, part.frozen] for part in trainable.parts},
+            "annotations": {
+                "outlines": asdict(alignment) if alignment else None,
+                "shapes": asdict(shapes) if shapes else None,
+            },
+        }
+        found += aligned
+        more, told = _measured(model, data, resolved)
+        return Examination(causes_first([*found, *more]), {**measured, **told})
+
+
+def _refusals(model: MaskRCNN, data: Dataset, val: Dataset | None, recipe: Recipe) -> Iterator[Finding]:
+    """What `train` would refuse."""
+    try:
+        admission.check(model, data, val, recipe, Path(), resume=True)
+    except UsageError as error:
+        yield from error.findings
+
+
+@contextmanager
+def _borrowed(model: MaskRCNN) -> Iterator[None]:
+    """The model, to be brought into any state inside."""
+    spec = model.spec
+    modes = {module: module.training for module in model.modules()}
+    trains = {parameter: (parameter.requires_grad, parameter.grad) for parameter in model.parameters()}
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            model.spec = spec
+            for module, mode in modes.items():
+                module.training = mode
+            for parameter, (wanted, grad) in trains.items():
+                parameter.requires_grad_(wanted)
+                parameter.grad = grad
+
+
+def _measured(model: MaskRCNN, data: Dataset, resolved: Resolved) -> tuple[list[Finding], dict[str, Any]]:
+    """Findings that need batches, and what was measured on them."""
+    recipe, found = resolved.recipe, list[Finding]()
+    drawn, seconds, faults = _drawn(model, data, recipe)
+    found += faults
+    if not drawn:
+        return found, {}
+    pulses, losses, steps, norms = [], list[dict[str, float]](), list[float](), dict[str, float]()
+    for number, batch in enumerate(drawn):
+        pulses.append(take(model, batch))
+        begin = time.perf_counter()
+        values, gradients = _step(model, batch, backward=number in (0, len(drawn) - 1))
+        steps.append(time.perf_counter() - begin)
+        losses.append(values)
+        norms = norms or gradients
+        if not all(map(math.isfinite, values.values())):
+            found += not_finite.explain(model, batch, values, step=1, recipe=recipe, history=())
+            break
+    finite = [one for one in losses if all(map(math.isfinite, one.values()))]
+    first = {name: sum(one[name] for one in finite) / len(finite) for name in LOSSES} if finite else {}
+    sizes = _norms(model, lambda parameter: parameter.detach())
+    more, stem = inputs.examine(model, drawn)
+    sampled, cover = sampling.examine(data, model.spec, recipe, pulses)
+    usable = {name: norm for name, norm in norms.items() if math.isfinite(norm)}
+    found += [*more, *sampled, *rates.examine(resolved, usable, sizes), *settings.examine(model.spec, resolved, first)]
+    found += knowledge.examine(model, pulses, first)
+    if parts := knowledge.trained(model):
+        count = min(
+            _COMPARED, max(_IMAGES, int(_PATIENCE / max(sum(steps) / len(steps), 1e-3)) * len(drawn[0].targets))
+        )
+        found += inputs.by_losses(model, _drawn(model, data, recipe, images=count)[0], parts)
+    spent = steps[-1] if len(steps) > 1 or not steps else steps[0]
+    load = seconds / max(1, recipe.workers)
+    found += _times(resolved, spent, load)
+    return found, {
+        "first_losses": {name: round(value, 4) for name, value in first.items()},
+        "undecided": {"rpn_cls": round(math.log(2), 4), "cls": round(math.log(len(model.spec.classes) + 1), 4),
+                      "mask": round(math.log(2), 4)},
+        "pulse": pulses[0].as_json(),
+        "anchors": cover.as_json(),
+        "input": {name: round(value, 4) for name, value in stem.items()},
+        "gradients": {name: float(f"{value:.4g}") for name, value in usable.items()},
+        "seconds": {"step": round(spent, 4), "load": round(load, 4)},
+    }  # fmt: skip
+
+
+def _drawn(
+    model: MaskRCNN, data: Dataset, recipe: Recipe, *, images: int | None = None
+) -> tuple[list[Batch], float, list[Finding]]:
+    """The first batches of the training, labels as the model's, and the seconds that one takes to load."""
+    records = data.trainable()
+    labels = torch.tensor([model.spec.classes.index(name) for name in data.classes])
+    few = -(-images // recipe.batch) if images else min(_BATCHES, max(1, -(-_IMAGES // recipe.batch)))
+    here = recipe.model_copy(update={"workers": 0, "batch": min(recipe.batch, _IMAGES), "accumulate": 1})
+    drawn, begin = [], time.perf_counter()
+    try:
+        for batch in islice(batches.loader(records, model.spec.numerics, here, epoch=0), few):
+            drawn.append(batch.relabelled(labels).to(model.device))
+    except DataError as error:
+        return drawn, 0.0, list(error.findings)
+    spent = (time.perf_counter() - begin) / len(drawn)
+    return drawn, spent * recipe.batch / here.batch, []
+
+
+def _step(model: MaskRCNN, batch: Batch, *, backward: bool) -> tuple[dict[str, float], dict[str, float]]:
+    """Losses of a batch, and norms of the gradient by component, without an update."""
+    for parameter in model.parameters():
+        parameter.grad = None
+    with as_in_training(model), torch.set_grad_enabled(backward):
+        losses = model(batch)
+        if backward:
+            torch.autograd.backward(torch.stack(list(losses.values())).sum())
+    values = {name: loss.item() for name, loss in losses.items()}
+    return values, _norms(model, lambda parameter: parameter.grad) if backward else {}
+
+
+def _norms(model: MaskRCNN, of: Any) -> dict[str, float]:
+    """The norm of something of each parameter that trains, by component."""
+    squares: dict[str, float] = {}
+    for name, parameter in model.named_parameters():
+        value: Tensor | None = of(parameter) if parameter.requires_grad else None
+        if value is not None:
+            part = component(name)
+            squares[part] = squares.get(part, 0.0) + float(value.float().square().sum())
+    return {name: value**0.5 for name, value in squares.items()}
+
+
+def _times(resolved: Resolved, step: float, load: float) -> Iterator[Finding]:
+    """How long it will take, and whether it waits for images."""
+    each = max(step, load)
+    yield Finding(
+        "train.time",
+        "info",
+        f"about {_spoken(each * resolved.steps)} for {resolved.steps} steps: {step:.2f} s a step, {load:.2f} s to "
+        "load a "
+        f"batch with {resolved.recipe.workers} workers",
+        evidence={"step_s": round(step, 4), "load_s": round(load, 4), "steps": resolved.steps},
+    )
+    if load > 2 * step and load > 0.2:
+        yield Finding(
+            "train.loader-slow",
+            "warning",
+            f"a batch takes {load:.2f} s to load with {resolved.recipe.workers} workers, and {step:.2f} s to "
+            "learn from",
+            names=("workers",),
+            evidence={"step_s": round(step, 4), "load_s": round(load, 4)},
+            effect=f"the network waits {100 * (1 - step / load):.0f} % of the time",
+            fix=f"workers={min(32, math.ceil(load * max(1, resolved.recipe.workers) / max(step, 1e-3)))}, or "
+            "smaller images on disk",
+        )
+
+
+def _spoken(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{int(minutes // 60)} h {int(minutes % 60):02d} min"
