@@ -119,7 +119,8 @@ class Attendant:
         odd = courses.outlier(entry, self.entries, self.images)
         self.entries.append(entry)
         self.timings.append({"data_s": entry["data_s"], "step_s": entry["step_s"]})
-        found = [odd] if odd else []
+        burst = courses.exploding(self.entries, self.facts)
+        found = [one for one in (burst, odd) if one]
         if number % _JUDGED == 0:
             found += courses.judge(self.entries, self.timings, self.facts)
         return self._verdict(found, entry["lr"])

@@ -32,17 +32,17 @@ def lookout(
     stacks: Path | None,
     told: Callable[[Finding], None] | None,
     *,
-    patience: float = PATIENCE,
+    patience: float | None = None,
 ) -> Iterator[None]:
-    """Tell of what is waited for inside, when it takes more than `patience` seconds.
+    """Tell of what is waited for inside, when it takes more than `patience` seconds (`PATIENCE`, unless it is given).
 
     `stacks` is the folder in which workers answer; None where there are no workers.
     """
     if told is None:
         yield
         return
-    waiting = threading.get_ident()
-    timer = threading.Timer(patience, lambda: told(_stalled(files, stacks, waiting, patience)))
+    waiting, seconds = threading.get_ident(), PATIENCE if patience is None else patience
+    timer = threading.Timer(seconds, lambda: told(_stalled(files, stacks, waiting, seconds)))
     timer.daemon = True
     timer.start()
     try:

@@ -92,7 +92,7 @@ def _rate(finding: Finding, recipe: Recipe) -> dict[str, Any]:
     """What brings the learning rate to where it usually is: the rate itself, or what held it down."""
     if finding.evidence.get("clipped_to", 1.0) < 0.1 and finding.code == "train.lr-low":
         return {"clip_norm": 10.0}
-    if finding.evidence.get("largest_factor", 1.0) < 0.1 and finding.code == "train.lr-low":
+    if finding.evidence.get("mean_factor", 1.0) < 0.12 and finding.code == "train.lr-low":
         return {"warmup": None, "milestones": Recipe().milestones}
     if recipe.stages:
         usual = finding.evidence["usual"]

@@ -24,7 +24,10 @@ _PER_IMAGE = 8
 _FEW = 16  # instances below which nothing is said
 _SURE = 4.0  # standard errors
 _STRONGER = 1.08  # how much more edge another reading must have under its outlines
-_FOREIGN = 1.04  # at most so much more than elsewhere in the picture has a mask that is of another picture
+_FOREIGN, _DOUBTFUL = (
+    1.1,
+    2.5,
+)  # at most so much more, and by so many errors, than elsewhere in the picture has a mask of another
 
 _READINGS: tuple[tuple[str, str, Callable[[Mask], Mask]], ...] = (
     ("upside down", "turn y into height - y", lambda mask: mask[::-1]),
@@ -203,6 +206,16 @@ def _iou(one: Sequence[float], other: Sequence[float]) -> float:
 
 def _of_shapes(seen: Shapes, path: str) -> Iterator[Finding]:
     of = f"of {seen.count} instances of {path} that were looked at"
+    if seen.empty > 0.2:
+        yield Finding(
+            "train.masks-empty",
+            "error",
+            f"{100 * seen.empty:.0f} % {of} have masks that are empty, or less than a hundredth of their box",
+            evidence={"empty": round(seen.empty, 3), "instances": seen.count},
+            effect="the mask head learns to answer nothing",
+            fix="look at their segmentation: `maskgraft data show` draws it",
+        )
+        return
     if seen.overlap < 0.5 and seen.count >= 4:
         evidence = {"overlap": round(seen.overlap, 3), "instances": seen.count}
         for other, right in (
@@ -230,16 +243,7 @@ def _of_shapes(seen: Shapes, path: str) -> Iterator[Finding]:
             fix="derive the boxes from the masks: `maskgraft data check` names each",
         )
         return
-    if seen.empty > 0.2:
-        yield Finding(
-            "train.masks-empty",
-            "error",
-            f"{100 * seen.empty:.0f} % {of} have masks that are empty, or less than a hundredth of their box",
-            evidence={"empty": round(seen.empty, 3), "instances": seen.count},
-            effect="the mask head learns to answer nothing",
-            fix="look at their segmentation: `maskgraft data show` draws it",
-        )
-    elif seen.inverted > 0.3:
+    if seen.inverted > 0.3:
         yield Finding(
             "train.masks-inverted",
             "error",
@@ -281,7 +285,7 @@ def _of_alignment(seen: Alignment, path: str) -> Iterator[Finding]:
             effect="the network is shown other places than those of the objects",
             fix=next(fix for name, fix, _ in _READINGS if name == best),
         )
-    elif seen.count >= 2 * _FEW and seen.given < _FOREIGN * seen.elsewhere and seen.surer_elsewhere < 1.0:
+    elif seen.count >= 2 * _FEW and seen.given < _FOREIGN * seen.elsewhere and seen.surer_elsewhere < _DOUBTFUL:
         yield Finding(
             "train.boxes",
             "warning",

@@ -1,6 +1,7 @@
 """Learning rates that will not do: against what is usual, and against the gradients that this model has."""
 
 from collections.abc import Mapping
+from statistics import mean
 from typing import Any
 
 from maskgraft.errors import Finding
@@ -11,6 +12,7 @@ from maskgraft.stages import Span
 _MOMENTUM = 0.9  # of the usual rate
 _HIGH, _SURELY_HIGH = 12.0, 40.0  # multiples of the usual rate
 _LOW = 1 / 60
+_IDLE = 0.12  # of the rate on the mean of a stage: what leaves out neither warm-up nor decay has more
 _BIG_UPDATE = 0.03  # of a component's norm in one step: ten times what a training starts with
 _DECAYED = 2.0  # exponents by which weight decay alone shrinks the weights
 
@@ -27,8 +29,10 @@ def examine(resolved: Resolved, gradients: Mapping[str, float], weights: Mapping
     recipe, found = resolved.recipe, list[Finding]()
     wanted = usual(recipe, resolved)
     for span in resolved.stages:
-        largest = max(lr_factor(recipe, step, steps=span.end - span.first, warmup=span.warmup) for step in _looks(span))
-        found += _of_stage(recipe, span, wanted, largest, gradients, weights)
+        usually = mean(
+            lr_factor(recipe, step, steps=span.end - span.first, warmup=span.warmup) for step in _looks(span)
+        )
+        found += _of_stage(recipe, span, wanted, usually, gradients, weights)
     decay = recipe.weight_decay * sum(span.lr * (span.end - span.first) for span in resolved.stages)
     if recipe.optimizer.lower() == "sgd":
         decay /= 1 - recipe.momentum
@@ -57,7 +61,7 @@ def _of_stage(
     recipe: Recipe,
     span: Span,
     wanted: float | None,
-    largest: float,
+    usually: float,
     gradients: Mapping[str, float],
     weights: Mapping[str, float],
 ) -> list[Finding]:
@@ -73,7 +77,7 @@ def _of_stage(
     evidence: dict[str, Any] = {
         "lr": span.lr,
         "usual": wanted,
-        "largest_factor": round(largest, 6),
+        "mean_factor": round(usually, 6),
         "clipped_to": round(clipped, 6),
         "update_by_weight": {part: float(f"{value:.3g}") for part, value in updates.items()},
     }
@@ -98,14 +102,16 @@ def _of_stage(
             )
         ]
     trained = {part: rate for part, rate in rates.items() if rate > 0}
-    effective = (multiple or 1.0) * largest * (clipped if sgd else 1.0) * max(trained.values(), default=0.0) / span.lr
-    if effective >= _LOW:
+    effective = (multiple or 1.0) * usually * (clipped if sgd else 1.0) * max(trained.values(), default=0.0) / span.lr
+    if effective >= _LOW and usually >= _IDLE:
         return []
     if not trained:
         why, fix = f"multipliers set the rate of {', '.join(rates)} to nought", "multipliers={}"
-    elif largest < 0.1:
-        why = f"its schedule never lets it grow beyond {largest:.2g} of that: a warm-up of {span.warmup} for "
-        f"{span.end - span.first} steps, milestones {', '.join(map(str, recipe.milestones))}"
+    elif usually < _IDLE:
+        why = (
+            f"its schedule leaves {usually:.2g} of that on the mean: a warm-up of {span.warmup} for "
+            f"{span.end - span.first} steps, milestones {', '.join(map(str, recipe.milestones))}"
+        )
         fix = "warmup=0, and milestones after most of the steps"
     elif clipped < 0.1 and sgd:
         why, fix = (
@@ -116,8 +122,8 @@ def _of_stage(
         why, fix = "", f"lr={wanted:g}" if wanted else "a larger lr"
     return [
         Finding(
-            "train.lr-low",
-            "warning",
+            "train.lr-low" if trained else "train.nothing-trainable",
+            "warning" if trained else "error",
             f"{told}{'; ' + why if why else ''}",
             names=("lr",),
             evidence=evidence,

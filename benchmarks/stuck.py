@@ -1,0 +1,564 @@
+"""Trainings with faults of known cause: is the first finding of the doctor that cause?
+
+python -m benchmarks stuck                  # every fault and every healthy run, and the score
+python -m benchmarks.stuck --only anchors   # those with this in their name
+
+Pictures of shapes are drawn and a small model is trained on them first, so that nothing else is needed. A case is
+examined before its first step; where nothing above "info" is found, it trains with the doctor looking on, for 200 steps
+at most. Healthy runs train all of their steps, and must stay silent.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from PIL import Image
+
+import maskgraft as mg
+from benchmarks.timing import RESULTS
+from maskgraft import coco, lookouts, shapes
+from maskgraft.coco import Annotation, ImageRecord
+from maskgraft.init import initialise
+
+HEALTHY = "healthy"
+NUMERICS: dict[str, Any] = {
+    "min_size": 96,
+    "max_size": 96,
+    "anchor_sizes": [[8], [16], [32], [64], [96]],
+    "rpn_pre_nms": 200,
+    "rpn_post_nms": 60,
+    "rpn_pre_nms_train": 200,
+    "rpn_post_nms_train": 60,
+    "roi_samples": 32,
+    "rpn_samples": 128,
+}
+RECIPE = mg.Recipe(batch=2, workers=0, policy="all", steps=60, evaluate_every=0, gradient_norms=25)
+Changes = dict[str, Any]
+
+
+@dataclass
+class Case:
+    """What is to be trained."""
+
+    model: mg.MaskRCNN
+    data: mg.Dataset
+    recipe: mg.Recipe
+    val: mg.Dataset | None = None
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Pictures, a model that has learnt them, and the folder that holds both and what cases make."""
+
+    folder: Path
+    train: mg.Dataset
+    val: mg.Dataset
+
+    @property
+    def base(self) -> Path:
+        return self.folder / "base"
+
+    def model(self, **numerics: Any) -> mg.MaskRCNN:
+        model = mg.load(self.base)
+        model.spec = replace(model.spec, numerics=replace(model.spec.numerics, **numerics))
+        return model
+
+    def case(self, **changes: Any) -> Case:
+        """The healthy case, with fields of its recipe changed."""
+        return Case(self.model(), self.train, recipe(**changes))
+
+
+def workshop(folder: Path, *, steps: int = 350) -> Workshop:
+    """A workshop in a folder; what stands there from an earlier one is taken as it is."""
+    train, val = (
+        drawn(folder / name, images=many, seed=seed) for name, many, seed in (("train", 200, 5), ("val", 16, 77))
+    )
+    shop = Workshop(folder, train, val)
+    if not shop.base.is_dir():
+        torch.manual_seed(0)
+        model = mg.MaskRCNN.from_scratch("small", train.classes, norm="bn", numerics=NUMERICS)
+        learning = mg.Recipe(
+            from_scratch=True, train_norms=True, batch=8, steps=steps, optimizer="adamw", lr=1e-3, schedule="cosine",
+            warmup=30, workers=0, gradient_norms=0,
+        )  # fmt: skip
+        run = mg.train(model, train, learning, out=folder / "pretraining")
+        print(f"the model of all cases: loss {run.losses[0]:.2f} at its first step, {run.losses[-1]:.2f} at its last")
+        mg.save(model, shop.base)
+    return shop
+
+
+def recipe(**changes: Any) -> mg.Recipe:
+    given = {name: getattr(RECIPE, name) for name in RECIPE.model_fields_set}
+    return mg.Recipe(**{**given, **changes})
+
+
+def drawn(folder: Path, *, images: int, seed: int) -> mg.Dataset:
+    """Pictures of shapes in the colours of photographs, which have more red than blue."""
+    if folder.is_dir():
+        return mg.read_coco(folder / shapes.INSTANCES, folder)
+    path = shapes.draw(folder, images=images, seed=seed, side=96)
+    for picture in folder.glob("*.png"):
+        tinted = np.asarray(Image.open(picture)) * np.array((1.15, 0.95, 0.7)) + np.array((12, 0, -8))
+        Image.fromarray(tinted.clip(0, 255).astype(np.uint8)).save(picture)
+    return mg.read_coco(path, folder)
+
+
+def annotated(data: mg.Dataset, change: Callable[[Annotation, ImageRecord], Annotation]) -> mg.Dataset:
+    """The data with each annotation changed."""
+    images = [
+        replace(image, annotations=tuple(change(one, image) for one in image.annotations)) for image in data.images
+    ]
+    return replace(data, images=tuple(images))
+
+
+def written(shop: Workshop, change: Callable[[dict[str, Any]], None], **arguments: Any) -> mg.Dataset:
+    """The data read from a file that was changed."""
+    document = json.loads((shop.folder / "train" / shapes.INSTANCES).read_text())
+    change(document)
+    path = shop.folder / "changed.json"
+    path.write_text(json.dumps(document))
+    return mg.read_coco(path, shop.folder / "train", **arguments)
+
+
+def runs(mask: Any) -> dict[str, Any]:
+    """A mask as COCO's run lengths."""
+    flat = np.concatenate(([0], mask.ravel(order="F").astype(np.int8), [-1]))
+    edges = np.flatnonzero(np.diff(flat))
+    counts = np.diff(np.concatenate(([0], edges, [] if len(edges) and edges[-1] == mask.size else [mask.size])))
+    return {"size": list(mask.shape), "counts": [int(one) for one in counts]}
+
+
+def masked(change: Callable[[Any], Any], *, boxes: bool = False) -> Callable[[Workshop], Case]:
+    """Masks [H, W] changed; the boxes follow where `boxes` is set."""
+
+    def one(annotation: Annotation, image: ImageRecord) -> Annotation:
+        mask = change(coco.mask(annotation, image.height, image.width))
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        box = (
+            (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+            if len(rows)
+            else annotation.box
+        )
+        return replace(annotation, segmentation=runs(mask), box=box if boxes else annotation.box)
+
+    return lambda shop: replace(shop.case(), data=annotated(shop.train, one))
+
+
+def in_box(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """What is inside the extent of a mask, changed."""
+
+    def changed(mask: Any) -> Any:
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+        result = np.zeros_like(mask)
+        result[window] = change(mask[window])
+        return result
+
+    return changed
+
+
+def boxed(change: Callable[[tuple[float, ...]], tuple[float, ...]]) -> Callable[[Workshop], Case]:
+    def one(annotation: Annotation, _: ImageRecord) -> Annotation:
+        return replace(annotation, box=change(annotation.box))  # type: ignore[arg-type]
+
+    return lambda shop: replace(shop.case(), data=annotated(shop.train, one))
+
+
+def labelled(by: Callable[[int], int]) -> Callable[[Workshop], Case]:
+    def one(annotation: Annotation, _: ImageRecord) -> Annotation:
+        return replace(annotation, label=by(annotation.label))
+
+    return lambda shop: replace(shop.case(), data=annotated(shop.train, one))
+
+
+def of_others(shop: Workshop) -> Case:
+    images = shop.train.images
+    moved = [replace(image, annotations=images[index - 7].annotations) for index, image in enumerate(images)]
+    return replace(shop.case(), data=replace(shop.train, images=tuple(moved)))
+
+
+def edited(change: Callable[[dict[str, Any]], None], **arguments: Any) -> Callable[[Workshop], Case]:
+    return lambda shop: replace(shop.case(), data=written(shop, change, **arguments))
+
+
+def as_corners(document: dict[str, Any]) -> None:
+    for one in document["annotations"]:
+        x, y, width, height = one["bbox"]
+        one["bbox"] = [x, y, x + width, y + height]
+
+
+def further_classes(document: dict[str, Any]) -> None:
+    document["categories"] += [{"id": 90 + index, "name": f"unseen {index}"} for index in range(3)]
+
+
+def with_background(document: dict[str, Any]) -> None:
+    document["categories"].insert(0, {"id": 0, "name": "background"})
+
+
+def shifted_ids(document: dict[str, Any]) -> None:
+    for one in document["annotations"]:
+        one["category_id"] -= 1
+
+
+def with_new_classes(change: Callable[[Workshop], Case]) -> Callable[[Workshop], Case]:
+    """The case with a model that has exactly the classes of the data."""
+
+    def made(shop: Workshop) -> Case:
+        case = change(shop)
+        return replace(case, model=mg.load(shop.base, classes=case.data.classes))
+
+    return made
+
+
+def leaking(shop: Workshop) -> Case:
+    folder = shop.folder / "leak"
+    shutil.copytree(shop.folder / "train", folder)
+    data = mg.read_coco(folder / shapes.INSTANCES, folder)
+    return replace(shop.case(), val=replace(data, images=data.images[:12]))
+
+
+def spoiled(shop: Workshop) -> Case:
+    """One file of the images is cut off."""
+    folder = shop.folder / "spoiled"
+    shutil.copytree(shop.folder / "train", folder)
+    path = folder / "00007.png"
+    path.write_bytes(path.read_bytes()[:400])
+    return replace(shop.case(), data=mg.read_coco(folder / shapes.INSTANCES, folder))
+
+
+def nothing_left(shop: Workshop) -> Case:
+    return replace(shop.case(), data=annotated(shop.train, lambda one, _: replace(one, crowd=True)))
+
+
+def numerics(*, recipe: Changes | None = None, **changes: Any) -> Callable[[Workshop], Case]:
+    """A model that is told other conventions than those it was trained with."""
+    return lambda shop: replace(shop.case(**(recipe or {})), model=shop.model(**changes))
+
+
+def weighted(change: Callable[[mg.MaskRCNN], None], **changes: Any) -> Callable[[Workshop], Case]:
+    """A model whose weights were changed."""
+
+    def made(shop: Workshop) -> Case:
+        case = shop.case(**changes)
+        with torch.no_grad():
+            change(case.model)
+        return case
+
+    return made
+
+
+def fresh_backbone(model: mg.MaskRCNN) -> None:
+    initialise(model, ["backbone"])
+
+
+def fresh_convolutions(model: mg.MaskRCNN) -> None:
+    for module in model.backbone.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight)
+
+
+def fresh_heads(model: mg.MaskRCNN) -> None:
+    initialise(model, ["box_head", "box_predictor"])
+
+
+def with_nan(model: mg.MaskRCNN) -> None:
+    model.rpn.deltas.weight[0, 0] = float("nan")
+
+
+def no_variance(model: mg.MaskRCNN) -> None:
+    for module in model.backbone.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_var[:2] = 0
+            return
+
+
+def trained(**changes: Any) -> Callable[[Workshop], Case]:
+    return lambda shop: shop.case(**changes)
+
+
+class Slow(ImageRecord):
+    """An image on a slow disk."""
+
+    def load(self) -> Any:
+        time.sleep(0.25)
+        return super().load()
+
+
+class Hanging(ImageRecord):
+    """An image that does not come for a while."""
+
+    def load(self) -> Any:
+        if torch.utils.data.get_worker_info() is not None:
+            time.sleep(4)
+        return super().load()
+
+
+class Deadly(ImageRecord):
+    """An image that ends the worker which reads it."""
+
+    def load(self) -> Any:
+        if torch.utils.data.get_worker_info() is not None:
+            os._exit(1)
+        return super().load()
+
+
+def loaded_by(kind: type[ImageRecord], *, every: int = 1, **changes: Any) -> Callable[[Workshop], Case]:
+    def made(shop: Workshop) -> Case:
+        images = [
+            kind(one.id, one.path, one.width, one.height, one.annotations) if index % every == every - 1 else one
+            for index, one in enumerate(shop.train.images)
+        ]
+        return replace(shop.case(**changes), data=replace(shop.train, images=tuple(images)))
+
+    return made
+
+
+def poisoned(box: tuple[float, ...]) -> Callable[[Workshop], Case]:
+    """One image of the set has such a box; it is none of the first that are looked at."""
+
+    def made(shop: Workshop) -> Case:
+        case = shop.case(steps=100)
+        images = list(shop.train.images)
+        one = images[117]
+        wrong = replace(one.annotations[0], box=box)  # type: ignore[arg-type]
+        images[117] = replace(one, annotations=(wrong, *one.annotations[1:]))
+        return replace(case, data=replace(shop.train, images=tuple(images)))
+
+    return made
+
+
+def new_classes_only(shop: Workshop) -> Case:
+    """The model knows four classes, and the data has two of them."""
+    names = shop.train.classes[2:]
+    data = mg.read_coco(shop.folder / "train" / shapes.INSTANCES, shop.folder / "train", classes=names)
+    return replace(shop.case(), data=data)
+
+
+def other_names_in_val(shop: Workshop) -> Case:
+    val = annotated(shop.val, lambda one, _: replace(one, label=(one.label + 1) % 4))
+    return replace(shop.case(steps=40, lr=2e-4), val=val)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What was done, the codes that the first finding may have, and how it is made."""
+
+    name: str
+    expected: str | tuple[str, ...]
+    make: Callable[[Workshop], Case] = field(repr=False)
+
+
+_ANCHORS = (8.0, 16.0, 32.0, 64.0, 96.0)
+_BACKGROUND = ("data.class-background", "data.class-empty")
+
+FAULTS: tuple[Fault, ...] = (
+    # annotations
+    Fault("labels shifted by one", "train.labels", labelled(lambda label: (label + 1) % 4)),
+    Fault("two labels exchanged, two as well", "train.labels", labelled(lambda label: label ^ 1)),
+    Fault("category ids less one in the file", "data.category-unknown", edited(shifted_ids)),
+    Fault("validation names the classes otherwise", "train.labels", other_names_in_val),
+    Fault("corners in the place of sides", ("data.box-format", "train.boxes"), edited(as_corners)),
+    Fault("sides taken for corners", "train.boxes", boxed(lambda box: (*box[:2], box[2] - box[0], box[3] - box[1]))),
+    Fault("boxes of half the size", "train.boxes", boxed(lambda box: tuple(value / 2 for value in box))),
+    Fault("annotations upside down", "train.boxes", masked(lambda mask: mask[::-1], boxes=True)),
+    Fault("annotations mirrored", "train.boxes", masked(lambda mask: mask[:, ::-1], boxes=True)),
+    Fault("x and y exchanged", "train.boxes", masked(lambda mask: mask.T, boxes=True)),
+    Fault("annotations of other pictures", "train.boxes", of_others),
+    Fault("masks empty", "train.masks-empty", masked(np.zeros_like)),
+    Fault("masks flipped in their boxes", "train.masks-flipped", masked(in_box(lambda mask: mask[::-1]))),
+    Fault("masks of the ground", "train.masks-inverted", masked(in_box(np.logical_not))),
+    Fault("boxes drawn as masks", "train.masks-boxes", masked(in_box(np.ones_like))),
+    Fault("classes that no image has", "data.class-empty", with_new_classes(edited(further_classes))),
+    Fault("a class called background", _BACKGROUND, with_new_classes(edited(with_background))),
+    Fault("crowds only", "train.no-instances", nothing_left),
+    Fault("classes that the model does not have", "shape.classes", edited(further_classes)),
+    Fault("images of validation among those of training", "data.leak", leaking),
+    Fault("an image that is cut off", ("data.image", "data.image-unreadable", "data.image-truncated"), spoiled),
+    # the input and the weights
+    Fault("BGR for RGB", "numerics.channel-order", numerics(channel_order="bgr", pixel_mean=(0.406, 0.456, 0.485))),
+    Fault("no mean", "train.pixel-scale", numerics(pixel_mean=(0.0, 0.0, 0.0))),
+    Fault("0 to 255 for 0 to 1", "train.pixel-scale", numerics(pixel_scale=1.0)),
+    Fault("no deviation", "train.pixel-scale", numerics(pixel_std=(1.0, 1.0, 1.0))),
+    Fault("another mean", "train.pixel-scale", numerics(pixel_mean=(0.9, 0.9, 0.9))),
+    Fault("a random backbone, frozen", "train.frozen-random", weighted(fresh_backbone, policy="heads")),
+    Fault("random convolutions under old norms", "train.frozen-random", weighted(fresh_convolutions, policy="heads")),
+    Fault("a head that was lost", "train.head-random", weighted(fresh_heads)),
+    Fault("a weight that is NaN", "values.nan", weighted(with_nan)),
+    Fault("variances of nought", "numerics.norm-eps", weighted(no_variance)),
+    Fault("eps 0 with fp16", "numerics.norm-eps", numerics(norm_eps=0.0, recipe={"precision": "fp16"})),
+    # what trains, and how fast
+    Fault("nothing trains", "train.nothing-trainable", trained(multipliers=dict.fromkeys(
+        ("backbone", "fpn", "rpn", "box_head", "box_predictor", "mask_head", "mask_predictor"), 0.0))),
+    Fault("a learning rate of a hundred times", "train.lr-high", trained(lr=0.25)),
+    Fault("a learning rate of a thousandth", "train.lr-low", trained(lr=2.5e-6)),
+    Fault("adamw at SGD's rate", "train.lr-high", trained(optimizer="adamw", lr=0.02)),
+    Fault("momentum of 0.999", "train.lr-high", trained(momentum=0.999)),
+    Fault("a warm-up that never ends", "train.lr-low", trained(warmup=10_000)),
+    Fault("a schedule that ends at once", "train.lr-low", trained(milestones=[0.0, 0.0])),
+    Fault("clipped to nothing", "train.lr-low", trained(clip_norm=1e-4)),
+    Fault("weights that decay", "train.weight-decay", trained(weight_decay=0.5, steps=150, lr=0.01)),
+    Fault("held to the start", "train.held", trained(l2sp=100.0)),
+    Fault("a mean that lags", "train.held", trained(ema=0.9999)),
+    Fault("mask weight of a hundred", "train.loss-dominates", trained(loss_weights={"mask": 100.0})),
+    Fault("mask weight of a thousandth", "train.loss-faint", trained(loss_weights={"mask": 0.001})),
+    Fault("training norms with batches of one", "train.batchnorm", trained(train_norms=True, batch=1)),
+    Fault("old classes without images", "train.forgetting", new_classes_only),
+    # what is sampled
+    Fault("anchors of eight times", "train.anchors-miss", numerics(anchor_sizes=tuple((8 * a,) for a in _ANCHORS))),
+    Fault("anchors of an eighth", "train.anchors-miss", numerics(anchor_sizes=tuple((a / 8,) for a in _ANCHORS))),
+    Fault("no positive anchors", "train.rpn-starved", trained(numerics={"rpn_positive_fraction": 0.001})),
+    Fault("no negative anchors", "train.rpn-starved", trained(numerics={"rpn_negative_iou": 0.0})),
+    Fault("no regions of objects", "train.heads-starved", trained(numerics={"roi_positive_fraction": 0.01})),
+    Fault("large proposals only", "train.rpn-recall", trained(numerics={"rpn_min_size": 80})),
+    Fault("three proposals", "train.rpn-recall", trained(numerics={"rpn_post_nms_train": 3})),
+    Fault("sure detections only", "train.thresholds", trained(numerics={"score_threshold": 0.95})),
+    Fault("input of 32 pixels", ("train.input-small", "train.anchors-miss"), trained(min_size=32, max_size=32)),
+    # while it trains
+    Fault("a slow disk", "train.loader-slow", loaded_by(Slow, steps=20)),
+    Fault("a worker that hangs", "train.loader-stalled", loaded_by(Hanging, every=9, workers=1, steps=12)),
+    Fault("a worker that ends", "train.loader-died", loaded_by(Deadly, every=9, workers=1, steps=40)),
+    Fault("a box that is not a number", "train.boxes", poisoned((float("nan"), 10.0, 50.0, 60.0))),
+    Fault("a box of no width", ("train.boxes", "train.outlier"), poisoned((40.0, 10.0, 40.0, 60.0))),
+)  # fmt: skip
+
+
+def from_scratch(shop: Workshop) -> Case:
+    torch.manual_seed(1)
+    model = mg.MaskRCNN.from_scratch("small", shop.train.classes, numerics=NUMERICS)
+    return Case(model, shop.train, recipe(from_scratch=True, batch=4, steps=150, optimizer="adamw", lr=5e-4))
+
+
+def from_scratch_slowly(shop: Workshop) -> Case:
+    return replace(from_scratch(shop), recipe=recipe(from_scratch=True, batch=2, steps=200))
+
+
+def other_classes(shop: Workshop) -> Case:
+    """Two of the classes under new names: their rows start afresh."""
+    data = replace(shop.train, classes=("disc", "box", "peak", "burst"))
+    torch.manual_seed(2)
+    return replace(shop.case(steps=100), data=data, model=mg.load(shop.base, classes=data.classes))
+
+
+def one_class(shop: Workshop) -> Case:
+    data = mg.read_coco(shop.folder / "train" / shapes.INSTANCES, shop.folder / "train", classes=["star"])
+    return replace(shop.case(policy="heads"), data=data, model=mg.load(shop.base, classes=["star"]))
+
+
+HEALTHY_RUNS: tuple[Fault, ...] = (
+    Fault("everything trains, with validation", HEALTHY, lambda shop: replace(shop.case(steps=150), val=shop.val)),
+    Fault("the heads train", HEALTHY, trained(policy="heads", steps=80)),
+    Fault("from scratch", HEALTHY, from_scratch),
+    Fault("from scratch, by SGD", HEALTHY, from_scratch_slowly),
+    Fault("new classes", HEALTHY, other_classes),
+    Fault("one class", HEALTHY, one_class),
+    Fault("strong augmentation", HEALTHY, trained(scale_jitter=(0.7, 1.4), photometric=1.0, flip_vertical=0.5)),
+    Fault("stages, cosine, a running mean, bf16", HEALTHY, lambda shop: Case(shop.model(), shop.train, mg.Recipe(
+        batch=2, workers=1, stages="heads:30st@2e-3, all:50st@1e-3", schedule="cosine", ema=0.9, precision="bf16",
+        clip_norm=5.0, evaluate_every=0))),
+    Fault("twice the usual rate, one image a step", HEALTHY, trained(batch=1, lr=0.0025, steps=100)),
+    Fault("adamw, gentle", HEALTHY, trained(optimizer="adamw", lr=1e-4, multipliers="gentle", batch=4, steps=60)),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Answer:
+    fault: Fault
+    right: bool
+    found: str
+    message: str
+    when: str
+    seconds: float
+
+
+def judged(fault: Fault, shop: Workshop) -> Answer:
+    """Make a fault, ask the doctor, and hold the first finding against the cause."""
+    start = time.perf_counter()
+    torch.manual_seed(0)
+    try:
+        case, refused = fault.make(shop), ()
+    except mg.MaskgraftError as error:  # the data cannot even be read
+        case, refused = None, error.findings
+    findings, when = tuple(refused), "reading"
+    if case is not None:
+        findings, when = mg.doctor(case.model, case.data, case.recipe, val=case.val).findings, "before"
+    if case is not None and all(one.severity == "info" for one in findings):
+        out = shop.folder / "run"
+        with suppress(mg.MaskgraftError):  # the log of the run has it
+            mg.train(case.model, case.data, case.recipe, out=out, val=case.val, doctor="warn")
+        findings, when = mg.doctor(run=out).findings, "while training"
+        shutil.rmtree(out)
+    grave = [one for one in findings if one.severity != "info"]
+    first = grave[0] if grave else None
+    found, message = (first.code, first.message) if first else (HEALTHY, "")
+    allowed = (fault.expected,) if isinstance(fault.expected, str) else fault.expected
+    return Answer(fault, found in allowed, found, message, when, time.perf_counter() - start)
+
+
+def answers(shop: Workshop, names: str = "", *, every: int = 1) -> Iterator[Answer]:
+    """Every case whose name has `names` in it; what each left in the folder is removed."""
+    kept = set(shop.folder.iterdir())
+    for fault in (*FAULTS, *HEALTHY_RUNS)[::every]:
+        if names in fault.name:
+            with mock.patch.object(lookouts, "PATIENCE", 1.0):  # half a minute would be half of the benchmark
+                yield judged(fault, shop)
+            for path in set(shop.folder.iterdir()) - kept:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def told(found: list[Answer], *, out: Path | None = None) -> bool:
+    """Print the score, and whether it is good enough: nine of ten causes first, and silence over healthy runs."""
+    for one in found:
+        if not one.right:
+            print(f"missed: {one.fault.name}: {one.found}, not {one.fault.expected}: {one.message[:160]}")
+    faulty = [one for one in found if one.fault.expected != HEALTHY]
+    sound = [one for one in found if one.fault.expected == HEALTHY]
+    right, quiet = sum(one.right for one in faulty), sum(one.right for one in sound)
+    print(f"faults: the first finding is the cause in {right} of {len(faulty)} ({right / max(1, len(faulty)):.1%})")
+    print(f"healthy runs: {quiet} of {len(sound)} without a finding above info")
+    if out is not None:
+        missed = {one.fault.name: one.found for one in found if not one.right}
+        when = {one.fault.name: one.when for one in faulty}
+        score = {"faults": len(faulty), "right": right, "healthy": len(sound), "quiet": quiet}
+        out.write_text(json.dumps({**score, "missed": missed, "when": when}, indent=1) + "\n")
+    return right >= 0.9 * len(faulty) and quiet == len(sound)
+
+
+def run(*, quick: bool, out: Path | None, tensorflow: str | None) -> None:
+    """Print what was missed and the score; `quick` takes every fifth case. TensorFlow is not needed."""
+    with tempfile.TemporaryDirectory() as folder:
+        shop = workshop(Path(folder))
+        told(list(answers(shop, every=5 if quick else 1)), out=out or (None if quick else RESULTS / "stuck.json"))
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.stuck")
+    parser.add_argument("--only", default="", help="cases with this in their name")
+    parser.add_argument("--keep", type=Path, help="a folder whose pictures and model are made once and taken again")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        shop = workshop(options.keep or Path(folder))
+        found = []
+        for one in answers(shop, options.only):
+            found.append(one)
+            mark = "ok  " if one.right else "MISS"
+            print(
+                f"{mark} {one.fault.name}: {one.found} ({one.when}, {one.seconds:.0f} s): {one.message[:140]}",
+                flush=True,
+            )
+        return 0 if told(found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

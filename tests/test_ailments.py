@@ -1,0 +1,289 @@
+"""Causes of trainings that go wrong, each from what is measured."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import maskgraft as mg
+from maskgraft import coco, pulse, shapes
+from maskgraft.ailments import annotations, courses, inputs, knowledge, not_finite, pulses, rates, weights
+from maskgraft.ailments.courses import Facts
+from maskgraft.ailments.order import causes_first
+from maskgraft.errors import Finding
+from maskgraft.recipe import Recipe, resolve
+from maskgraft.targets import Batch, Target
+from tests.tiny import tiny_model
+
+FACTS = Facts(classes=4, usual=0.005, weights={})
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> mg.Dataset:
+    folder = tmp_path_factory.mktemp("shapes") / "drawn"
+    return mg.read_coco(shapes.draw(folder, images=24, side=64), folder)
+
+
+def changed(data: mg.Dataset, change: Callable[[Any], Any], *, boxes: bool = False) -> list[coco.ImageRecord]:
+    """Images whose masks [H, W] are changed; boxes follow where `boxes` is set."""
+
+    def one(annotation: coco.Annotation, image: coco.ImageRecord) -> coco.Annotation:
+        mask = change(coco.mask(annotation, image.height, image.width))
+        box = annotation.box
+        if boxes:
+            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+            box = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+        counts = [len(list(run)) for run in runs(mask)]
+        return replace(annotation, segmentation={"size": list(mask.shape), "counts": counts}, box=box)
+
+    return [replace(image, annotations=tuple(one(a, image) for a in image.annotations)) for image in data.images]
+
+
+def runs(mask: Any) -> Iterator[list[bool]]:
+    """Run lengths down the columns, of nought first."""
+    flat, value, run = mask.ravel(order="F").tolist(), False, list[bool]()
+    for pixel in flat:
+        if pixel != value:
+            yield run
+            value, run = pixel, []
+        run.append(pixel)
+    yield run
+
+
+def upside_down_in_box(mask: Any) -> Any:
+    rows, result = np.flatnonzero(mask.any(1)), np.zeros_like(mask)
+    result[rows[0] : rows[-1] + 1] = mask[rows[0] : rows[-1] + 1][::-1]
+    return result
+
+
+def inverted(mask: Any) -> Any:
+    rows, columns, result = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0)), np.zeros_like(mask)
+    window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    result[window] = ~mask[window]
+    return result
+
+
+def test_annotations_that_lie_on_their_pictures(drawn: mg.Dataset) -> None:
+    found, alignment, measured = annotations.examine(drawn.images, path="drawn")
+    assert not found
+    assert alignment is not None and alignment.given > 1.5 * alignment.elsewhere
+    assert measured is not None and measured.overlap == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("change", "boxes", "code", "says"),
+    [
+        (lambda mask: mask[::-1], True, "train.boxes", "upside down"),
+        (lambda mask: mask[:, ::-1], True, "train.boxes", "mirrored"),
+        (lambda mask: mask.T, True, "train.boxes", "x and y exchanged"),
+        (upside_down_in_box, False, "train.masks-flipped", "upside down within"),
+        (np.zeros_like, False, "train.masks-empty", "empty"),
+        (inverted, False, "train.masks-inverted", "hollow"),
+    ],
+)
+def test_annotations_that_do_not(
+    drawn: mg.Dataset, change: Callable[[Any], Any], boxes: bool, code: str, says: str
+) -> None:
+    (finding, *_), _, _ = annotations.examine(changed(drawn, change, boxes=boxes), path="drawn")
+    assert finding.code == code and says in finding.message
+
+
+def test_annotations_of_other_pictures(drawn: mg.Dataset) -> None:
+    moved = [replace(one, annotations=drawn.images[index - 5].annotations) for index, one in enumerate(drawn.images)]
+    (finding,), _, _ = annotations.examine(moved, path="drawn")
+    assert finding.code == "train.boxes" and "do not lie on their pictures" in finding.message
+
+
+def batch_of(images: int = 2) -> Batch:
+    """Coloured noise with two objects an image."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(images, 3, 96, 96, generator=generator)
+    masks = torch.zeros(2, 96, 96, dtype=torch.bool)
+    masks[0, 10:40, 10:40] = masks[1, 50:90, 30:80] = True
+    boxes = torch.tensor([[10.0, 10, 40, 40], [30, 50, 80, 90]])
+    target = Target(boxes, torch.tensor([0, 1]), masks)
+    return Batch(pixels, ((96, 96),) * images, (target,) * images, tuple(range(images)), tuple(range(images)))
+
+
+def settled(model: mg.MaskRCNN, batch: Batch) -> None:
+    """Give the first norm the statistics of these pixels."""
+    stem = inputs.first_norm(model)
+    assert stem is not None
+    conv, norm = stem
+    outputs = torch.nn.functional.conv2d(batch.pixels, conv.weight, conv.bias, conv.stride).detach()
+    norm.get_buffer("running_mean").copy_(outputs.mean((0, 2, 3)))
+    norm.get_buffer("running_var").copy_(outputs.var((0, 2, 3)))
+
+
+def test_pixels_are_those_that_the_norms_know() -> None:
+    model, batch = tiny_model(), batch_of()
+    settled(model, batch)
+    assert not inputs.examine(model, [batch])[0]
+    model.spec = model.spec.with_numerics({"pixel_mean": [0.0, 0.0, 0.0], "pixel_std": [1.0, 1.0, 1.0]})
+    mean, std = (torch.tensor(one)[:, None, None] for one in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    (finding,), measured = inputs.examine(model, [replace(batch, pixels=batch.pixels * std + mean)])
+    assert finding.code == "train.pixel-scale" and "torchvision" in finding.message
+    assert measured["stem_off"] > 1
+
+
+def test_fresh_weights_are_told_from_trained_ones() -> None:
+    generator = torch.Generator().manual_seed(0)
+    normal = torch.randn(64, 64, 3, 3, generator=generator) * 0.02
+    assert weights.is_fresh(normal) and weights.is_fresh(torch.rand(64, 256, generator=generator) - 0.5)
+    sizes = torch.linspace(0.2, 2, 64)[:, None, None, None]
+    assert not weights.is_fresh(normal * sizes)
+    assert not weights.is_fresh(normal**3)
+    model = tiny_model()
+    found = weights.examine(model, frozenset(name for name, _ in model.named_parameters() if "backbone" not in name))
+    assert [one.code for one in found] == ["train.frozen-random"] and found[0].severity == "error"
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.add_(0.1)  # trained norms: however fresh the values look, they have been trained with them
+        model.rpn.deltas.bias[0] = math.nan
+    assert next(one.code for one in weights.examine(model, frozenset())) == "values.nan"
+
+
+def pulsed(answers: dict[tuple[int, int], int]) -> pulse.Pulse:
+    return pulse.Pulse(4, 8, 1.0, 8, 100, 50, 1.0, 8, 0.2, answers, 0.1, 0.5, 0.9, {}, {}, "")
+
+
+def test_labels_that_are_consistently_another_class() -> None:
+    model = mg.MaskRCNN.from_scratch("small", ["a", "b", "c"])
+    shifted = pulsed({(0, 1): 9, (1, 2): 8, (2, 0): 9, (2, 2): 1})
+    (finding,) = knowledge.examine(model, [shifted], {})
+    assert finding.code == "train.labels" and "a is answered as b" in finding.message
+    assert not knowledge.examine(model, [pulsed({(0, 0): 9, (1, 1): 8, (2, 2): 9, (2, 0): 3})], {})
+    assert not knowledge.examine(model, [pulsed({(0, 1): 9, (1, 1): 8, (2, 1): 9})], {})  # a head that knows nothing
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"lr": 0.5}, "train.lr-high"),
+        ({"lr": 5e-6}, "train.lr-low"),
+        ({"clip_norm": 1e-4}, "train.lr-low"),
+        ({"warmup": 10_000}, "train.lr-low"),
+        ({"milestones": (0.0, 0.0)}, "train.lr-low"),
+        ({"optimizer": "adamw", "lr": 0.02}, "train.lr-high"),
+        ({"weight_decay": 0.5, "lr": 0.02}, "train.weight-decay"),
+        ({}, None),
+        ({"lr": 0.02}, None),
+        ({"optimizer": "adamw"}, None),
+        ({"clip_norm": 1.0}, None),
+    ],
+)
+def test_rates(changes: dict[str, Any], code: str | None) -> None:
+    resolved = resolve(Recipe(**{"batch": 4, "steps": 200, **changes}), images=100)
+    found = rates.examine(resolved, {"backbone": 3.0, "rpn": 0.5}, {"backbone": 40.0, "rpn": 4.0})
+    assert [one.code for one in found] == ([code] if code else [])
+
+
+def entries(totals: list[float], **more: Any) -> list[dict[str, Any]]:
+    losses = {"rpn_cls": 0.2, "rpn_box": 0.1, "cls": 0.3, "box": 0.2, "mask": 0.4}
+    shares = dict.fromkeys(losses, 0.2)
+    return [
+        {"step": step, "total": total, "lr": 0.005, "losses": losses, "shares": shares, **more}
+        for step, total in enumerate(totals, 1)
+    ]
+
+
+def test_losses_that_grow_stand_or_fall() -> None:
+    random = np.random.default_rng(0)
+    falling = [2 * math.exp(-step / 80) + random.normal(0, 0.1) + 0.5 for step in range(200)]
+    growing = [1 + step**2 / 500 for step in range(60)]
+    assert not courses.judge(entries(falling), [], FACTS)
+    assert [one.code for one in courses.judge(entries(growing), [], FACTS)] == ["train.lr-high"]
+    untrained = {"rpn_cls": 0.69, "rpn_box": 0.1, "cls": 1.6, "box": 0.0, "mask": 0.693}
+    still = entries([3.0 + random.normal(0, 0.02) for _ in range(160)], losses=untrained)
+    assert [one.code for one in courses.judge(still, [], FACTS)] == ["train.flat"]
+    assert [one.code for one in courses.judge(still, [], replace(FACTS, usual=0.5))] == ["train.lr-low"]
+    resting = entries([0.5 + random.normal(0, 0.02) for _ in range(160)])  # a model that knows its data
+    assert not courses.judge(resting, [], FACTS)
+
+
+def test_one_loss_alone_and_slow_loading() -> None:
+    alone = entries([9.0] * 60, shares={"mask": 0.97, "cls": 0.03})
+    (finding,) = courses.judge(alone, [], replace(FACTS, weights={"mask": 100.0}))
+    assert finding.code == "train.loss-dominates" and finding.severity == "warning"
+    assert courses.judge(alone, [], FACTS)[0].severity == "info"
+    slow = [{"data_s": 0.9, "step_s": 0.2}] * 20
+    assert [one.code for one in courses.judge([], slow, FACTS)] == ["train.loader-slow"]
+    assert not courses.judge([], [{"data_s": 0.02, "step_s": 0.01}] * 20, FACTS)
+
+
+def test_a_step_far_from_all_others() -> None:
+    before = entries([1.0, 1.2] * 10)
+    odd = courses.outlier(entries([40.0])[0], before, (3, 4))
+    assert odd is not None and odd.names == ("3", "4")
+    assert courses.outlier(entries([2.0])[0], before, (3, 4)) is None
+
+
+def test_evaluations_that_get_worse() -> None:
+    (finding,) = courses.evaluations([(10, 0.2), (20, 0.4), (30, 0.3), (40, 0.25)], "mask.AP")
+    assert finding.code == "train.overfitting" and finding.evidence["best_step"] == 20
+    assert not list(courses.evaluations([(10, 0.2), (20, 0.4), (30, 0.39), (40, 0.41)], "mask.AP"))
+
+
+def taken(step: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "step": step, "rate": 1.0, "truths": 8, "recall": 0.9, "anchored": 0.5, "positives": 5.0, "negatives": 100.0,
+        "proposals": 60.0, "dead": {"c5": 0.1}, **changes,
+    }  # fmt: skip
+
+
+def test_pulses() -> None:
+    def codes(*some: dict[str, Any]) -> list[str]:
+        return [one.code for one in pulses.judge(some, lr=0.005, usual=0.005)]
+
+    assert not codes(taken(10), taken(150), taken(200))
+    assert codes(taken(10, recall=0.1), taken(150, recall=0.1), taken(200, recall=0.05)) == ["train.rpn-recall"]
+    assert not codes(taken(10, recall=0.1), taken(25, recall=0.1))  # too early to tell
+    assert codes(taken(10), taken(50, dead={"c5": 1.0})) == ["train.dead"]
+    assert codes(*[taken(step, updates={"rpn": 0.5}) for step in (10, 50)]) == ["train.lr-high"]
+    assert codes(*[taken(step, updates={"rpn": 1e-9}) for step in (10, 50)]) == ["train.lr-low"]
+    assert not codes(*[taken(step, updates={"rpn": 1e-9}, rate=0.1) for step in (10, 50)])  # it is warming up
+
+
+def test_what_is_not_finite_is_traced() -> None:
+    model, batch = tiny_model(), batch_of()
+
+    def first(batch: Batch, history: tuple[float, ...] = (), **changes: Any) -> Finding:
+        losses = {"cls": math.nan, "total": math.nan}
+        recipe = Recipe(lr=0.1, **changes)
+        return not_finite.explain(model, batch, losses, step=7, recipe=recipe, history=history)[0]
+
+    assert first(batch).code == "train.nan"
+    assert first(batch, history=(1.0, 2.0, 9.0)).code == "train.lr-high"
+    broken = replace(batch.targets[0], boxes=torch.tensor([[10.0, 10, 10, 40], [30, 50, 80, 90]]))
+    finding = first(replace(batch, targets=(batch.targets[0], broken)))
+    assert finding.code == "train.boxes" and finding.names == ("1",)
+    with torch.no_grad():
+        model.rpn.deltas.bias[0] = math.inf
+    assert first(batch).code == "values.nan"
+
+
+def test_a_pulse_of_a_random_model_changes_nothing() -> None:
+    model, batch = tiny_model(), batch_of()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = torch.get_rng_state()
+    found = pulse.take(model, batch)
+    assert torch.equal(state, torch.get_rng_state()) and not model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert found.truths == 4 and sum(found.answers.values()) == 4 and not found.broken
+    assert 0 <= (found.recall or 0) <= 1 and found.negatives > 10 and found.positives >= 2
+    assert set(found.dead) >= {"c2", "c5", "rpn", "box_head", "mask_head"}
+    batch.pixels[0, 0, 0, 0] = math.nan
+    assert pulse.take(model, batch).broken == "pixels"
+
+
+def test_causes_stand_before_consequences() -> None:
+    nan = Finding("train.nan", "error", "NaN")
+    high = Finding("train.lr-high", "warning", "fast")
+    note = Finding("train.time", "info", "long")
+    assert causes_first([note, nan, high, nan]) == (high, note, nan)
+    assert causes_first([note, nan]) == (nan, note)
