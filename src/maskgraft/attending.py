@@ -174,7 +174,10 @@ class Attendant:
             return Verdict(tuple(fresh), "stop")
         changes = self._remedies(fresh, lr) if self.mode == "fix" else {}
         back = any(one.code == "train.lr-high" and one.severity == "error" for one in fresh) and len(self.entries) > 0
-        return Verdict(tuple(fresh), "roll back" if back and changes else "go on", changes, measured or {})
+        if back and changes:
+            self.told = {one for one in self.told if one[0] != "train.lr-high"}  # a tenth of the rate may not be enough
+            return Verdict(tuple(fresh), "roll back", changes, measured or {})
+        return Verdict(tuple(fresh), "go on", changes, measured or {})
 
     def _remedies(self, found: Sequence[Finding], lr: float | None) -> dict[str, Any]:
         """Changes that are safe while a run is under way."""
