@@ -11,7 +11,7 @@ from maskgraft.errors import Finding
 Entries = Sequence[Mapping[str, Any]]
 
 _WINDOW = 10
-_EXPLODED = 8.0
+_EXPLODED, _BEYOND = 8.0, 1e6
 _GROWN = 2.5  # times the least window: a loss that grows, and does not only tremble
 _LN2 = math.log(2)
 _FLAT = 0.03
@@ -67,19 +67,23 @@ def _growing(entries: Entries, facts: Facts) -> Iterator[Finding]:
 
 
 def exploding(entries: Entries, facts: Facts) -> Finding | None:
-    """Losses that have left all measure within a few steps: two in a row are far above all that came before."""
+    """Losses that have left all measure: two in a row far above all that came before, or one beyond what data can do."""
     totals = [entry["total"] for entry in entries]
-    if len(totals) < 3 or min(totals[-2:]) < _EXPLODED * median(totals[:-2]) or min(totals[-2:]) < 3 * max(totals[:-2]):
+    if len(totals) < 3:
+        return None
+    before = totals[:-2]
+    far = min(totals[-2:]) > _EXPLODED * median(before) and min(totals[-2:]) > 3 * max(before)
+    if not far and totals[-1] < _BEYOND * median(totals[:-1]):
         return None
     lr = entries[-1]["lr"]
     beside = f" ({lr / facts.usual:.3g} times what is usual)" if facts.usual else ""
     return Finding(
         "train.lr-high",
         "error",
-        f"the losses explode: from {median(totals[:-2]):.3g} to {totals[-2]:.3g} and {totals[-1]:.3g} at step "
+        f"the losses explode: from {median(before):.3g} to {totals[-2]:.3g} and {totals[-1]:.3g} at step "
         f"{entries[-1]['step']}, with lr {lr:.3g}{beside}",
         names=("lr",),
-        evidence={"before": round(median(totals[:-2]), 4), "now": round(totals[-1], 4), "lr": lr, "usual": facts.usual},
+        evidence={"before": round(median(before), 4), "now": round(totals[-1], 4), "lr": lr, "usual": facts.usual},
         effect="each step throws the weights further; NaN comes next",
         fix=f"lr={min(lr / 10, facts.usual or math.inf):.3g}, clip_norm=10",
     )

@@ -47,7 +47,7 @@ def doctor(
         from maskgraft import coco
         from maskgraft import recipe as recipes
         from maskgraft.class_surgery import with_classes
-        from maskgraft.cli.models import _load
+        from maskgraft.cli.models import load_model
         from maskgraft.examining import examine
 
         dataset = coco.read(data, images or data.parent, classes=options.names(classes))
@@ -59,7 +59,7 @@ def doctor(
         )
         values = recipes.read(recipe).model_dump(exclude_unset=True) if recipe else {}
         chosen = recipes.recipe_from({**values, **(options.numerics(fields, "--field") or {})})
-        model = _load(weights, config, key, family, settings, None, device)
+        model = load_model(weights, config, key, family, settings, None, device)
         if tuple(model.spec.classes) != dataset.classes:
             model = with_classes(model, dataset.classes)
         found = examine(model, dataset, chosen, val=val)
