@@ -67,7 +67,7 @@ def _growing(entries: Entries, facts: Facts) -> Iterator[Finding]:
 
 
 def exploding(entries: Entries, facts: Facts) -> Finding | None:
-    """Losses that have left all measure: two in a row far above all that came before, or one beyond what data can do."""
+    """Losses that have left all measure: two in a row far above all before, or one beyond what data can do."""
     totals = [entry["total"] for entry in entries]
     if len(totals) < 3:
         return None
