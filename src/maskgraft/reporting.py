@@ -3,33 +3,108 @@
 mg.report("runs/first")        # runs/first/report.html: one file that needs nothing else
 """
 
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from maskgraft import histories, processes
+import torch
+
+from maskgraft import anchor_fitting, coco, exhibits, histories, processes, shortfalls, store
+from maskgraft.coco import Dataset, ImageRecord
+from maskgraft.errors import DataError
 from maskgraft.files.writing import atomic
+from maskgraft.histories import History
+from maskgraft.pages import anchors, errors
 from maskgraft.pages import run as run_page
 
-PAGE = "report.html"
+PAGE, SHORTFALL, ERRORS = "report.html", "shortfall.json", "errors"
+_IMAGES = 200  # that are looked at for errors, unless more are wanted
 
 
-def report(run: str | Path) -> Path:
+def report(
+    run: str | Path,
+    *,
+    data: Dataset | None = None,
+    val: Dataset | None = None,
+    limit: int = _IMAGES,
+    device: str | torch.device = "cpu",
+    progress: Callable[[Sequence[ImageRecord]], Iterable[ImageRecord]] = iter,
+) -> Path:
     """Write the report page of a run into its folder, and give its path; the page needs no network.
 
-    It tells how the run went (curves with the findings pinned to them), what it draws, what trained, what was kept, and
-    the recipe with what was set and what was derived. Raises `UsageError` (`train.resume`) for a folder without a run,
-    and `OSError` when the page cannot be written; what stands there stays.
+    It tells how the run went (curves with the findings pinned to them), which stage of the detector loses the objects,
+    with pictures, what trained, what was kept, and the recipe with what was set and what was derived.
+
+    `data` is what it trained on and `val` what it was evaluated on, else what its recipe names, where that is still
+    there. What the best model gets wrong on the first `limit` images of `val` is measured once and kept in
+    `shortfall.json` and `errors/`. Raises `UsageError` (`train.resume`) for a folder without a run, and `OSError` when
+    something cannot be written; what stands there stays.
     """
     history = histories.read(run)
+    short = _measured(history, val, limit, device, progress)
+    return _write(history, data, short)
+
+
+def attempt(folder: Path) -> None:
+    """The page of a run that ends before its time, with what was measured; none on a disk that takes no more."""
+    if processes.leads():
+        with suppress(OSError):
+            history = histories.read(folder)
+            _write(history, None, history.parsed(SHORTFALL))
+
+
+def _write(history: History, data: Dataset | None, short: Mapping[str, Any] | None) -> Path:
+    parts = errors.sections(short, history.folder / ERRORS) if short else []
+    text = run_page.page(history, parts=[*parts, _anchors(history, data)])
     path = history.folder / PAGE
-    text = run_page.page(history)
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
 
 
-def attempt(folder: Path) -> None:
-    """The page of a run that ends before its time; on a disk that takes no more there is none."""
-    if processes.leads():
-        with suppress(OSError):
-            report(folder)
+def _measured(
+    history: History,
+    val: Dataset | None,
+    limit: int,
+    device: str | torch.device,
+    progress: Callable[[Sequence[ImageRecord]], Iterable[ImageRecord]],
+) -> Mapping[str, Any] | None:
+    """What the best model, or else the last one, gets wrong: as it was measured before, or measured now."""
+    place = next((one for one in (history.folder / "best", history.folder / "last") if store.is_saved(one)), None)
+    if place is None:
+        return None
+    step = json.loads((place / store.SPEC).read_text(encoding="utf-8")).get("about", {}).get("step")
+    known: Mapping[str, Any] | None = history.parsed(SHORTFALL)
+    if known and known.get("step") == step and known.get("limit") == limit:
+        return known
+    val = val or _named(history.recipe.get("val"), need_files=True)
+    if val is None:
+        return known
+    model = store.load(place).to(device)
+    short = shortfalls.shortfall(model, val, limit=limit, progress=progress)
+    exhibits.draw_errors(model, val, short, history.folder / ERRORS)
+    told = {"step": step, "limit": limit, **short.as_json()}
+    with atomic(history.folder / SHORTFALL) as temporary:
+        temporary.write_text(json.dumps(told))
+    return told
+
+
+def _named(told: Mapping[str, Any] | None, *, need_files: bool) -> Dataset | None:
+    """The dataset that a recipe names; None where it is not there any more, or cannot be read as it is now."""
+    if not told:
+        return None
+    path = Path(told["annotations"])
+    try:
+        return coco.read(path, told.get("folder", path.parent), need_files=need_files) if path.is_file() else None
+    except DataError:
+        return None
+
+
+def _anchors(history: History, data: Dataset | None) -> str:
+    spec = next((one for one in (history.folder / "last", history.folder / "best") if store.is_saved(one)), None)
+    data = data or _named(history.recipe.get("data"), need_files=False)
+    if spec is None or data is None:
+        return ""
+    return anchors.section(anchor_fitting.anchor_coverage(data, store.read_spec(spec)))

@@ -201,7 +201,7 @@ def write_recipe(
     about = {"annotations": str(data.path), "images": len(records), "digest": digest(records)}
     judged = None
     if val is not None and val.folder is not None:
-        judged = {"annotations": str(val.path.absolute()), "images": str(val.folder.absolute())}
+        judged = {"annotations": str(val.path.absolute()), "folder": str(val.folder.absolute())}
     told = {
         **resolved.as_json(),
         "data": about,

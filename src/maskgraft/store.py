@@ -91,14 +91,18 @@ def _old(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.old")
 
 
-def load(folder: Path) -> MaskRCNN:
-    """Read back what `save` wrote. Raises `CheckpointError` when a file is missing or does not fit its spec."""
+def read_spec(folder: Path) -> Spec:
+    """The spec of what `save` wrote, without its weights. Raises `CheckpointError` when it cannot be read."""
     try:
-        header = json.loads((folder / SPEC).read_text())
-        spec = Spec.from_json(header["spec"])
+        return Spec.from_json(json.loads((folder / SPEC).read_text())["spec"])
     except (OSError, ValueError, KeyError, MaskgraftError) as error:
         fault = f"{folder / SPEC} is not what maskgraft saves: {error}"
         raise CheckpointError(Finding("file.unknown-format", "error", fault)) from None
+
+
+def load(folder: Path) -> MaskRCNN:
+    """Read back what `save` wrote. Raises `CheckpointError` when a file is missing or does not fit its spec."""
+    spec = read_spec(folder)
     with torch.device("meta"):
         model = MaskRCNN(spec)
     try:

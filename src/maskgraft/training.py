@@ -362,7 +362,7 @@ def train(
     run.steps, run.best, run.frozen = state.step, state.best, len(state.untouched)
     model.eval()
     if processes.leads():
-        reporting.report(folder)
+        reporting.report(folder, data=data, val=val, device=device)
     return run
 
 

@@ -1,14 +1,14 @@
 """Verbs that run a model: predict, evaluate, train, demo. torch is imported when one of them is called."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from maskgraft.cli import options
-from maskgraft.cli.show import console, print_json, table
+from maskgraft.cli.show import bar, console, print_json, table
 from maskgraft.errors import DataError, Finding, UsageError
 
 _PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
@@ -81,7 +81,7 @@ def predict(
 
     out.mkdir(parents=True, exist_ok=True)
     entries = []
-    for path in _bar(paths, "predict", quiet=as_json):
+    for path in bar(paths, "predict", quiet=as_json):
         image = load_image(path)
         found = model.predict([image])[0]
         picture = out / f"{path.stem}.jpg"
@@ -128,14 +128,14 @@ def evaluate(
     from maskgraft import evaluation, shortfalls
     from maskgraft.cli.tables import metrics_tables, shortfall_table
 
-    def bar(all_: Sequence[Any]) -> Iterable[Any]:
-        return _bar(all_, "evaluate", quiet=as_json)
+    def watched(all_: Sequence[Any]) -> Iterable[Any]:
+        return bar(all_, "evaluate", quiet=as_json)
 
     short = None
     if why:
-        short = shortfalls.shortfall(model, dataset, limit=limit, results=results, progress=bar)
+        short = shortfalls.shortfall(model, dataset, limit=limit, results=results, progress=watched)
     metrics = (
-        short.metrics if short else evaluation.evaluate(model, dataset, limit=limit, results=results, progress=bar)
+        short.metrics if short else evaluation.evaluate(model, dataset, limit=limit, results=results, progress=watched)
     )
     if as_json:
         print_json({**metrics.as_json(), **({"shortfall": short.as_json()} if short else {})})
@@ -146,12 +146,6 @@ def evaluate(
         console().print(shortfall_table(short))
     if metrics.unmatched:
         console().print(f"not in the dataset: {', '.join(metrics.unmatched[:10])}", style="dim")
-
-
-def _bar(things: Sequence[Any], title: str, *, quiet: bool) -> Iterator[Any] | Iterable[Any]:
-    from rich.progress import track
-
-    return things if quiet else track(things, description=title, transient=True)
 
 
 def train(

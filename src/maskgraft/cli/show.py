@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -60,3 +60,10 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, 
     for row in rows:
         result.add_row(*(str(cell) for cell in row))
     return result
+
+
+def bar(things: Sequence[Any], title: str, *, quiet: bool) -> Iterator[Any] | Iterable[Any]:
+    """The things one by one, with a bar on a terminal; without one where `quiet`."""
+    from rich.progress import track
+
+    return things if quiet else track(things, description=title, transient=True)

@@ -101,7 +101,7 @@ def curves(title: str, series: Sequence[Series], *, across: str, up: str, note: 
     for index, one in enumerate(drawn):
         paths.append(_line([(x, y) for x, y in one.points if y is not None], index))
     ticks = [(place, f"{place:g}") for place in (0.0, 0.25, 0.5, 0.75, 1.0)]
-    body = _frame("".join(paths), "", ticks, ticks, "")
+    body = frame("".join(paths), "", ticks, ticks)
     keys = "".join(f"<li>{_swatch(index)}<span>{escape(one.name)}</span></li>" for index, one in enumerate(drawn))
     told = f"{escape(up)} upward, {escape(across)} to the right" + (f"; {escape(note)}" if note else "")
     return (
@@ -240,7 +240,7 @@ def _plot(paths: str, dots: str, ticks: Sequence[tuple[float, str]], times: Time
         f'<i class="stage" style="left:{100 * times.place(first):.2f}%"><small>{escape(name)}</small></i>'
         for first, name in times.stages.items()
     )
-    return _frame(paths, dots + lines + _pins(times), ticks, across, f' data-steps="{times.steps}"')
+    return frame(paths, dots + lines + _pins(times), ticks, across, f' data-steps="{times.steps}"')
 
 
 def _multiples(step: float, last: float) -> list[float]:
@@ -268,9 +268,13 @@ def _pin(group: Sequence[Pin], place: float) -> str:
     )
 
 
-def _frame(
-    paths: str, over: str, ticks: Sequence[tuple[float, str]], across: Sequence[tuple[float, str]], data: str
+def frame(
+    paths: str, over: str, ticks: Sequence[tuple[float, str]], across: Sequence[tuple[float, str]], data: str = ""
 ) -> str:
+    """A plot: `paths` of an SVG of 1000 × 1000, HTML `over` it, and what is written at the heights and along the foot.
+
+    `data` are further attributes of the area.
+    """
     grid = "".join(f'<path class="grid" d="M0 {1000 * (1 - y):.4g}H1000"/>' for y, _ in ticks)
     up = "".join(f'<span style="bottom:{100 * y:.2f}%">{text}</span>' for y, text in ticks)
     along = "".join(f'<span style="left:{100 * x:.2f}%">{text}</span>' for x, text in across)
