@@ -24,6 +24,7 @@ from maskgraft.families import (
     tensorpack,
     tf1_object_detection,
     tf2_object_detection,
+    tf_extractors,
     torchvision,
 )
 from maskgraft.families.family import Config, Family
@@ -49,6 +50,7 @@ FAMILIES: tuple[Family, ...] = (
     imagenet_resnet.DETECTRON2,
     caffe2_resnet.FAMILY,
     keras_applications.FAMILY,
+    tf_extractors.FAMILY,
 )
 
 # What training wrappers put before every name: DataParallel and DDP, Lightning and plain attributes, torch.compile.
@@ -112,12 +114,16 @@ def _shared_part(tensors: Tensors) -> str:
     return ""
 
 
-def recognise(tensors: Tensors) -> list[tuple[float, Family, str, Tensors]]:
-    """Likeness of the file to each family, best first: (0..1, family, prefix, tensors without it)."""
+def recognise(tensors: Tensors, *, on_request: bool = False) -> list[tuple[float, Family, str, Tensors]]:
+    """Likeness of the file to each family, best first: (0..1, family, prefix, tensors without it).
+
+    `on_request`: to those too that are taken only by name.
+    """
     candidates = [
         (family.likeness(plain.arrays), family, prefix, plain)
         for prefix, plain in unwrapped(tensors)
         for family in FAMILIES
+        if on_request or not family.on_request
     ]
     return sorted(candidates, key=lambda candidate: -candidate[0])
 
@@ -129,7 +135,7 @@ def identify(tensors: Tensors, *, config: str | Path | None = None, family_name:
     the checkpoint. `family_name` skips the guess. Raises `CheckpointError` (`family.unknown`) for a file of no family,
     or one whose architecture maskgraft cannot build.
     """
-    candidates = recognise(tensors)
+    candidates = recognise(tensors, on_request=family_name is not None)
     if family_name is not None:
         wanted = family(family_name)
         candidates = [candidate for candidate in candidates if candidate[1] is wanted]
@@ -166,6 +172,9 @@ def other_detector(tensors: Tensors) -> str:
 
 def _another(tensors: Tensors, told: str) -> Finding:
     fix = f"maskgraft inspect {tensors.path} shows what is in it"
+    if any(tf_extractors.FAMILY.likeness(plain.arrays) > 0 for _, plain in unwrapped(tensors)):
+        name = tf_extractors.FAMILY.name
+        fix = f'mg.load("{tensors.path.name}", family="{name}") takes its feature extractor as a backbone'
     return Finding("family.unknown", "error", f"{tensors.path}: recognised as {told}", fix=fix)
 
 

@@ -34,6 +34,7 @@ class Family:
     under which its configuration is found beside a checkpoint, and `read_config` reads it. `whole`: the file holds a
     detector and not only a backbone. `older_landmarks` are those of eras in which every name was another.
     `settings` are the fields of `Numerics` that its config sets: field, dotted key, and how a value reads.
+    `on_request`: no file is taken for one of it unless it is asked for by name.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Family:
     whole: bool = True
     older_landmarks: tuple[tuple[str, ...], ...] = ()
     settings: tuple[tuple[str, str, Callable[[Any], Any]], ...] = ()
+    on_request: bool = False
 
     def likeness(self, names: Mapping[str, Any]) -> float:
         """Share of the landmarks that a file has, 0..1; of a backbone at most 0.9, as detectors may hold it too."""

@@ -18,6 +18,7 @@ from maskgraft.families.tf_object_detection import (
     head_links,
     norm_links,
     numerics,
+    without_masks,
 )
 from maskgraft.files import Tensors
 from maskgraft.links import Link, Reshape, Transpose
@@ -26,7 +27,7 @@ from maskgraft.spec import Arch, Spec
 TITLE = "TF1 Object Detection API"
 FIRST, SECOND = "FirstStageFeatureExtractor", "SecondStageFeatureExtractor"
 _MASKS = "SecondStageBoxPredictor"
-_LAYERS = {
+LAYERS = {
     "rpn": "Conv",
     "rpn.objectness": "FirstStageBoxPredictor/ClassPredictor",
     "rpn.deltas": "FirstStageBoxPredictor/BoxEncodingPredictor",
@@ -36,7 +37,7 @@ _LAYERS = {
 
 # What the sample configs say of each backbone.
 _ATROUS: dict[str, Any] = {"c4_stride": 8, "rpn_dilation": 2}
-_ASSUMED: dict[str, dict[str, Any]] = {
+ASSUMED: dict[str, dict[str, Any]] = {
     "resnet": {**_ATROUS, "stride_at": "before", "res5_stride": 1},
     "inception_v2": {**INCEPTION, "mask_size": 15},
     "inception_resnet_v2": {
@@ -47,20 +48,20 @@ _ASSUMED: dict[str, dict[str, Any]] = {
         "res5_padded": False,
     },
 }
-_SCOPES = {"InceptionV2": "inception_v2", "InceptionResnetV2": "inception_resnet_v2"}
+SCOPES = {"InceptionV2": "inception_v2", "InceptionResnetV2": "inception_resnet_v2"}
 
 
 def read(tensors: Tensors, config: Config | None) -> Reading:
     """The `Spec` of a TF1 file, and of its `pipeline.config` where there is one."""
-    scope = _scope(tensors)
-    backbone = "resnet" if scope.startswith("resnet_v1_") else _SCOPES.get(scope)
+    scope = scope_of(tensors, FIRST)
+    backbone = "resnet" if scope.startswith("resnet_v1_") else SCOPES.get(scope)
     title = SLIM_SCOPES.get(scope, scope) or "a backbone of no name"
     if f"{_MASKS}/Conv/weights" not in tensors:
-        raise unsupported(tensors, TITLE, f"no mask head (Faster R-CNN with {title})")
+        raise without_masks(tensors, TITLE, title)
     if backbone is None:
         raise unsupported(tensors, TITLE, title)
     arch = _arch(tensors, backbone, scope)
-    found, how = numerics(tensors, config, _ASSUMED[backbone], title=TITLE)
+    found, how = numerics(tensors, config, ASSUMED[backbone], title=TITLE)
     names, how["classes"] = class_names(arch, config)
     extractor = f"faster_rcnn_{scope.replace('_v1_', '') if backbone == 'resnet' else backbone}"
     findings = tuple(disagreements(tensors, arch, config, extractor=extractor)) if config is not None else ()
@@ -68,13 +69,26 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
     return Reading(spec, scope if backbone == "resnet" else "", findings)
 
 
-def _scope(tensors: Tensors) -> str:
-    """What the backbone calls itself: "resnet_v1_50", "InceptionV2" …"""
-    return next((name.split("/")[1] for name in tensors if name.startswith(f"{FIRST}/")), "")
+def scope_of(tensors: Tensors, first: str) -> str:
+    """What the backbone under `first` calls itself: "resnet_v1_50", "InceptionV2" …"""
+    return next((name.split("/")[1] for name in tensors if name.startswith(f"{first}/")), "")
 
 
 def _mask_convs(names: Tensors) -> int:
     return 1 + count(names, f"{_MASKS}/Conv_{{}}/weights", start=1)
+
+
+def trunk(tensors: Tensors, scope: str, first: str, last: str) -> dict[str, Any]:
+    """The fields of `Arch` that say what a ResNet is, whose last stage stands under `last`; those of no other."""
+    if not scope.startswith("resnet_v1_"):
+        return {"blocks": ()}
+    unit = "{}/{}/block{}/unit_{{}}/bottleneck_v1/conv1/weights"
+    stages = [(first, 1), (first, 2), (first, 3), (last, 4)]
+    return {
+        "blocks": tuple(count(tensors, unit.format(part, scope, number), start=1) for part, number in stages),
+        "stem_width": shape(tensors, f"{first}/{scope}/conv1/weights")[3],
+        "width_per_group": shape(tensors, unit.format(first, scope, 1).format(1))[3],
+    }
 
 
 def _arch(tensors: Tensors, backbone: str, scope: str) -> Arch:
@@ -82,17 +96,8 @@ def _arch(tensors: Tensors, backbone: str, scope: str) -> Arch:
     boxes = shape(tensors, f"{_MASKS}/BoxEncodingPredictor/biases")[0] // 4
     convs = _mask_convs(tensors)
     last = shape(tensors, f"{_MASKS}/{_conv(convs - 1)}/weights")
-    stages = [(FIRST, 1), (FIRST, 2), (FIRST, 3), (SECOND, 4)]
-    unit = "{}/{}/block{}/unit_{{}}/bottleneck_v1/conv1/weights"
-    resnet: dict[str, Any] = {"blocks": ()}
-    if backbone == "resnet":
-        resnet = {
-            "blocks": tuple(count(tensors, unit.format(part, scope, number), start=1) for part, number in stages),
-            "stem_width": shape(tensors, f"{FIRST}/{scope}/conv1/weights")[3],
-            "width_per_group": shape(tensors, unit.format(FIRST, scope, 1).format(1))[3],
-        }
     return Arch(
-        **resnet,
+        **trunk(tensors, scope, FIRST, SECOND),
         classes=classes,
         backbone=backbone,  # type: ignore[arg-type]
         norm_scale=backbone != "inception_resnet_v2",
@@ -117,14 +122,19 @@ def _conv(index: int) -> str:
 def links(spec: Spec, era: str) -> Iterator[Link]:
     """One link a tensor; the era of a ResNet is its scope, such as "resnet_v1_101"."""
     arch = spec.arch
-    if arch.backbone == "resnet":
-        yield from _resnet(arch, era)
-    elif arch.backbone == "inception_v2":
-        yield from _inception_v2()
-    else:
-        yield from _inception_resnet_v2()
+    yield from trunk_links(arch, era, FIRST, SECOND)
     masks = [f"{_MASKS}/{_conv(index)}" for index in range(arch.mask_convs + 1)]
-    yield from head_links(arch, _LAYERS, masks, kernel="weights", bias="biases")
+    yield from head_links(arch, LAYERS, masks, kernel="weights", bias="biases")
+
+
+def trunk_links(arch: Arch, scope: str, first: str, last: str) -> Iterator[Link]:
+    """The backbone under `first`, and what of it comes after C4 under `last`; `scope` is that of a ResNet."""
+    if arch.backbone == "resnet":
+        yield from _resnet(arch, scope, first, last)
+    elif arch.backbone == "inception_v2":
+        yield from _inception_v2(arch, first, last)
+    else:
+        yield from _inception_resnet_v2(first, last)
 
 
 def _conv_norm(ours: str, theirs: str, *, scale: bool = True) -> Iterator[Link]:
@@ -132,10 +142,11 @@ def _conv_norm(ours: str, theirs: str, *, scale: bool = True) -> Iterator[Link]:
     yield from norm_links(f"{ours}.norm", f"{theirs}/BatchNorm", scale=scale)
 
 
-def _resnet(arch: Arch, scope: str) -> Iterator[Link]:
-    yield from _conv_norm("backbone.stem", f"{FIRST}/{scope}/conv1")
+def _resnet(arch: Arch, scope: str, first: str, last: str) -> Iterator[Link]:
+    yield from _conv_norm("backbone.stem", f"{first}/{scope}/conv1")
     for number, blocks in enumerate(arch.blocks, 2):
-        part, ours = (SECOND, "box_head.res5") if number == 5 else (FIRST, f"backbone.res{number}")
+        part = last if number == 5 else first
+        ours = "box_head.res5" if number == 5 and arch.box_head == "res5" else f"backbone.res{number}"
         for index in range(blocks):
             theirs = f"{part}/{scope}/block{number - 1}/unit_{index + 1}/bottleneck_v1"
             for conv in (1, 2, 3):
@@ -156,8 +167,8 @@ _MIXED = ("0a_1x1", "0a_1x1 0b_3x3", "0a_1x1 0b_3x3 0c_3x3", "(0b_1x1)")
 _REDUCTION = ("0a_1x1 1a_3x3", "0a_1x1 0b_3x3 1a_3x3")
 
 
-def _inception_v2() -> Iterator[Link]:
-    theirs = f"{FIRST}/InceptionV2"
+def _inception_v2(arch: Arch, first: str, last: str) -> Iterator[Link]:
+    theirs = f"{first}/InceptionV2"
     spread = (Transpose((2, 3, 0, 1)), Reshape((3, 8, 7, 7), (24, 1, 7, 7)))
     yield Link("backbone.stem.depthwise.weight", f"{theirs}/Conv2d_1a_7x7/depthwise_weights", spread)
     yield Link("backbone.stem.pointwise.weight", f"{theirs}/Conv2d_1a_7x7/pointwise_weights", (KERNEL,))
@@ -169,11 +180,12 @@ def _inception_v2() -> Iterator[Link]:
         yield from _branches(f"backbone.mixed_{name}", f"{theirs}/Mixed_{name}", names)
     for name in ("5a", "5b", "5c"):
         names = _REDUCTION if name == "5a" else _MIXED
-        yield from _branches(f"box_head.res5.mixed_{name}", f"{SECOND}/InceptionV2/Mixed_{name}", names)
+        part = "box_head.res5" if arch.box_head == "res5" else "backbone"
+        yield from _branches(f"{part}.mixed_{name}", f"{last}/InceptionV2/Mixed_{name}", names)
 
 
-def _inception_resnet_v2() -> Iterator[Link]:
-    theirs = f"{FIRST}/InceptionResnetV2"
+def _inception_resnet_v2(first: str, last: str) -> Iterator[Link]:
+    theirs = f"{first}/InceptionResnetV2"
     for ours, name in (("1a", "1a_3x3"), ("2a", "2a_3x3"), ("2b", "2b_3x3"), ("3b", "3b_1x1"), ("4a", "4a_3x3")):
         yield from _conv_norm(f"backbone.conv{ours}", f"{theirs}/Conv2d_{name}", scale=False)
     five = ("1x1", "0a_1x1 0b_5x5", "0a_1x1 0b_3x3 0c_3x3", "(0b_1x1)")
@@ -186,7 +198,7 @@ def _inception_resnet_v2() -> Iterator[Link]:
     for index in range(20):
         names = ("1x1", "0a_1x1 0b_1x7 0c_7x1")
         yield from _residual(f"backbone.block17.{index}", f"{theirs}/Repeat_1/block17_{index + 1}", names)
-    theirs = f"{SECOND}/InceptionResnetV2"
+    theirs = f"{last}/InceptionResnetV2"
     seven = ("0a_1x1 1a_3x3", "0a_1x1 1a_3x3", "0a_1x1 0b_3x3 1a_3x3")
     yield from _branches("box_head.res5.mixed_7a", f"{theirs}/Mixed_7a", seven, scale=False)
     for index in range(10):

@@ -17,6 +17,7 @@ from maskgraft.families.tf_object_detection import (
     head_links,
     norm_links,
     numerics,
+    without_masks,
 )
 from maskgraft.files import Tensors
 from maskgraft.links import Link
@@ -28,19 +29,19 @@ SECOND = "model/_feature_extractor_for_box_classifier_features/layer_with_weight
 _RPN = "model/_first_stage_box_predictor/_prediction_heads"
 _HEADS = "model/_mask_rcnn_box_predictor"
 _MASK = f"{_HEADS}/_third_stage_heads/mask_predictions/_mask_predictor_layers/{{}}"
-_LAYERS = {
+LAYERS = {
     "rpn": "model/_first_stage_box_predictor_first_conv/layer_with_weights-0",
     "rpn.objectness": f"{_RPN}/class_predictions_with_background/0/_class_predictor_layers/0",
     "rpn.deltas": f"{_RPN}/box_encodings/0/_box_encoder_layers/0",
     "cls": f"{_HEADS}/_class_prediction_head/_class_predictor_layers/1",
     "deltas": f"{_HEADS}/_box_prediction_head/_box_encoder_layers/1",
 }
-_DROPOUT = _LAYERS | {  # dropout is a layer too
+_DROPOUT = LAYERS | {  # dropout is a layer too
     "cls": f"{_HEADS}/_class_prediction_head/_class_predictor_layers/2",
     "deltas": f"{_HEADS}/_box_prediction_head/_box_encoder_layers/2",
 }
 
-_ASSUMED: dict[str, dict[str, Any]] = {
+ASSUMED: dict[str, dict[str, Any]] = {
     "resnet": {"stride_in": "1x1", "res5_stride": 2},
     "inception_resnet_v2": {**INCEPTION, "fixed_size": (1024, 1024), "box_pool_size": 17, "roi_max_pool": (1, 1)},
 }
@@ -57,18 +58,18 @@ _MIXED_6A, _MIXED_7A = (1, 3), (2, 2, 3)
 
 def read(tensors: Tensors, config: Config | None) -> Reading:
     """The `Spec` of a TF2 checkpoint, and of its `pipeline.config` where there is one."""
-    backbone, blocks = _backbone(tensors), _blocks(tensors)
+    backbone, blocks = backbone_of(tensors), blocks_of(tensors, FIRST, SECOND)
     depth = next((depth for depth, one in _BLOCKS_OF.items() if one == blocks), 0)
     title = {"resnet": f"ResNet-{depth or blocks}", "inception_resnet_v2": "Inception-ResNet v2"}.get(
         backbone or "", "another backbone"
     )
     if f"{_MASK.format(0)}/kernel" not in tensors:
-        raise unsupported(tensors, TITLE, f"no mask head (Faster R-CNN with {title})")
+        raise without_masks(tensors, TITLE, title)
     if backbone is None:
         raise unsupported(tensors, TITLE, "a backbone that is neither a ResNet nor Inception-ResNet v2")
     era = "dropout" if f"{_DROPOUT['cls']}/kernel" in tensors else ""
-    arch = _arch(tensors, backbone, _DROPOUT if era else _LAYERS)
-    found, how = numerics(tensors, config, _ASSUMED[backbone], title=TITLE)
+    arch = _arch(tensors, backbone, _DROPOUT if era else LAYERS)
+    found, how = numerics(tensors, config, ASSUMED[backbone], title=TITLE)
     names, how["classes"] = class_names(arch, config)
     extractor = f"faster_rcnn_resnet{depth}_keras" if depth else f"faster_rcnn_{backbone}_keras"
     findings = tuple(disagreements(tensors, arch, config, extractor=extractor)) if config is not None else ()
@@ -76,7 +77,7 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
     return Reading(spec, era, findings)
 
 
-def _backbone(tensors: Tensors) -> str | None:
+def backbone_of(tensors: Tensors) -> str | None:
     """Told from the first convolution and from what follows it."""
     name = f"{FIRST.format(0)}/kernel"
     stem = tensors[name].shape if name in tensors else ()
@@ -85,12 +86,16 @@ def _backbone(tensors: Tensors) -> str | None:
     return "inception_resnet_v2" if stem == (3, 3, 3, 32) and f"{FIRST.format(341)}/bias" in tensors else None
 
 
-def _blocks(tensors: Tensors) -> tuple[int, ...]:
-    """Residual blocks of each stage; the first of a stage has eight numbered layers, the others six."""
-    result, at = [], 2
-    narrow = _width(tensors)
-    for template, widths in ((FIRST, (narrow, 2 * narrow, 4 * narrow)), (SECOND, (8 * narrow,))):
-        at = 2 if template is FIRST else 0
+def blocks_of(tensors: Tensors, first: str, last: str) -> tuple[int, ...]:
+    """Residual blocks of each stage; the first of a stage has eight numbered layers, the others six.
+
+    `first` and `last` are the names of the layers up to C4 and after it, which count on where they are the same.
+    """
+    result: list[int] = []
+    at = 2
+    narrow = width_of(tensors, first)
+    for template, widths in ((first, (narrow, 2 * narrow, 4 * narrow)), (last, (8 * narrow,))):
+        at = 0 if len(result) == 3 and first != last else at
         for width in widths:
             blocks = 0
             while (name := f"{template.format(at)}/kernel") in tensors and tensors[name].shape[3:] == (width,):
@@ -100,9 +105,9 @@ def _blocks(tensors: Tensors) -> tuple[int, ...]:
     return tuple(result)
 
 
-def _width(tensors: Tensors) -> int:
+def width_of(tensors: Tensors, first: str) -> int:
     """Channels of the first convolution of the first residual block."""
-    name = f"{FIRST.format(2)}/kernel"
+    name = f"{first.format(2)}/kernel"
     return tensors[name].shape[-1] if name in tensors else 64
 
 
@@ -116,9 +121,9 @@ def _arch(tensors: Tensors, backbone: str, layers: dict[str, str]) -> Arch:
     return Arch(
         classes=classes,
         backbone=backbone,  # type: ignore[arg-type]
-        blocks=_blocks(tensors) if backbone == "resnet" else (),
+        blocks=blocks_of(tensors, FIRST, SECOND) if backbone == "resnet" else (),
         stem_width=shape(tensors, f"{FIRST.format(0)}/kernel")[3] if backbone == "resnet" else 64,
-        width_per_group=_width(tensors) if backbone == "resnet" else 64,
+        width_per_group=width_of(tensors, FIRST) if backbone == "resnet" else 64,
         norm_scale=backbone == "resnet",
         neck="c4",
         rpn_channels=shape(tensors, f"{layers['rpn']}/bias")[0],
@@ -137,9 +142,9 @@ def _arch(tensors: Tensors, backbone: str, layers: dict[str, str]) -> Arch:
 def links(spec: Spec, era: str) -> Iterator[Link]:
     """One link a tensor."""
     arch = spec.arch
-    yield from _resnet(arch) if arch.backbone == "resnet" else _inception_resnet_v2()
+    yield from trunk_links(arch, FIRST, SECOND)
     masks = [_MASK.format(3 * index) for index in range(arch.mask_convs + 1)]
-    yield from head_links(arch, _DROPOUT if era else _LAYERS, masks, kernel="kernel", bias="bias")
+    yield from head_links(arch, _DROPOUT if era else LAYERS, masks, kernel="kernel", bias="bias")
 
 
 def _in_keras_order(branches: Sequence[Sequence[str]]) -> Iterator[tuple[str, str]]:
@@ -162,12 +167,18 @@ def _block(ours: str, theirs: str, start: int, branches: Sequence[Sequence[str]]
             yield from norm_links(f"{ours}{name}.norm", theirs.format(number), scale=scale)
 
 
-def _resnet(arch: Arch) -> Iterator[Link]:
-    yield from _block("backbone.", FIRST, 0, (("stem",),), scale=True)
+def trunk_links(arch: Arch, first: str, last: str) -> Iterator[Link]:
+    """The backbone, whose layers `first` numbers, and `last` those after C4."""
+    yield from _resnet(arch, first, last) if arch.backbone == "resnet" else _inception_resnet_v2()
+
+
+def _resnet(arch: Arch, first: str, last: str) -> Iterator[Link]:
+    yield from _block("backbone.", first, 0, (("stem",),), scale=True)
     at = 2
     for stage, blocks in enumerate(arch.blocks, 2):
-        theirs, ours = (SECOND, "box_head.res5") if stage == 5 else (FIRST, f"backbone.res{stage}")
-        at = 0 if stage == 5 else at
+        theirs = last if stage == 5 else first
+        ours = "box_head.res5" if stage == 5 and arch.box_head == "res5" else f"backbone.res{stage}"
+        at = 0 if stage == 5 and first != last else at
         for index in range(blocks):
             branches = _BOTTLENECK if index else _PROJECTED
             yield from _block(f"{ours}.{index}.", theirs, at, branches, scale=True)
@@ -217,9 +228,9 @@ FAMILY = Family(
     name="tf2_object_detection_api",
     title=TITLE,
     landmarks=(
-        f"{_LAYERS['rpn']}/kernel",
-        f"{_LAYERS['rpn.objectness']}/kernel",
-        f"{_LAYERS['rpn.deltas']}/kernel",
+        f"{LAYERS['rpn']}/kernel",
+        f"{LAYERS['rpn.objectness']}/kernel",
+        f"{LAYERS['rpn.deltas']}/kernel",
         f"{FIRST.format(0)}/kernel",
         f"{_MASK.format(0)}/kernel",
     ),

@@ -74,6 +74,8 @@ NUMERICS = Numerics(
     mask_targets="soft-bitmap",
 )
 
+EXTRACTOR = "tf_object_detection_extractor"  # the family under which backbones of other detectors are taken
+
 # What TF-Slim calls its networks.
 SLIM_SCOPES = {
     "MobilenetV1": "MobileNet v1",
@@ -224,6 +226,13 @@ def _refuse_what_cannot_be_obeyed(tensors: Tensors, config: Config, title: str) 
             raise unsupported(tensors, title, f"batch_norm in the {part} of the second stage")
 
 
+def without_masks(tensors: Tensors, title: str, backbone: str) -> CheckpointError:
+    """The refusal of a Faster R-CNN, and how its backbone can be had all the same."""
+    refusal = unsupported(tensors, title, f"no mask head (Faster R-CNN with {backbone})")
+    fix = f'mg.load("{tensors.path.name}", family="{EXTRACTOR}") takes its feature extractor and its proposal head'
+    return CheckpointError([replace(finding, fix=fix) for finding in refusal.findings])
+
+
 def disagreements(tensors: Tensors, arch: Arch, config: Config, *, extractor: str) -> Iterator[Finding]:
     """Where a config that can be obeyed is not that of the file; `extractor` is what it should call the backbone."""
     yield from class_count_fault(tensors, arch.classes, setting(config, f"{_MODEL}.num_classes"), "num_classes")
@@ -274,6 +283,17 @@ def norm_links(ours: str, theirs: str, *, scale: bool = True) -> Iterator[Link]:
     yield Link(f"{ours}.running_var", f"{theirs}/moving_variance")
 
 
+def proposal_links(arch: Arch, layers: Mapping[str, str], *, kernel: str, bias: str) -> Iterator[Link]:
+    """The proposal head; `layers`, `kernel` and `bias` as in `head_links`."""
+    yield Link("rpn.convs.0.weight", f"{layers['rpn']}/{kernel}", (KERNEL,))
+    yield Link("rpn.convs.0.bias", f"{layers['rpn']}/{bias}")
+    yield Link("rpn.objectness.weight", f"{layers['rpn.objectness']}/{kernel}", (KERNEL,))
+    yield Link("rpn.objectness.bias", f"{layers['rpn.objectness']}/{bias}")
+    order = xy_first(4 * arch.anchors_per_cell)
+    yield Link("rpn.deltas.weight", f"{layers['rpn.deltas']}/{kernel}", (KERNEL, order))
+    yield Link("rpn.deltas.bias", f"{layers['rpn.deltas']}/{bias}", (order,))
+
+
 def head_links(
     arch: Arch, layers: Mapping[str, str], masks: Sequence[str], *, kernel: str, bias: str
 ) -> Iterator[Link]:
@@ -282,13 +302,7 @@ def head_links(
     `layers` has their names for "rpn", "rpn.deltas", "rpn.objectness", "cls" and "deltas", `masks` those of the mask
     head's convolutions, of which the last is the predictor; `kernel` and `bias` are what tensors are called there.
     """
-    yield Link("rpn.convs.0.weight", f"{layers['rpn']}/{kernel}", (KERNEL,))
-    yield Link("rpn.convs.0.bias", f"{layers['rpn']}/{bias}")
-    yield Link("rpn.objectness.weight", f"{layers['rpn.objectness']}/{kernel}", (KERNEL,))
-    yield Link("rpn.objectness.bias", f"{layers['rpn.objectness']}/{bias}")
-    order = xy_first(4 * arch.anchors_per_cell)
-    yield Link("rpn.deltas.weight", f"{layers['rpn.deltas']}/{kernel}", (KERNEL, order))
-    yield Link("rpn.deltas.bias", f"{layers['rpn.deltas']}/{bias}", (order,))
+    yield from proposal_links(arch, layers, kernel=kernel, bias=bias)
     background = background_last(arch.classes + 1)
     yield Link("box_predictor.cls.weight", f"{layers['cls']}/{kernel}", (DENSE, background))
     yield Link("box_predictor.cls.bias", f"{layers['cls']}/{bias}", (background,))
