@@ -12,9 +12,16 @@ from typing import Any
 import yaml
 
 from maskgraft.errors import Finding
-from maskgraft.families.class_names import COCO_80, numbered
 from maskgraft.families.configs import changes_from, parse_yaml, setting
 from maskgraft.families.detectron2_config import numerics_of
+from maskgraft.families.detectron_maths import (
+    SHARED,
+    class_names,
+    of_arch,
+    quad,
+    refuse_what_cannot_be_obeyed,
+    straddle,
+)
 from maskgraft.families.family import (
     Config,
     Family,
@@ -30,65 +37,21 @@ from maskgraft.spec import NUMERICS_FIELDS, Arch, Learned, NormKind, Numerics, S
 
 # Detectron's own numbers.
 NUMERICS = Numerics(
-    channel_order="bgr",
-    pixel_scale=1.0,
-    pixel_mean=(102.9801, 115.9465, 122.7717),
-    pixel_std=(1.0, 1.0, 1.0),
+    **SHARED,
     resize="opencv-float",
-    normalise_first=False,
     size_rounding="even",
     box_scale="factor",
-    norm_eps=0.0,
-    stride_in="1x1",
-    anchor_order="ratio",
-    anchor_rounding=False,
-    anchor_stride="nominal",
-    anchor_offset=0.5,
-    anchor_whole_sides=True,
-    inclusive_boxes=True,
-    inclusive_areas=True,
-    rpn_rank="probability-first",
-    rpn_min_size=0.0,
     rpn_clip_padded=True,
-    nms_at_threshold=True,
-    nms_apart=True,
-    level_epsilon="inside",
-    roi_aligned=False,
-    roi_sampling=2,
-    box_min_size=0.0,
     detect_in="photograph",
-    mask_paste="integer-box",
-    rpn_straddle=0.0,
     rpn_normaliser="samples",
-    rpn_beta=1 / 9,
-    box_beta=1.0,
-    mask_targets="polygon",
 )
-
-_C4: dict[str, Any] = {
-    "anchor_sizes": ((32.0, 64.0, 128.0, 256.0, 512.0),),
-    "rpn_pre_nms": 6000,
-    "rpn_pre_nms_train": 12000,
-    "pad_multiple": 1,
-    "roi_sampling": 0,
-    "box_pool_size": 14,
-}
-
-
-def _quad(value: Any) -> tuple[float, ...]:
-    return tuple(float(number) for number in value)
-
-
-def _straddle(pixels: Any) -> float | None:
-    return float(pixels) if pixels >= 0 else None
-
 
 # Field of Numerics ← (key of Detectron's config, how its value reads)
 _FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("min_size", "TEST.SCALE", int),
     ("min_size", "TEST.SCALES", lambda scales: int(scales[0])),  # until 2017
     ("max_size", "TEST.MAX_SIZE", int),
-    ("pixel_mean", "PIXEL_MEANS", lambda means: _quad(means[0][0])),
+    ("pixel_mean", "PIXEL_MEANS", lambda means: quad(means[0][0])),
     ("stride_in", "RESNETS.STRIDE_1X1", lambda yes: "1x1" if yes else "3x3"),
     ("rpn_pre_nms", "TEST.RPN_PRE_NMS_TOP_N", int),
     ("rpn_post_nms", "TEST.RPN_POST_NMS_TOP_N", int),
@@ -98,10 +61,10 @@ _FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("rpn_post_nms_train", "TRAIN.RPN_POST_NMS_TOP_N", int),
     ("rpn_positive_iou", "TRAIN.RPN_POSITIVE_OVERLAP", float),
     ("rpn_negative_iou", "TRAIN.RPN_NEGATIVE_OVERLAP", float),
-    ("rpn_straddle", "TRAIN.RPN_STRADDLE_THRESH", _straddle),
+    ("rpn_straddle", "TRAIN.RPN_STRADDLE_THRESH", straddle),
     ("rpn_samples", "TRAIN.RPN_BATCH_SIZE_PER_IM", int),
     ("rpn_positive_fraction", "TRAIN.RPN_FG_FRACTION", float),
-    ("box_delta_weights", "MODEL.BBOX_REG_WEIGHTS", _quad),
+    ("box_delta_weights", "MODEL.BBOX_REG_WEIGHTS", quad),
     ("roi_sampling", "FAST_RCNN.ROI_XFORM_SAMPLING_RATIO", int),
     ("box_pool_size", "FAST_RCNN.ROI_XFORM_RESOLUTION", int),
     ("mask_pool_size", "MRCNN.ROI_XFORM_RESOLUTION", int),
@@ -137,10 +100,7 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
         raise unsupported(tensors, FAMILY.title, "keypoints")
     arch = _arch(tensors)
     how = learned("blob names and shapes", "implied", [f"arch.{name}" for name in Arch.__dataclass_fields__])
-    classes = COCO_80 if arch.classes == 80 else numbered(arch.classes)
-    how["classes"] = Learned(
-        "assumed", "81 rows: COCO's classes" if arch.classes == 80 else "the files have no class names"
-    )
+    classes, how["classes"] = class_names(arch)
     if config is not None and setting(config, "MODEL.META_ARCHITECTURE") is not None:
         numerics, more, findings = numerics_of(tensors, arch, config, FAMILY.title)
     else:
@@ -161,21 +121,13 @@ def _numerics(
             [f"numerics.{name}" for name, _, _ in _FROM_CONFIG],
         ),
     }
-    changes: dict[str, Any] = {} if arch.neck == "fpn" else dict(_C4)
-    if arch.groups > 1 or arch.norm == "group":
-        changes["stride_in"] = "3x3"
-    if arch.norm == "group":
-        changes["norm_eps"] = 1e-5
     if config is None:
         config = _own_config(tensors)
-    for key, allowed in _REQUIRED:
-        value = setting(config, key)
-        if value is not None and value not in allowed:
-            raise unsupported(tensors, FAMILY.title, f"{key} is {value!r}, not {' or '.join(map(str, allowed))}")
-    changes |= changes_from(config, _FROM_CONFIG, how)
+    refuse_what_cannot_be_obeyed(tensors, config, _REQUIRED, FAMILY.title)
+    changes = changes_from(config, _FROM_CONFIG, how)
     anchors = _anchors(arch, config)
     how |= learned("Detectron's config", "read", [f"numerics.{name}" for name in anchors])
-    return replace(NUMERICS, **{**changes, **anchors}), how, []
+    return replace(of_arch(NUMERICS, arch), **{**changes, **anchors}), how, []
 
 
 def _own_config(tensors: Tensors) -> Config:
@@ -194,9 +146,9 @@ def _anchors(arch: Arch, config: Config) -> dict[str, Any]:
     sizes = setting(config, "FPN.RPN_ANCHOR_START_SIZE" if pyramid else "RPN.SIZES")
     ratios = setting(config, "FPN.RPN_ASPECT_RATIOS" if pyramid else "RPN.ASPECT_RATIOS")
     if sizes is not None:
-        changes["anchor_sizes"] = tuple((sizes * 2.0**level,) for level in range(5)) if pyramid else (_quad(sizes),)
+        changes["anchor_sizes"] = tuple((sizes * 2.0**level,) for level in range(5)) if pyramid else (quad(sizes),)
     if ratios is not None:
-        changes["anchor_ratios"] = _quad(ratios)
+        changes["anchor_ratios"] = quad(ratios)
     return changes
 
 

@@ -9,8 +9,15 @@ from dataclasses import replace
 from typing import Any
 
 from maskgraft.errors import Finding
-from maskgraft.families.class_names import COCO_80, numbered
 from maskgraft.families.configs import changes_from, setting
+from maskgraft.families.detectron_maths import (
+    SHARED,
+    class_names,
+    of_arch,
+    quad,
+    refuse_what_cannot_be_obeyed,
+    straddle,
+)
 from maskgraft.families.family import (
     Config,
     Family,
@@ -28,73 +35,24 @@ from maskgraft.files import Tensors
 from maskgraft.links import Link, background_last
 from maskgraft.spec import NUMERICS_FIELDS, Arch, Learned, Numerics, Spec
 
-NUMERICS = Numerics(
-    channel_order="bgr",
-    pixel_scale=1.0,
-    pixel_mean=(102.9801, 115.9465, 122.7717),
-    pixel_std=(1.0, 1.0, 1.0),
-    resize="pil",
-    normalise_first=False,
-    size_rounding="long-floor",
-    norm_eps=0.0,
-    stride_in="1x1",
-    anchor_order="ratio",
-    anchor_rounding=False,
-    anchor_stride="nominal",
-    anchor_offset=0.5,
-    anchor_whole_sides=True,
-    inclusive_boxes=True,
-    inclusive_areas=True,
-    rpn_rank="probability-first",
-    rpn_min_size=0.0,
-    nms_at_threshold=True,
-    nms_apart=True,
-    level_epsilon="inside",
-    roi_aligned=False,
-    roi_sampling=2,
-    box_min_size=0.0,
-    mask_paste="integer-box",
-    rpn_straddle=0.0,
-    rpn_normaliser="sampled",
-    rpn_beta=1 / 9,
-    box_beta=1.0,
-    mask_targets="polygon",
-)
-
-_C4: dict[str, Any] = {
-    "anchor_sizes": ((32.0, 64.0, 128.0, 256.0, 512.0),),
-    "rpn_pre_nms": 6000,
-    "rpn_pre_nms_train": 12000,
-    "pad_multiple": 1,
-    "roi_sampling": 0,
-    "box_pool_size": 14,
-}
-
-
-def _quad(value: Any) -> tuple[float, ...]:
-    return tuple(float(number) for number in value)
-
-
-def _straddle(pixels: Any) -> float | None:
-    return float(pixels) if pixels >= 0 else None
-
+NUMERICS = Numerics(**SHARED, resize="pil", size_rounding="long-floor", rpn_normaliser="sampled")
 
 # Field of Numerics ← (key of the config, how its value reads)
 _FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("channel_order", "INPUT.TO_BGR255", lambda yes: "bgr" if yes else "rgb"),
     ("pixel_scale", "INPUT.TO_BGR255", lambda yes: 1.0 if yes else 1 / 255),
-    ("pixel_mean", "INPUT.PIXEL_MEAN", _quad),
-    ("pixel_std", "INPUT.PIXEL_STD", _quad),
+    ("pixel_mean", "INPUT.PIXEL_MEAN", quad),
+    ("pixel_std", "INPUT.PIXEL_STD", quad),
     ("min_size", "INPUT.MIN_SIZE_TEST", int),
     ("max_size", "INPUT.MAX_SIZE_TEST", int),
     ("pad_multiple", "DATALOADER.SIZE_DIVISIBILITY", lambda multiple: max(1, int(multiple))),
     ("stride_in", "MODEL.RESNETS.STRIDE_IN_1X1", lambda yes: "1x1" if yes else "3x3"),
-    ("anchor_ratios", "MODEL.RPN.ASPECT_RATIOS", _quad),
+    ("anchor_ratios", "MODEL.RPN.ASPECT_RATIOS", quad),
     ("rpn_pre_nms", "MODEL.RPN.PRE_NMS_TOP_N_TEST", int),
     ("rpn_pre_nms_train", "MODEL.RPN.PRE_NMS_TOP_N_TRAIN", int),
     ("rpn_nms_threshold", "MODEL.RPN.NMS_THRESH", float),
     ("rpn_min_size", "MODEL.RPN.MIN_SIZE", float),
-    ("rpn_straddle", "MODEL.RPN.STRADDLE_THRESH", _straddle),
+    ("rpn_straddle", "MODEL.RPN.STRADDLE_THRESH", straddle),
     ("rpn_positive_iou", "MODEL.RPN.FG_IOU_THRESHOLD", float),
     ("rpn_negative_iou", "MODEL.RPN.BG_IOU_THRESHOLD", float),
     ("rpn_samples", "MODEL.RPN.BATCH_SIZE_PER_IMAGE", int),
@@ -102,7 +60,7 @@ _FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("roi_sampling", "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO", int),
     ("box_pool_size", "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", int),
     ("mask_pool_size", "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION", int),
-    ("box_delta_weights", "MODEL.ROI_HEADS.BBOX_REG_WEIGHTS", _quad),
+    ("box_delta_weights", "MODEL.ROI_HEADS.BBOX_REG_WEIGHTS", quad),
     ("score_threshold", "MODEL.ROI_HEADS.SCORE_THRESH", float),
     ("nms_threshold", "MODEL.ROI_HEADS.NMS", float),
     ("max_detections", "MODEL.ROI_HEADS.DETECTIONS_PER_IMG", int),
@@ -142,22 +100,16 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
             [f"numerics.{name}" for name, _, _ in _FROM_CONFIG] + ["numerics.anchor_sizes", "numerics.rpn_post_nms"],
         ),
     }
-    numerics = _numerics(arch)
+    numerics = of_arch(NUMERICS, arch)
     findings: list[Finding] = []
     if config is not None:
-        for key, allowed in _REQUIRED:
-            value = setting(config, key)
-            if value is not None and value not in allowed:
-                raise unsupported(tensors, FAMILY.title, f"{key} is {value!r}, not {' or '.join(map(str, allowed))}")
+        refuse_what_cannot_be_obeyed(tensors, config, _REQUIRED, FAMILY.title)
         changes = changes_from(config, _FROM_CONFIG, how) | _pyramid_settings(arch, config, how)
         numerics = replace(numerics, **changes)
         rows = setting(config, "MODEL.ROI_BOX_HEAD.NUM_CLASSES")
         said = None if rows is None else rows - 1
         findings += class_count_fault(tensors, arch.classes, said, "MODEL.ROI_BOX_HEAD.NUM_CLASSES less background")
-    classes = COCO_80 if arch.classes == 80 else numbered(arch.classes)
-    how["classes"] = Learned(
-        "assumed", "81 rows: COCO's classes" if arch.classes == 80 else "the files have no class names"
-    )
+    classes, how["classes"] = class_names(arch)
     spec = Spec(family=FAMILY.name, arch=arch, numerics=numerics, classes=classes, learned=how)
     return Reading(spec, "", tuple(findings))
 
@@ -169,9 +121,9 @@ def _pyramid_settings(arch: Arch, config: Config, how: dict[str, Learned]) -> di
     if sizes is not None:
         one_level = arch.neck != "fpn"
         changes["anchor_sizes"] = (
-            (_quad(sizes),)
+            (quad(sizes),)
             if one_level
-            else tuple(_quad(level if isinstance(level, list | tuple) else (level,)) for level in sizes)
+            else tuple(quad(level if isinstance(level, list | tuple) else (level,)) for level in sizes)
         )
         how["numerics.anchor_sizes"] = Learned("read", "config: MODEL.RPN.ANCHOR_SIZES")
     for name, when in (("rpn_post_nms", "TEST"), ("rpn_post_nms_train", "TRAIN")):
@@ -183,15 +135,6 @@ def _pyramid_settings(arch: Arch, config: Config, how: dict[str, Learned]) -> di
             changes[name] = int(values[-1])
             how[f"numerics.{name}"] = Learned("read", f"config: {keys[-1]}")
     return changes
-
-
-def _numerics(arch: Arch) -> Numerics:
-    changes: dict[str, Any] = {} if arch.neck == "fpn" else dict(_C4)
-    if arch.groups > 1 or arch.norm == "group":
-        changes["stride_in"] = "3x3"
-    if arch.norm == "group":
-        changes["norm_eps"] = 1e-5
-    return replace(NUMERICS, **changes)
 
 
 def _arch(tensors: Tensors) -> Arch:

@@ -1,0 +1,93 @@
+"""What Detectron and maskrcnn-benchmark share: the maths of the one, which the other took over for PyTorch.
+
+Conventions: Detectron `core/config.py`, `ops/generate_proposals.py`, `utils/boxes.py`, `modeling/generate_anchors.py`;
+maskrcnn-benchmark 57eec25 `config/defaults.py`, `modeling/`, `structures/`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from maskgraft.families.class_names import COCO_80, numbered
+from maskgraft.families.configs import setting
+from maskgraft.families.family import Config, unsupported
+from maskgraft.files import Tensors
+from maskgraft.spec import Arch, Learned, Numerics
+
+# Boxes are inclusive, anchors have whole sides and stand in the middle of their cells, frozen norms have no eps.
+SHARED: Mapping[str, Any] = {
+    "channel_order": "bgr",
+    "pixel_scale": 1.0,
+    "pixel_mean": (102.9801, 115.9465, 122.7717),
+    "pixel_std": (1.0, 1.0, 1.0),
+    "normalise_first": False,
+    "norm_eps": 0.0,
+    "stride_in": "1x1",
+    "anchor_order": "ratio",
+    "anchor_rounding": False,
+    "anchor_stride": "nominal",
+    "anchor_offset": 0.5,
+    "anchor_whole_sides": True,
+    "inclusive_boxes": True,
+    "inclusive_areas": True,
+    "rpn_rank": "probability-first",
+    "rpn_min_size": 0.0,
+    "nms_at_threshold": True,
+    "nms_apart": True,
+    "level_epsilon": "inside",
+    "roi_aligned": False,
+    "roi_sampling": 2,
+    "box_min_size": 0.0,
+    "mask_paste": "integer-box",
+    "rpn_straddle": 0.0,
+    "rpn_beta": 1 / 9,
+    "box_beta": 1.0,
+    "mask_targets": "polygon",
+}
+
+# The settings of their C4 baselines.
+_C4: Mapping[str, Any] = {
+    "anchor_sizes": ((32.0, 64.0, 128.0, 256.0, 512.0),),
+    "rpn_pre_nms": 6000,
+    "rpn_pre_nms_train": 12000,
+    "pad_multiple": 1,
+    "roi_sampling": 0,
+    "box_pool_size": 14,
+}
+
+
+def of_arch(numerics: Numerics, arch: Arch) -> Numerics:
+    """The conventions of the baseline of an architecture: C4, ResNeXt, group norm."""
+    changes: dict[str, Any] = {} if arch.neck == "fpn" else dict(_C4)
+    if arch.groups > 1 or arch.norm == "group":
+        changes["stride_in"] = "3x3"
+    if arch.norm == "group":
+        changes["norm_eps"] = 1e-5
+    return replace(numerics, **changes)
+
+
+def quad(value: Any) -> tuple[float, ...]:
+    """A list of numbers of a config."""
+    return tuple(float(number) for number in value)
+
+
+def straddle(pixels: Any) -> float | None:
+    """RPN_STRADDLE_THRESH: pixels beyond the image, or below zero for any number."""
+    return float(pixels) if pixels >= 0 else None
+
+
+def refuse_what_cannot_be_obeyed(
+    tensors: Tensors, config: Config, required: tuple[tuple[str, tuple[Any, ...]], ...], title: str
+) -> None:
+    """Raises `CheckpointError` for a setting that has none of the values which the model can obey."""
+    for key, allowed in required:
+        value = setting(config, key)
+        if value is not None and value not in allowed:
+            raise unsupported(tensors, title, f"{key} is {value!r}, not {' or '.join(map(str, allowed))}")
+
+
+def class_names(arch: Arch) -> tuple[tuple[str, ...], Learned]:
+    """The names of the classes, which no file of theirs holds."""
+    if arch.classes == len(COCO_80):
+        return COCO_80, Learned("assumed", "81 rows: COCO's classes")
+    return numbered(arch.classes), Learned("assumed", "the files have no class names")
