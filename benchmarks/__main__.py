@@ -4,11 +4,14 @@ import argparse
 from importlib import import_module
 from pathlib import Path
 
+from benchmarks.timing import readme
+
 BENCHMARKS = {
     "faults": "is the first finding of a diagnosis the cause, over checkpoints with a hundred known faults",
     "reading": "opening and reading checkpoints, beside safetensors, torch.load and TensorFlow",
     "loading": "a checkpoint to a ready model, beside torch.load and load_state_dict",
     "predicting": "photographs to masks, beside torchvision",
+    "limits": "the exported graph in ONNX Runtime and OpenVINO",
     "training_step": "forward, losses, backward and optimizer, beside torchvision",
     "feeding": "photographs and masks to batches, beside torchvision's reference",
     "evaluating": "COCO's metrics, beside pycocotools",
@@ -24,6 +27,7 @@ def main() -> None:
         prog="python -m benchmarks", description=told, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--table", action="store_true", help="measure nothing; print what was measured, for the README")
     parser.add_argument("--quick", action="store_true", help="small files, few rounds: does it run, and about where")
     parser.add_argument("--out", type=Path, help="a folder for the JSON; else benchmarks/results, unless --quick")
     parser.add_argument("--tensorflow", help="a Python interpreter that has TensorFlow, for the comparison with it")
@@ -31,6 +35,9 @@ def main() -> None:
     for name in options.names:
         if name not in BENCHMARKS:
             parser.error(f"there is no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
+    if options.table:
+        print(readme(options.names or tuple(BENCHMARKS)))
+        return
     for name in options.names or BENCHMARKS:
         print(f"## {name}: {BENCHMARKS[name]}\n", flush=True)
         import_module(f"benchmarks.{name}").run(

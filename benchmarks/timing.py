@@ -106,6 +106,19 @@ def seconds(value: float) -> str:
     return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"
 
 
+def readme(names: Sequence[str]) -> str:
+    """The results that are kept in `benchmarks/results`, as the README shows them; what has none is not there yet."""
+    lines = ["| work | beside | ratio | bar | agreement |", "|---|---|---|---|---|"]
+    for name in names:
+        path = RESULTS / f"{name}.json"
+        if not path.exists():
+            continue
+        for row in json.loads(path.read_text())["rows"]:
+            ratio = "not measured" if row["ratio"] is None else f"{row['ratio']:.2f}×"
+            lines.append(f"| {row['work']} | {row['peer']} | {ratio} | {row['bar']} | {row['agreement']} |")
+    return "\n".join(lines)
+
+
 def report(name: str, rows: Sequence[Row], *, quick: bool, out: Path | None, more: Mapping[str, Any] = {}) -> None:
     """Print the table, and write it as JSON to `out`; a whole run without `out` writes `benchmarks/results`."""
     print(table(rows))
