@@ -113,7 +113,7 @@ def readme(names: Sequence[str]) -> str:
         path = RESULTS / f"{name}.json"
         if not path.exists():
             continue
-        for row in json.loads(path.read_text())["rows"]:
+        for row in json.loads(path.read_text()).get("rows", ()):
             ratio = "not measured" if row["ratio"] is None else f"{row['ratio']:.2f}×"
             lines.append(f"| {row['work']} | {row['peer']} | {ratio} | {row['bar']} | {row['agreement']} |")
     return "\n".join(lines)
