@@ -1,6 +1,7 @@
 """Batches from a drawn dataset: truth stays on the objects, order and draws are the same, faults are told."""
 
 import os
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from maskgraft import batches, coco
 from maskgraft.families import chainer, matterport, model_garden
 from maskgraft.recipe import Recipe
 from maskgraft.spec import Numerics
-from maskgraft.targets import Batch
+from maskgraft.targets import Batch, Target
 from tests.tiny import draw_dataset, tiny_spec
 
 PLAIN = tiny_spec().numerics
@@ -134,3 +135,18 @@ def test_a_worker_that_dies_is_told_with_its_files(data: coco.Dataset) -> None:
     with pytest.raises(mg.DataError, match=r"worker 0 of 1.*deadly\.png") as caught:
         list(batches.loader(records, PLAIN, Recipe(workers=1), epoch=0, start=0, pin=False))
     assert caught.value.findings[0].code == "train.loader-died"
+
+
+def test_truth_goes_between_processes_as_it_is() -> None:
+    masks = torch.rand(3, 5, 7, generator=torch.Generator().manual_seed(0)) > 0.5
+    polygons = ((np.array([0.0, 0, 3, 0, 3, 3]),),) * 3
+    for target in (
+        Target(torch.rand(3, 4), torch.tensor([2, 0, 1]), masks, polygons),
+        Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 5, 7, dtype=torch.bool)),
+    ):
+        given = pickle.loads(pickle.dumps(target))
+        for name in ("boxes", "labels", "masks"):
+            assert torch.equal(getattr(given, name), getattr(target, name)), name
+        assert (given.polygons is None) == (target.polygons is None)
+    empty = Target(torch.zeros(9, 4), torch.zeros(9), torch.zeros(9, 800, 800, dtype=torch.bool))
+    assert len(pickle.dumps(empty)) < 9 * 800 * 800 / 7

@@ -1,7 +1,8 @@
 """What a training step should have answered: truth matched to anchors and proposals, samples drawn, mask targets."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from math import prod
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,18 @@ class Target:
     def to(self, device: torch.device) -> "Target":
         """The same truth on another device."""
         return Target(self.boxes.to(device), self.labels.to(device), self.masks.to(device), self.polygons)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Planes of bytes are most of what a worker process would send; as bits they are an eighth.
+        bits = np.packbits(self.masks.cpu().numpy())
+        return _unpacked, (self.boxes, self.labels, bits, tuple(self.masks.shape), self.polygons)
+
+
+def _unpacked(
+    boxes: Tensor, labels: Tensor, bits: npt.NDArray[np.uint8], shape: tuple[int, ...], polygons: Polygons | None
+) -> Target:
+    masks = np.unpackbits(bits, count=prod(shape)).view(np.bool_).reshape(shape)
+    return Target(boxes, labels, torch.from_numpy(masks), polygons)
 
 
 def match(overlaps: Tensor, *, positive: float, negative: float, rescue: bool) -> tuple[Tensor, Tensor]:
