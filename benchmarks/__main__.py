@@ -8,6 +8,7 @@ from benchmarks.timing import readme
 
 BENCHMARKS = {
     "faults": "is the first finding of a diagnosis the cause, over checkpoints with a hundred known faults",
+    "from-scratch": "random weights on drawn shapes, beside torchvision's reference recipe for the same time",
     "reading": "opening and reading checkpoints, beside safetensors, torch.load and TensorFlow",
     "loading": "a checkpoint to a ready model, beside torch.load and load_state_dict",
     "predicting": "photographs to masks, beside torchvision",
@@ -40,7 +41,7 @@ def main() -> None:
         return
     for name in options.names or BENCHMARKS:
         print(f"## {name}: {BENCHMARKS[name]}\n", flush=True)
-        import_module(f"benchmarks.{name}").run(
+        import_module(f"benchmarks.{name.replace('-', '_')}").run(
             quick=options.quick,
             out=options.out / f"{name}.json" if options.out else None,
             tensorflow=options.tensorflow,

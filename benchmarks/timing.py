@@ -124,10 +124,14 @@ def report(name: str, rows: Sequence[Row], *, quick: bool, out: Path | None, mor
     print(table(rows))
     for key, value in more.items():
         print(f"{key}: {json.dumps(value)}")
+    lines = [asdict(row) | {"ratio": row.ratio} for row in rows]
+    write(name, {"machine": machine(), "quick": quick, "rows": lines, **more}, quick=quick, out=out)
+
+
+def write(name: str, document: Mapping[str, Any], *, quick: bool, out: Path | None) -> None:
+    """Write a result as JSON to `out`; a whole run without `out` writes `benchmarks/results`."""
     target = out or (None if quick else RESULTS / f"{name}.json")
     if target is not None:
-        lines = [asdict(row) | {"ratio": row.ratio} for row in rows]
-        document = {"machine": machine(), "quick": quick, "rows": lines, **more}
         target.parent.mkdir(exist_ok=True, parents=True)
         target.write_text(json.dumps(document, indent=1) + "\n")
         print(f"written to {target.name}")

@@ -8,6 +8,7 @@ from typing import Any
 EPOCHS = 72
 _LEAST_SEEN = 24_000  # images, however few there are: networks this young need thousands of steps all the same
 _WARMUP, _CLIP = 500, 10.0
+_OPTIMIZER, _LR = "adamw", 1e-3  # with a cosine; benchmarks/from_scratch.py measures it beside SGD's reference settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,12 @@ def needed(given: Mapping[str, Any], *, images: int, batch: int) -> list[Needed]
         Needed("warmup", warmup, f"random weights: {_WARMUP} steps, at most a fifth of all"),
         Needed("clip_norm", _CLIP, "random weights: early gradients are large"),
     ]
+    if not {"optimizer", "lr"} & given.keys():
+        every += [
+            Needed("optimizer", _OPTIMIZER, "random weights: each weight finds a rate of its own"),
+            Needed("lr", _LR, "for AdamW from random weights; 1e-4 is for weights that have learnt"),
+            Needed("schedule", "cosine", "random weights: no step to place when nothing is known of the curve"),
+        ]
     told = set(given) | ({"policy", "epochs", "warmup"} if given.get("stages") else set())
     told |= {"epochs"} if "steps" in given else set()
     return [one for one in every if one.field not in told]
