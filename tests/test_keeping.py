@@ -1,6 +1,7 @@
 """What holds a model to its start, and the report of what was kept."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -187,6 +188,28 @@ def test_agreement_counts_what_is_found_still(data: Dataset) -> None:
         after.box_predictor.cls.bias.copy_(torch.tensor([0.0, 9.0, 0.0, 0.0]))
     other = mg.retention((before, after), data, limit=2).agreement
     assert other.found == same.found and other.kept == 0 and other.mask_iou is None
+
+
+def test_a_run_tells_what_it_kept(data: Dataset, tmp_path: Path) -> None:
+    run = mg.train(grown(), data, SHORT.model_copy(update={"retention": 2}), out=tmp_path / "run")
+    assert run.retention is not None and run.retention.images == 2
+    told = json.loads((tmp_path / "run" / "retention.json").read_text())
+    assert told["known"] == list(KNOWN) and set(told["classes"]) <= set(KNOWN)
+    assert told["components"] == {name: asdict(one) for name, one in run.retention.components.items()}
+    change = mg.retention((tmp_path / "run" / START, tmp_path / "run" / "last"), data, limit=1, known=KNOWN)
+    assert run.retention.components == change.components
+    quiet = mg.train(grown(), data, SHORT.model_copy(update={"retention": 0}), out=tmp_path / "quiet")
+    assert quiet.retention is None
+    assert not (tmp_path / "quiet" / START).exists() and not (tmp_path / "quiet" / "retention.json").exists()
+
+
+def test_what_came_from_no_file_has_nothing_to_keep(data: Dataset, tmp_path: Path) -> None:
+    assert mg.train(tiny_model(NEW), data, SHORT, out=tmp_path / "random").retention is None
+    backbone = grown()
+    names = {name: name for name, _ in backbone.named_parameters() if name.startswith("backbone.")}
+    backbone.graft = replace(backbone.graft, moved=names, rows=tuple(Row(name, None) for name in NEW))
+    kept = mg.train(backbone, data, SHORT, out=tmp_path / "backbone").retention
+    assert set(kept.components) == {"backbone"} and kept.classes == {} and kept.agreement.found == 0
 
 
 def test_models_that_cannot_be_compared(data: Dataset) -> None:

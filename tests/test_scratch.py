@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import maskgraft as mg
 from maskgraft import shapes
 from maskgraft.backbones.norms import Affine, FrozenNorm
+from maskgraft.cli import app
 from maskgraft.recipe import Recipe, resolve
 
 SMALL = {
@@ -20,14 +22,14 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("norm", ["gn", "bn"])
+@pytest.mark.parametrize("norm", ["gn", "syncbn", "bn"])
 @pytest.mark.parametrize("init", ["kaiming", "xavier"])
 def test_nothing_is_frozen(norm: str, init: str) -> None:
     torch.manual_seed(0)
     model = mg.MaskRCNN.from_scratch("small", ["disc"], init=init, norm=norm)
     assert not any(isinstance(one, FrozenNorm | Affine) for one in model.modules())
     assert all(one.requires_grad and one.isfinite().all() for one in model.parameters())
-    wanted = torch.nn.GroupNorm if norm == "gn" else torch.nn.BatchNorm2d
+    wanted = {"gn": torch.nn.GroupNorm, "syncbn": torch.nn.SyncBatchNorm, "bn": torch.nn.BatchNorm2d}[norm]
     assert any(isinstance(one, wanted) for one in model.modules())
 
 
@@ -70,9 +72,56 @@ def test_random_weights_are_not_frozen_and_learn(tmp_path: Path) -> None:
     assert run.steps == 2 and run.frozen == 0 and not run.findings
 
 
-def test_batch_norms_must_gather_statistics(tmp_path: Path) -> None:
+@pytest.mark.parametrize("norm", ["bn", "syncbn"])
+def test_batch_norms_gather_statistics(norm: str, tmp_path: Path) -> None:
     path = shapes.draw(tmp_path / "shapes", images=2, classes=("disc",), seed=1, side=64)
-    model = mg.MaskRCNN.from_scratch("small", ["disc"], norm="bn", numerics=SMALL)
-    recipe = Recipe(from_scratch=True, steps=1, workers=0)
+    data = mg.read_coco(path, path.parent)
+    model = mg.MaskRCNN.from_scratch("small", ["disc"], norm=norm, numerics=SMALL)
+    still = Recipe(from_scratch=True, train_norms=False, steps=1, workers=0)
     with pytest.raises(mg.UsageError, match="first statistics"):
-        mg.train(model, mg.read_coco(path, path.parent), recipe, out=tmp_path / "run")
+        mg.train(model, data, still, out=tmp_path / "run")
+    mg.train(model, data, Recipe(from_scratch=True, steps=1, workers=0), out=tmp_path / "run")
+    statistics = [one for name, one in model.named_buffers() if name.endswith("running_mean")]
+    assert statistics and all(one.any() for one in statistics)
+
+
+def test_sync_norms_answer_as_batch_norms_in_one_process(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    alone = mg.MaskRCNN.from_scratch("small", ["disc"], norm="bn", numerics=SMALL)
+    together = mg.MaskRCNN.from_scratch("small", ["disc"], norm="syncbn", numerics=SMALL)
+    together.load_state_dict(alone.state_dict())
+    pixels = torch.randn(2, 3, 64, 64)
+    for one in (alone, together):
+        one.train()
+    maps = together.features(pixels)
+    assert all(torch.equal(map_, maps[name]) for name, map_ in alone.features(pixels).items())
+    mg.save(together, tmp_path / "saved")
+    assert mg.load(tmp_path / "saved").spec.arch.norm == "sync"
+
+
+def test_an_optimizer_of_ones_own_keeps_its_rate() -> None:
+    proposed = resolve(Recipe(from_scratch=True, batch=8), images=80).recipe
+    assert (proposed.optimizer, proposed.lr, proposed.schedule) == ("adamw", 1e-3, "cosine")
+    mine = resolve(Recipe(from_scratch=True, optimizer="sgd", batch=8), images=80).recipe
+    assert (mine.optimizer, mine.lr, mine.schedule) == ("sgd", pytest.approx(0.01), "step")
+
+
+def test_above_an_imagenet_backbone() -> None:
+    few, many = (resolve(Recipe(from_backbone=True, batch=8), images=count) for count in (80, 8000))
+    assert few.recipe.policy == "3+" and few.recipe.clip_norm == 10 and few.recipe.optimizer == "sgd"
+    assert few.steps * 8 == 12_000 and many.recipe.epochs == 36
+    with pytest.raises(ValueError, match="from_backbone"):
+        Recipe(from_backbone=True, from_scratch=True)
+
+
+def test_the_command_draws_a_model(tmp_path: Path) -> None:
+    path = shapes.draw(tmp_path / "shapes", images=2, classes=("disc",), seed=1, side=64)
+    where = ["--annotations", str(path), "--images", str(path.parent), "--out", str(tmp_path / "run")]
+    small = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
+    done = CliRunner().invoke(app, ["train", "resnet5", "--from-scratch", *where])
+    assert "takes an architecture" in str(done.exception) and not (tmp_path / "run").exists()
+    short = ["--from-scratch", "--steps", "1", "--workers", "0"]
+    done = CliRunner().invoke(app, ["train", "small", *where, *short, *small])
+    assert done.exit_code == 0, done.output
+    assert "random weights" in done.output and "none frozen" in done.output and "1 steps" in done.output
+    assert mg.load(tmp_path / "run" / "last").spec.arch.norm == "group"

@@ -7,10 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from maskgraft import policy, processes
 from maskgraft import state as states
+from maskgraft.backbones.norms import BATCH_NORMS
 from maskgraft.coco import Dataset
 from maskgraft.errors import DataError, Finding, UsageError
 from maskgraft.files.writing import atomic
@@ -109,7 +108,7 @@ def doubts(model: MaskRCNN, resolved: Resolved) -> tuple[Finding, ...]:
     """What is doubtful about each stage, told once. Raises `UsageError` for a policy that cannot be."""
     recipe, found = resolved.recipe, list[Finding]()
     images = recipe.batch // (recipe.accumulate * processes.count())
-    still = [name for name, one in model.named_modules() if isinstance(one, nn.BatchNorm2d)]
+    still = [name for name, one in model.named_modules() if isinstance(one, BATCH_NORMS)]
     if still and model.spec.family == FROM_SCRATCH and model.graft is None and not recipe.train_norms:
         message = f"{len(still)} batch norms of random weights would keep their first statistics, 0 and 1"
         fix = "train_norms=True with batches of 8 and more, or norm='gn'"

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from maskgraft.backbones.norms import BATCH_NORMS
 from maskgraft.model import MaskRCNN
 from maskgraft.policy import Trainable
 
@@ -64,6 +65,6 @@ def moving(model: MaskRCNN) -> frozenset[str]:
     return frozenset(
         f"{name}.{vector}"
         for name, module in model.named_modules()
-        if isinstance(module, nn.BatchNorm2d) and module.training
+        if isinstance(module, BATCH_NORMS) and module.training
         for vector in ("running_mean", "running_var", "num_batches_tracked")
     )

@@ -22,7 +22,7 @@ from maskgraft.augmenting import Scene, augment, mirrored
 from maskgraft.coco import ImageRecord
 from maskgraft.errors import DataError, Finding, MaskgraftError
 from maskgraft.preprocess import Prepared, prepare, resize_masks, stack
-from maskgraft.recipe import Recipe
+from maskgraft.recipe import Recipe, replayed_in
 from maskgraft.spec import Numerics
 from maskgraft.targets import Batch, Target
 
@@ -124,26 +124,37 @@ class _Epoch(Sampler[list[Draw]]):
         return len(self.batches)
 
 
-def plan(records: Sequence[ImageRecord], recipe: Recipe, epoch: int) -> list[list[Draw]]:
+def plan(records: Sequence[ImageRecord], recipe: Recipe, epoch: int, *, replayed: int = 0) -> list[list[Draw]]:
     """Which images come in which batch of an epoch, each with the seed of its augmentation.
 
     It depends on the recipe's seed and the epoch alone. With `by_shape`, wide and tall images come in batches of their
     own, so that little is padded. What does not fill a batch waits for another epoch's order.
+
+    The last `replayed` records are old images: each batch takes its share of them, in an order of their own.
     """
     random = np.random.default_rng((recipe.seed, epoch))
-    order = random.permutation(len(records)).tolist()
-    seeds = random.integers(0, 2**63, len(records)).tolist()
+    new, old = len(records) - replayed, replayed_in(recipe.batch, recipe.replay or 0.0) if replayed else 0
+    size = recipe.batch - old
+    order = random.permutation(new).tolist()
+    seeds = random.integers(0, 2**63, new).tolist()
     waiting: dict[bool, list[Draw]] = {True: [], False: []}
     batches = []
     for index in order:
         kind = waiting[recipe.by_shape and records[index].width >= records[index].height]
         kind.append((index, seeds[index]))
-        if len(kind) == recipe.batch:
+        if len(kind) == size:
             batches.append(list(kind))
             kind.clear()
     left = waiting[True] + waiting[False]
-    batches += [left[start : start + recipe.batch] for start in range(0, len(left) - recipe.batch + 1, recipe.batch)]
-    return batches or [left]
+    batches += [left[start : start + size] for start in range(0, len(left) - size + 1, size)]
+    batches = batches or [left]
+    if not old:
+        return batches
+    rounds = -(-old * len(batches) // replayed)
+    again = np.concatenate([new + random.permutation(replayed) for _ in range(rounds)]).tolist()
+    draws = list(zip(again, random.integers(0, 2**63, len(again)).tolist(), strict=True))
+    mixed = [batch + draws[number * old :][:old] for number, batch in enumerate(batches)]
+    return [[batch[place] for place in random.permutation(len(batch))] for batch in mixed]
 
 
 def shares(planned: Sequence[list[Draw]], recipe: Recipe) -> list[list[Draw]]:
@@ -180,18 +191,19 @@ def loader(
     *,
     epoch: int,
     start: int = 0,
+    replayed: int = 0,
     pin: bool = False,
     told: Callable[[Finding], None] | None = None,
 ) -> Iterator[Batch]:
     """The batches of an epoch, from batch `start` on, each in `recipe.accumulate` parts.
 
-    Of several processes each gets its share of each part.
+    Of several processes each gets its share of each part. `replayed` is what `plan` takes.
 
     `told` hears of a batch that does not come for half a minute, while it is waited for: which files, and where the
     workers stand. Raises `DataError` for images that cannot be read, and when worker processes end
     (`train.loader-died`) or give nothing for five minutes (`train.loader-stalled`).
     """
-    planned = shares(plan(records, recipe, epoch)[start:], recipe)
+    planned = shares(plan(records, recipe, epoch, replayed=replayed)[start:], recipe)
     stacks = Path(tempfile.mkdtemp(prefix="maskgraft-"))
     try:
         batches = DataLoader(

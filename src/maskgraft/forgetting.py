@@ -7,9 +7,10 @@ report.classes["person"].mask              # mask AP before and after, where the
 report.agreement                           # else: how much of what was found before is found still
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from maskgraft.coco import Dataset, ImageRecord
 from maskgraft.detections import Detections
 from maskgraft.errors import Finding, UsageError
 from maskgraft.evaluation import coco_metrics
+from maskgraft.files.writing import atomic
 from maskgraft.model import MaskRCNN
 from maskgraft.ops import boxes as box_ops
 from maskgraft.preprocess import as_rgb, prepare, stack
 from maskgraft.spec import COMPONENTS, component
 
+RETENTION = "retention.json"
 _CELLS = 512  # of each map and image that are compared
 _FOUND = 0.5  # score from which a detection counts as one, and overlap from which two are the same
 
@@ -74,20 +77,25 @@ class Retention:
 
 
 def retention(
-    models: tuple[MaskRCNN | str | Path, MaskRCNN | str | Path], data: Dataset, *, limit: int | None = None
+    models: tuple[MaskRCNN | str | Path, MaskRCNN | str | Path],
+    data: Dataset,
+    *,
+    limit: int | None = None,
+    known: Sequence[str] | None = None,
 ) -> Retention:
     """Compare a model before and after a training, on the same images.
 
     `models` are the two, or where `mg.load` finds them; both must be of one architecture but for their classes. `limit`
-    takes the first images only. Feature similarity is linear CKA (Kornblith et al. 2019, equation 6) over cells of the
-    maps: 1 for maps that are equal but for turning and scaling, near 0 for unrelated ones.
+    takes the first images only, and `known` are the classes that the first model has learnt, where it has rows of
+    others too. Feature similarity is linear CKA (Kornblith et al. 2019, equation 6) over cells of the maps: 1
+    for maps that are equal but for turning and scaling, near 0 for unrelated ones.
 
     Raises `UsageError` for models of different architectures, without a class in common, or a `limit` below 1.
     """
     before, after = (_loaded(one) for one in models)
     images = data.images[:limit] if limit is not None else data.images
-    shared = [name for name in before.spec.classes if name in after.spec.classes]
-    _check(before, after, shared, limit)
+    shared = [name for name in before.spec.classes if name in after.spec.classes and (known is None or name in known)]
+    _check(before, after, shared if known is None else None, limit)
     old, new = ([one.predict([image.load()])[0] for image in images] for one in (before, after))
     return Retention(
         components=_changes(before, after, shared),
@@ -98,13 +106,31 @@ def retention(
     )
 
 
+def of_run(model: MaskRCNN, folder: Path, data: Dataset, *, limit: int) -> Retention | None:
+    """What a run kept of the model that it began with, written into its folder as `retention.json`.
+
+    `data` are images to compare on, of which `limit` are taken; components that came from no file are left out. None
+    where the run's folder holds no start: its model came from no file, or it was not to tell.
+    """
+    start = keeping.start_of(folder)
+    if start is None:
+        return None
+    data = replace(data, images=data.trainable() or data.images)
+    report = retention((start.model.to(model.device), model), data, limit=limit, known=start.known)
+    report = replace(report, components={name: one for name, one in report.components.items() if name in start.parts})
+    with atomic(folder / RETENTION) as temporary:
+        told = {**report.as_json(), "known": list(start.known), "data": str(data.path)}
+        temporary.write_text(json.dumps(told, indent=1))
+    return report
+
+
 def _loaded(model: MaskRCNN | str | Path) -> MaskRCNN:
     from maskgraft.graft import load
 
     return model if isinstance(model, MaskRCNN) else load(model)
 
 
-def _check(before: MaskRCNN, after: MaskRCNN, shared: Sequence[str], limit: int | None) -> None:
+def _check(before: MaskRCNN, after: MaskRCNN, shared: Sequence[str] | None, limit: int | None) -> None:
     findings = []
     ours, theirs = before.state_dict(), after.state_dict()
     heads = ("box_predictor", "mask_predictor")
@@ -117,7 +143,7 @@ def _check(before: MaskRCNN, after: MaskRCNN, shared: Sequence[str], limit: int 
     if apart:
         message = f"the two models are of different architectures: {len(apart)} tensors differ, first {apart[0]}"
         findings.append(Finding("shape.other", "error", message, tuple(apart[:20])))
-    if not shared:
+    if shared is not None and not shared:
         findings.append(Finding("shape.classes", "error", "the two models have no class in common"))
     if limit is not None and limit < 1:
         findings.append(Finding("data.limit", "error", f"limit is {limit}; it is a number of images, 1 at least"))

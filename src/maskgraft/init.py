@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from maskgraft.backbones.norms import Affine, FrozenNorm
+from maskgraft.backbones.norms import BATCH_NORMS, Affine, FrozenNorm
 from maskgraft.spec import COMPONENTS, component
 
 # The predictors start near nought, so that early losses are those of an undecided network (Ren et al. 2015 §3.1.3 and
@@ -38,7 +38,7 @@ def initialise(model: nn.Module, components: Iterable[str] = COMPONENTS) -> None
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm2d):
+        elif isinstance(module, BATCH_NORMS):
             module.reset_running_stats()
             module.reset_parameters()
         elif isinstance(module, nn.GroupNorm):

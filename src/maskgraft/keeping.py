@@ -10,18 +10,21 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from maskgraft import processes, store
+from maskgraft.backbones.norms import BATCH_NORMS
 from maskgraft.class_surgery import CLASS_TENSORS
 from maskgraft.errors import Finding, UsageError
 from maskgraft.model import MaskRCNN
 from maskgraft.ops import boxes as box_ops
 from maskgraft.recipe import Recipe
+from maskgraft.spec import component
 from maskgraft.targets import Batch
 
 START = "start"  # the folder of a run that holds the model it began with
@@ -146,25 +149,44 @@ def known_classes(model: MaskRCNN) -> tuple[str, ...]:
     return tuple(row.name for row in model.graft.rows if row.source is not None)
 
 
-def begin(model: MaskRCNN, recipe: Recipe, folder: Path, *, fresh: bool) -> Keeping | None:
-    """What a recipe keeps: from the model as it is when `fresh`, saved in the run's folder; else from that folder.
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The model that a run began with, the classes of which it had learnt rows, and the components that a file gave."""
 
-    Raises `UsageError` for a model that came from no file, and for a run whose start is gone.
+    model: MaskRCNN
+    known: tuple[str, ...]
+    parts: tuple[str, ...]
+
+
+def begin(model: MaskRCNN, recipe: Recipe, folder: Path, *, fresh: bool) -> Keeping | None:
+    """What a recipe keeps: from the model as it is when `fresh`, else from what the run's folder holds of its start.
+
+    A run that keeps to its start, or tells at its end what was kept of it, saves it in its folder. Raises `UsageError`
+    for a run whose start is gone.
     """
-    if not recipe.l2sp and not recipe.distil:
-        return None
-    place = folder / START
-    if fresh:
-        known, start = known_classes(model), model
+    holds, place = bool(recipe.l2sp or recipe.distil), folder / START
+    if fresh and model.graft is not None and (holds or recipe.retention):
+        known, parts = known_classes(model), sorted({component(name) for name in model.graft.moved})
         if processes.leads():
-            store.save(model, place, about={"known": list(known)})
-    elif store.is_saved(place):
-        start = store.load(place).to(model.device)
-        known = tuple(json.loads((place / store.SPEC).read_text())["about"]["known"])
-    else:
+            store.save(model, place, about={"known": list(known), "parts": parts})
+    if not holds:
+        return None
+    if fresh:
+        return Keeping(model, known=known_classes(model), l2sp=recipe.l2sp, distil=recipe.distil)
+    start = start_of(folder)
+    if start is None:
         message = f"{folder} keeps to the model that it began with, and {place} is not there"
         raise UsageError(Finding("train.resume", "error", message, fix="begin again in another folder"))
-    return Keeping(start, known=known, l2sp=recipe.l2sp, distil=recipe.distil)
+    return Keeping(start.model.to(model.device), known=start.known, l2sp=recipe.l2sp, distil=recipe.distil)
+
+
+def start_of(folder: Path) -> Start | None:
+    """What `begin` saved in a run's folder; None where there is nothing."""
+    place = folder / START
+    if not store.is_saved(place):
+        return None
+    about = json.loads((place / store.SPEC).read_text())["about"]
+    return Start(store.load(place), tuple(about["known"]), tuple(about["parts"]))
 
 
 def check(model: MaskRCNN, recipe: Recipe) -> None:
@@ -210,7 +232,7 @@ def _flat(map_: Tensor, values: int) -> Tensor:
 @contextmanager
 def _norms_at_rest(model: MaskRCNN) -> Iterator[None]:
     """Batch norms see each batch once only: their statistics are not moved a second time inside."""
-    moving = [one for one in model.modules() if isinstance(one, nn.BatchNorm2d) and one.training]
+    moving = [one for one in model.modules() if isinstance(one, BATCH_NORMS) and one.training]
     for one in moving:
         one.training = False
     try:

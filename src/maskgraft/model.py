@@ -60,7 +60,7 @@ class MaskRCNN(nn.Module):
         classes: Sequence[str],
         *,
         init: Literal["kaiming", "xavier"] = "kaiming",
-        norm: Literal["gn", "bn"] = "gn",
+        norm: Literal["gn", "syncbn", "bn"] = "gn",
         numerics: Mapping[str, Any] | None = None,
     ) -> "MaskRCNN":
         """A model of random weights, none of them frozen; `Recipe(from_scratch=True)` trains it.
@@ -68,9 +68,10 @@ class MaskRCNN(nn.Module):
             model = MaskRCNN.from_scratch("resnet50", ["person", "forklift"])
 
         `arch` is "resnet50", "resnet101", "resnet18", "small", or an `Arch`, whose norms are then its own. Group norm
-        ("gn", Wu & He 2018) does not mind small batches; batch norm ("bn") needs `train_norms` and batches of 8 and
-        more. `init` is that of the backbone's convolutions. Conventions are torchvision's, changed by `numerics`. Draws
-        from torch's global generator. Raises `UsageError` for unknown names, and norms that cannot learn.
+        ("gn", Wu & He 2018) does not mind small batches; batch norm ("bn") takes batches of 8 and more, and its
+        statistics of all GPUs with "syncbn". `init` is that of the backbone's convolutions. Conventions are
+        torchvision's, changed by `numerics`. Draws from torch's global generator. Raises `UsageError` for
+        unknown names, and norms that cannot learn.
         """
         from maskgraft.scratch import from_scratch
 

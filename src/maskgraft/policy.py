@@ -16,8 +16,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
 
-from torch import nn
-
+from maskgraft.backbones.norms import BATCH_NORMS
 from maskgraft.errors import Finding, UsageError
 from maskgraft.model import MaskRCNN
 from maskgraft.spec import COMPONENTS, component
@@ -75,7 +74,7 @@ def set_norms(model: MaskRCNN, chosen: frozenset[str], *, train_norms: bool) -> 
     """Put the model into training mode, with batch norms in evaluation mode unless they train."""
     model.train()
     for name, module in model.named_modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, BATCH_NORMS):
             module.train(train_norms and f"{name}.weight" in chosen)
 
 
@@ -147,7 +146,7 @@ def parts_of(model: MaskRCNN, chosen: frozenset[str], *, train_norms: bool) -> t
         modes = {
             "batch" if train_norms and f"{name}.weight" in chosen else "frozen"
             for name, module in model.named_modules()
-            if component(name) == one and isinstance(module, nn.BatchNorm2d)
+            if component(name) == one and isinstance(module, BATCH_NORMS)
         }
         if sizes:
             training = sum(size for name, size in sizes.items() if name in chosen)
@@ -263,7 +262,7 @@ def doubts(model: MaskRCNN, trainable: Trainable, *, train_norms: bool, batch: i
     norms = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.BatchNorm2d) and f"{name}.weight" in trainable.names
+        if isinstance(module, BATCH_NORMS) and f"{name}.weight" in trainable.names
     ]
     if train_norms and not norms:
         kind = model.spec.arch.norm

@@ -27,6 +27,8 @@ ADAMS = ("adam", "adamw", "nadam", "radam")
 EPOCHS = 12  # Detectron's 1x schedule
 GENTLE = {"backbone": 0.1, "fpn": 0.2, "rpn": 0.2}  # what has learnt from many images moves less than the new heads
 
+_REPLAY = 0.25
+
 Side = Annotated[int, Field(ge=32)]
 Scale = Annotated[float, Field(ge=0.05, le=10)]
 LossName = Literal["rpn_cls", "rpn_box", "cls", "box", "mask"]
@@ -39,6 +41,7 @@ class Recipe(BaseModel):
 
     policy: str = Field("heads", description="what trains: heads, all, 3+, 4+, 5+, predictors, components …")
     from_scratch: bool = Field(False, description="random weights: all of them train, longer, clipped, warmed up")
+    from_backbone: bool = Field(False, description="only the backbone has learnt, from ImageNet: 3+, longer, clipped")
     stages: tuple[Stage, ...] = Field((), description='instead of policy and length: "heads:2ep@1e-3, all:6ep@1e-4"')
     epochs: int | None = Field(None, ge=1, description="passes over the images; 12 where steps are not given either")
     steps: int | None = Field(None, ge=1, description="stop after so many steps, whatever the epochs say")
@@ -66,6 +69,8 @@ class Recipe(BaseModel):
     ema: float | None = Field(None, gt=0, lt=1, description="decay of a running mean of the weights: what is kept")
     l2sp: float = Field(0.0, ge=0, description="pull of the weights towards their start, such as 0.01")
     distil: float = Field(0.0, ge=0, description="weight of answering as the start model does on the new images")
+    replay: float | None = Field(None, gt=0, lt=1, description="part of each batch from replayed data; else a quarter")
+    retention: int = Field(8, ge=0, description="images on which a run tells what the model kept; 0: it does not tell")
     loss_weights: dict[LossName, Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict, description="rpn_cls rpn_box cls box mask → factor"
     )
@@ -136,6 +141,8 @@ class Recipe(BaseModel):
         if self.batch % self.accumulate:
             told = f"a batch of {self.batch} images cannot be computed in accumulate = {self.accumulate} equal parts"
             raise ValueError(told)
+        if self.from_scratch and self.from_backbone:
+            raise ValueError("from_scratch is for random weights, from_backbone for a backbone that has learnt")
         if self.stages and (self.epochs is not None or self.policy != "heads"):
             raise ValueError("stages say what trains and for how long; leave out policy and epochs")
         return self
@@ -231,20 +238,32 @@ def _unreadable(path: Path, fault: str) -> UsageError:
     return UsageError(Finding("spec.field", "error", f"the recipe {path} {fault}"))
 
 
-def resolve(recipe: Recipe, *, images: int, left_out: int = 0) -> Resolved:
+def resolve(
+    recipe: Recipe, *, images: int, left_out: int = 0, replayed: int = 0, batch_norms: bool = False
+) -> Resolved:
     """Fill the gaps of a recipe for a training set of so many images, and say why each value is what it is.
 
-    `left_out` images had nothing to learn from. Raises `UsageError` where no value can be derived.
+    `left_out` images had nothing to learn from, `replayed` others are mixed in, and `batch_norms` says whether the
+    model has norms that can gather statistics. Raises `UsageError` where no value can be derived.
     """
-    steps_per_epoch = max(1, images // recipe.batch)
     derived: list[Derived] = []
     changes: dict[str, Any] = {}
+    if replayed and recipe.replay is None:
+        changes["replay"] = _REPLAY
+        derived.append(Derived("replay", _REPLAY, f"a quarter of each batch from the {replayed} replayed images"))
+    new = recipe.batch - replayed_in(recipe.batch, recipe.replay or _REPLAY) if replayed else recipe.batch
+    steps_per_epoch = max(1, images // new)
     given = tuple(sorted(name for name in recipe.model_fields_set if getattr(recipe, name) is not None))
-    if recipe.from_scratch:
-        needed = beginnings.needed({name: getattr(recipe, name) for name in given}, images=images, batch=recipe.batch)
+    if recipe.from_scratch or recipe.from_backbone:
+        values = {name: getattr(recipe, name) for name in given}
+        if recipe.from_scratch:
+            needed = beginnings.needed(values, images=images, batch=new, batch_norms=batch_norms)
+        else:
+            needed = beginnings.needed_above_backbone(values, images=images, batch=new)
         derived += [Derived(one.field, one.value, one.why) for one in needed]
         recipe = recipe.model_copy(update={one.field: one.value for one in needed})
-    stages, why = _length(recipe, steps_per_epoch, images, derived, changes)
+    by = f"epochs of {steps_per_epoch}, {images} images by {new}"
+    stages, why = _length(recipe, steps_per_epoch, by, derived, changes)
     steps = sum(one.steps or 0 for one in stages)
     steps = min(steps, recipe.steps) if recipe.steps else steps
     less = f"; {left_out} have no instance to learn from and are left out" if left_out else ""
@@ -276,10 +295,9 @@ def resolve(recipe: Recipe, *, images: int, left_out: int = 0) -> Resolved:
 
 
 def _length(
-    recipe: Recipe, steps_per_epoch: int, images: int, derived: list[Derived], changes: dict[str, Any]
+    recipe: Recipe, steps_per_epoch: int, by: str, derived: list[Derived], changes: dict[str, Any]
 ) -> tuple[list[Stage], str]:
     """The stages, each with its length in steps, and how the whole length comes about."""
-    by = f"epochs of {steps_per_epoch}, {images} images by {recipe.batch}"
     if recipe.stages:
         stages = [
             Stage(policy=one.policy, steps=one.steps or (one.epochs or 0) * steps_per_epoch, lr=one.lr)
@@ -294,6 +312,11 @@ def _length(
         )
         derived.append(Derived("epochs", epochs, why))
     return [Stage(policy=recipe.policy, steps=epochs * steps_per_epoch)], f"{epochs} {by}"
+
+
+def replayed_in(batch: int, share: float) -> int:
+    """How many images of a batch are replayed ones: the share, but one at least of each kind."""
+    return min(max(1, round(batch * share)), batch - 1)
 
 
 def _rate(recipe: Recipe, usual: float | None) -> tuple[float, str]:

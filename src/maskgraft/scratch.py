@@ -18,7 +18,7 @@ from maskgraft.model import MaskRCNN
 from maskgraft.spec import FROM_SCRATCH, Arch, NormKind, Spec
 
 Init = Literal["kaiming", "xavier"]
-Norm = Literal["gn", "bn"]
+Norm = Literal["gn", "syncbn", "bn"]
 
 ARCHS: dict[str, dict[str, Any]] = {
     "resnet50": {},
@@ -37,7 +37,7 @@ ARCHS: dict[str, dict[str, Any]] = {
         "mask_channels": 64,
     },
 }
-_NORMS: dict[str, NormKind] = {"gn": "group", "bn": "batch"}
+_NORMS: dict[str, NormKind] = {"gn": "group", "syncbn": "sync", "bn": "batch"}
 
 
 def from_scratch(
@@ -66,7 +66,7 @@ def from_scratch(
     elif arch.norm in ("frozen", "affine", "none"):
         message = f"the architecture's norms are of the kind {arch.norm!r}, which do not learn: random weights diverge"
         raise UsageError(
-            Finding("train.frozen-random", "error", message, ("arch.norm",), fix='norm="group" or "batch"')
+            Finding("train.frozen-random", "error", message, ("arch.norm",), fix='norm="group", "sync" or "batch"')
         )
     arch = replace(arch, classes=len(classes))
     spec = Spec(family=FROM_SCRATCH, arch=arch, numerics=torchvision.NUMERICS, classes=tuple(classes))

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from maskgraft.errors import Finding, UsageError
 
 BackboneKind = Literal["resnet", "efficientnet_lite0", "mobilenet_v3_large", "inception_v2", "inception_resnet_v2"]
-NormKind = Literal["none", "frozen", "batch", "affine", "group"]
+NormKind = Literal["none", "frozen", "batch", "sync", "affine", "group"]
 ClassRows = Literal["foreground", "with-background", "agnostic", "agnostic-with-background"]
 How = Literal["read", "implied", "assumed"]
 
@@ -52,7 +52,7 @@ class Arch:
     width_per_group: int = 64  # channels per group in C2; doubles with each stage
     stem_bias: bool = False  # the stem convolution has a bias beside its norm
     conv_bias: bool = False  # so have all other convolutions that a norm follows (Keras)
-    norm: NormKind = "frozen"  # frozen: fixed statistics; affine: only scale and shift; batch: trainable BatchNorm
+    norm: NormKind = "frozen"  # frozen: fixed statistics; affine: scale and shift; batch: BatchNorm; sync: of all GPUs
     norm_scale: bool = True  # the backbone's norms have a scale (not in Inception-ResNet v2)
     # neck: "fpn" gives P2..P6; "c4" gives C4 and keeps C5 in the box head; "dc5" gives C5 dilated to stride 16
     neck: Literal["fpn", "c4", "dc5"] = "fpn"

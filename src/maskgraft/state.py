@@ -30,7 +30,13 @@ from maskgraft.watching import CHANGEABLE, Verdict
 LAST, BEST, RECIPE, METRICS, TIMING = "last", "best", "recipe.json", "metrics.jsonl", "timing.jsonl"
 _STATE = "state.pt"
 _LENGTH = frozenset({"epochs", "steps"})
-_MAY_CHANGE = _LENGTH | {"workers", "evaluate_every", "save_every", "tensorboard"}  # the rest would make it another run
+_MAY_CHANGE = _LENGTH | {
+    "workers",
+    "evaluate_every",
+    "save_every",
+    "tensorboard",
+    "retention",
+}  # the rest would make it another run
 
 
 @dataclass(slots=True)

@@ -22,6 +22,7 @@ from maskgraft import (
     attending,
     batches,
     boards,
+    forgetting,
     interrupts,
     judging,
     keeping,
@@ -29,6 +30,7 @@ from maskgraft import (
     policy,
     precision,
     processes,
+    replaying,
     reporting,
     treating,
     watching,
@@ -36,10 +38,12 @@ from maskgraft import (
 from maskgraft import state as states
 from maskgraft.ailments.order import causes_first
 from maskgraft.averaging import Average
+from maskgraft.backbones.norms import BATCH_NORMS
 from maskgraft.balance import Balance, pulls, shared_features
 from maskgraft.coco import Dataset
 from maskgraft.errors import DataError, Finding
 from maskgraft.evaluation import Metrics
+from maskgraft.forgetting import Retention
 from maskgraft.losses import LOSSES
 from maskgraft.model import MaskRCNN
 from maskgraft.policy import Trainable
@@ -58,7 +62,8 @@ class Run:
 
     `folder` holds everything; `metrics` are those of the last evaluation, `best` is the best by `recipe.metric`, and
     `losses` the weighted sum at each step. `frozen` tensors did not train and are proved to be the same to the byte.
-    `findings` is what was doubtful before the first step, and what a doctor found.
+    `findings` is what was doubtful before the first step, and what a doctor found; `retention` what was kept of the
+    model that it began with, where that came from a file.
     """
 
     folder: Path
@@ -68,6 +73,7 @@ class Run:
     losses: list[float] = field(default_factory=list)
     frozen: int = 0
     findings: tuple[Finding, ...] = ()
+    retention: Retention | None = None
 
 
 def train(
@@ -77,6 +83,7 @@ def train(
     *,
     out: str | Path,
     val: Dataset | None = None,
+    replay: Dataset | None = None,
     resume: bool = False,
     watcher: Watcher | None = None,
     doctor: Doctor | Literal["warn", "stop", "fix", "off"] = "off",
@@ -87,7 +94,9 @@ def train(
     `out` becomes the run's folder: `recipe.json` (what was set, what was derived and why), `metrics.jsonl` (a line for
     each step and evaluation), `last/` and `best/` (models that `mg.load` opens), `samples/` (`augmented.jpg`: what the
     first steps train on; predictions beside the truth), and `report.html` when it ends. `val` is evaluated every
-    `recipe.evaluate_every` epochs and chooses `best/`.
+    `recipe.evaluate_every` epochs and chooses `best/`. `replay` are old images, of which each batch takes its share
+    (`recipe.replay`), so that what they teach is not forgotten. A model that came from a file is compared with its
+    start at the end: `retention.json`.
 
     `resume` goes on from the last saved step, to the same bytes as if the run had never stopped; the recipe is then the
     run's own, and `recipe` says only what changes. Ctrl-C finishes the step, saves it and raises `KeyboardInterrupt`;
@@ -101,12 +110,14 @@ def train(
     data, a folder that holds another run, a policy that trains nothing …; `DataError` without an instance to learn
     from, for images that cannot be read, and (`train.nan`) when a loss is not finite: the last saved step stays.
     """
-    folder, records = Path(out), data.trainable()
-    if not records:
+    folder, (records, replayed) = Path(out), replaying.records(data, replay, model.spec.classes)
+    new = len(records) - replayed
+    if not new:
         raise DataError(Finding("train.no-instances", "error", f"{data.path} has no instance that can be trained on"))
     recipe = states.continued(folder, recipe, data, records) if resume else recipe or Recipe()
     spec = model.spec.with_numerics(admission.conventions(recipe, model.spec.numerics), "the recipe")
     admission.check(model, data, val, recipe, folder, resume=resume)
+    replaying.check(replay, replayed, recipe)
     if not resume:
         keeping.check(model, recipe)
     remedies: tuple[Derived, ...] = ()
@@ -114,13 +125,15 @@ def train(
         recipe, remedies = treating.treat(model, data, recipe, val=val)
         spec = model.spec.with_numerics(admission.conventions(recipe, model.spec.numerics), "the recipe")
     attendant = attending.attendant(doctor, data, val)
-    resolved = resolve(recipe, images=len(records), left_out=len(data.images) - len(records))
+    batch_norms = any(isinstance(one, BATCH_NORMS) for one in model.modules())
+    left_out = len(data.images) - new
+    resolved = resolve(recipe, images=new, left_out=left_out, replayed=replayed, batch_norms=batch_norms)
     resolved = replace(resolved, derived=(*resolved.derived, *remedies))
     recipe = resolved.recipe
     admission.check_parts(recipe, len(records))
     findings = admission.doubts(model, resolved)
     device = model.device
-    labels = torch.tensor([model.spec.classes.index(name) for name in data.classes])
+    labels = replaying.labels(data, replay, model.spec.classes)
     scaler, balance = precision.scaler(device, recipe.precision), Balance(recipe.balance, device)
     average = Average(recipe.ema) if recipe.ema else None
     stage = _enter(model, resolved, 0, balance)  # tells what is wrong with the recipe before anything is written
@@ -235,7 +248,14 @@ def train(
                 epoch, start = divmod(state.step, resolved.steps_per_epoch)
                 waited, pin = time.perf_counter(), device.type == "cuda"
                 loader = batches.loader(
-                    records, model.spec.numerics, recipe, epoch=epoch, start=start, pin=pin, told=waits_long
+                    records,
+                    model.spec.numerics,
+                    recipe,
+                    epoch=epoch,
+                    start=start,
+                    replayed=replayed,
+                    pin=pin,
+                    told=waits_long,
                 )
                 for parts in zip(*[loader] * recipe.accumulate, strict=True):
                     if stop.is_set() and not processes.several():
@@ -361,6 +381,8 @@ def train(
     run.findings = causes_first(run.findings)
     run.steps, run.best, run.frozen = state.step, state.best, len(state.untouched)
     model.eval()
+    if recipe.retention and processes.leads():
+        run.retention = forgetting.of_run(model, folder, replay or val or data, limit=recipe.retention)
     if processes.leads():
         reporting.report(folder, data=data, val=val, device=device)
     return run

@@ -6,6 +6,9 @@ from torch import Tensor, nn
 from maskgraft.backbones.padding import Padding, surround
 from maskgraft.spec import NormKind
 
+# Norms with statistics of batches, which evaluation mode keeps as they are.
+BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+
 
 class FrozenNorm(nn.Module):
     """Batch normalisation with fixed statistics: y = (x - mean) · weight / √(var + eps) + bias.
@@ -82,6 +85,8 @@ def norm(kind: NormKind, channels: int, eps: float, *, scale: bool = True) -> nn
             return Affine(channels, eps)
         case "batch":
             return nn.BatchNorm2d(channels, eps)
+        case "sync":
+            return nn.SyncBatchNorm(channels, eps)
         case "group":
             return nn.GroupNorm(32, channels, eps)
 

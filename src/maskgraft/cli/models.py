@@ -149,13 +149,27 @@ def evaluate(
 
 
 def train(
-    checkpoint: options.Checkpoint,
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            help="A checkpoint of any family, or a folder that maskgraft saved; with --from-scratch resnet50, "
+            "resnet101, resnet18 or small."
+        ),
+    ],
     annotations: Annotated[Path, typer.Option(help="COCO instances JSON to train on.")],
     images: Annotated[Path, typer.Option(help="Folder of the images.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; must not exist, unless --resume.")],
     val_annotations: Annotated[Path | None, typer.Option(help="COCO instances JSON to evaluate on.")] = None,
     val_images: Annotated[Path | None, typer.Option(help="Its images; else those of --images.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="Recipe file, TOML or JSON; the options below win.")] = None,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Random weights, nothing frozen, and the recipe that they need.")
+    ] = False,
+    from_backbone: Annotated[
+        bool, typer.Option("--from-backbone", help="The recipe for a file of which only the backbone has learnt.")
+    ] = False,
+    norm: Annotated[str | None, typer.Option(help="With --from-scratch: gn, syncbn or bn.")] = None,
+    init: Annotated[str | None, typer.Option(help="With --from-scratch: kaiming or xavier.")] = None,
     policy: Annotated[str | None, typer.Option(help="What trains: heads, all, 3+, 4+, 5+, predictors …")] = None,
     stages: Annotated[
         str | None, typer.Option(help='One after the other, such as "heads:2ep@1e-3, 4+:4ep@3e-4, all:600st".')
@@ -176,6 +190,18 @@ def train(
     min_size: Annotated[int | None, typer.Option(help="Short side of the images in training, pixels.")] = None,
     max_size: Annotated[int | None, typer.Option(help="Longest side, pixels.")] = None,
     clip_norm: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
+    l2sp: Annotated[float | None, typer.Option(help="Pull of the weights towards their start, such as 0.01.")] = None,
+    distil: Annotated[
+        float | None, typer.Option(help="Weight of answering as the start model does on the new images, such as 1.")
+    ] = None,
+    replay_annotations: Annotated[
+        Path | None, typer.Option(help="COCO instances JSON of old images to mix in, so that they are not forgotten.")
+    ] = None,
+    replay_images: Annotated[Path | None, typer.Option(help="Their folder; else that of --images.")] = None,
+    replay: Annotated[float | None, typer.Option(help="Part of each batch that is replayed; else a quarter.")] = None,
+    retention: Annotated[
+        int | None, typer.Option(help="Images on which the end tells what was kept: 8; 0 does not tell.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that load images.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything that is drawn.")] = None,
     doctor: Annotated[
@@ -203,16 +229,24 @@ def train(
 ) -> None:
     """Train a checkpoint on a COCO-format dataset. Class rows are kept by name, new classes start afresh.
 
-    The model gets the classes of the dataset, or those of --classes.
+    The model gets the classes of the dataset, or those of --classes. At the end, a table tells what was kept of what it
+    knew.
     """
     from maskgraft import coco
     from maskgraft import recipe as recipes
 
     data = coco.read(annotations, images, classes=options.names(classes))
     val = coco.read(val_annotations, val_images or images, classes=data.classes) if val_annotations else None
+    old = coco.read(replay_annotations, replay_images or images) if replay_annotations else None
     values = recipes.read(recipe).model_dump(exclude_unset=True) if recipe else {}
     given = {
         "policy": policy,
+        "from_scratch": from_scratch or None,
+        "from_backbone": from_backbone or None,
+        "l2sp": l2sp,
+        "distil": distil,
+        "replay": replay,
+        "retention": retention,
         "stages": stages,
         "accumulate": accumulate,
         "precision": precision,
@@ -241,9 +275,14 @@ def train(
     from maskgraft.graft import load
 
     with processes.joined(device) as place:
-        model = load_model(checkpoint, config, key, family, settings, None, place)
+        torch.manual_seed(chosen.seed)  # random weights are drawn too
+        if chosen.from_scratch:
+            model = _random(checkpoint, data.classes, norm, init, settings).to(place)
+        else:
+            _check_scratch_options(norm, init)
+            model = load_model(checkpoint, config, key, family, settings, None, place)
         if tuple(model.spec.classes) != data.classes:
-            torch.manual_seed(chosen.seed)  # new rows are drawn too
+            torch.manual_seed(chosen.seed)  # and new rows
             others = [load(path, family=family) for path in rows_from or ()]
             model = with_classes(model, data.classes, synonyms=options.synonyms(synonyms), others=others).to(place)
         _train(
@@ -252,6 +291,7 @@ def train(
             val,
             chosen,
             out,
+            replay=old,
             resume=resume,
             doctor=doctor,
             quiet=as_json or not processes.leads(),
@@ -259,18 +299,50 @@ def train(
         )
 
 
+def _random(name: Path, classes: Sequence[str], norm: str | None, init: str | None, settings: list[str] | None) -> Any:
+    """A model of random weights, of the architecture that stands where a checkpoint would."""
+    from maskgraft.scratch import ARCHS, from_scratch
+
+    if str(name) not in ARCHS:
+        message = f"--from-scratch takes an architecture, and {name} is none"
+        fix = f"one of {', '.join(ARCHS)}; or leave --from-scratch out to begin from the file"
+        raise UsageError(Finding("spec.field", "error", message, fix=fix))
+    kinds: dict[str, Any] = {key: value for key, value in (("norm", norm), ("init", init)) if value is not None}
+    return from_scratch(str(name), classes, numerics=options.numerics(settings), **kinds)
+
+
+def _check_scratch_options(norm: str | None, init: str | None) -> None:
+    given = [name for name, value in (("--norm", norm), ("--init", init)) if value is not None]
+    if given:
+        message = f"{' and '.join(given)} can only stand beside --from-scratch; a checkpoint has its own"
+        raise UsageError(Finding("spec.field", "error", message))
+
+
 def _train(
-    model: Any, data: Any, val: Any, recipe: Any, out: Path, *, resume: bool, doctor: Any, quiet: bool, as_json: bool
+    model: Any,
+    data: Any,
+    val: Any,
+    recipe: Any,
+    out: Path,
+    *,
+    replay: Any,
+    resume: bool,
+    doctor: Any,
+    quiet: bool,
+    as_json: bool,
 ) -> None:
     from maskgraft import processes
     from maskgraft.cli.progress import Watch
+    from maskgraft.cli.tables import retention_tables
     from maskgraft.training import train as run_training
 
     out_console = console(quiet=quiet)
     _print_rows(model, out_console)
     with Watch(out_console) as watch:
         try:
-            run = run_training(model, data, recipe, out=out, val=val, resume=resume, watcher=watch, doctor=doctor)
+            run = run_training(
+                model, data, recipe, out=out, val=val, replay=replay, resume=resume, watcher=watch, doctor=doctor
+            )
         except KeyboardInterrupt as stopped:
             watch.bar.stop()
             told = str(stopped) or f"stopped at once; the last saved step is in {out / 'last'}"
@@ -287,6 +359,7 @@ def _train(
                 "metrics": metrics,
                 "frozen": run.frozen,
                 "findings": [finding.as_json() for finding in run.findings],
+                "retention": run.retention.as_json() if run.retention else None,
             }
         )
     else:
@@ -295,11 +368,15 @@ def _train(
         )
         if run.frozen:
             out_console.print(f"{run.frozen} frozen tensors are the same as before, byte for byte")
+        for one in retention_tables(run.retention) if run.retention else ():
+            out_console.print(one)
 
 
 def _print_rows(model: Any, out: Any) -> None:
     """Which class rows were kept and which start afresh."""
     if model.graft is None:
+        total = sum(one.numel() for one in model.parameters())
+        out.print(f"random weights: {total:,} numbers, none frozen, norms of the kind {model.spec.arch.norm!r}")
         return
     kept = [
         row.name + (f" (there: {row.called})" if row.called else "") + (f" (from {row.path.name})" if row.path else "")

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from rich.console import RenderableType
 from rich.table import Table
 
 from maskgraft.cli.show import table
@@ -9,6 +10,7 @@ from maskgraft.evaluation import SUMMARY, Metrics
 from maskgraft.misses import KINDS
 
 if TYPE_CHECKING:
+    from maskgraft.forgetting import Retention
     from maskgraft.shortfalls import Shortfall
 
 _MOST_CLASSES = 20
@@ -48,3 +50,24 @@ def metrics_tables(metrics: Metrics) -> list[Table]:
         rows = [(name, percent(box), percent(mask)) for name, (box, mask) in ranked]
         tables.append(table("", ("class", "box AP", "mask AP"), rows, right=(1, 2)))
     return tables
+
+
+def retention_tables(report: "Retention") -> list[RenderableType]:
+    """How far each component moved, how alike the features are, and the AP of old classes or the agreement."""
+    rows = [
+        (name, f"{100 * one.change:.2f} %", f"{one.moved} of {one.tensors}") for name, one in report.components.items()
+    ]
+    title = f"kept of the start, on {report.images} images"
+    told: list[RenderableType] = [table(title, ("component", "weights moved by", "tensors"), rows, right=(1, 2))]
+    alike = "  ".join(f"{name} {value:.3f}" for name, value in report.features.items())
+    told.append(f"features alike (CKA): {alike}")
+    found = {name: one for name, one in report.classes.items() if one.box[0] is not None}
+    ranked = sorted(found.items(), key=lambda item: (item[1].mask[1] or 0.0) - (item[1].mask[0] or 0.0))[:_MOST_CLASSES]
+    if ranked:
+        lines = [(name, *map(percent, (*one.box, *one.mask))) for name, one in ranked]
+        columns = ("old class", "box AP before", "after", "mask AP before", "after")
+        told.append(table("", columns, lines, right=(1, 2, 3, 4)))
+    if report.agreement.kept is not None:
+        overlap = f", masks overlap by {percent(report.agreement.mask_iou)} %" if report.agreement.mask_iou else ""
+        told.append(f"of {report.agreement.found} found before, {percent(report.agreement.kept)} % are found{overlap}")
+    return told

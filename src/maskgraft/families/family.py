@@ -71,11 +71,11 @@ def norm_links(ours: str, theirs: str, kind: NormKind, vectors: Mapping[str, str
     """The vectors of a normalisation layer; `vectors` maps ours to their names."""
     if kind == "none":
         return
-    has_statistics = kind in ("frozen", "batch")
+    has_statistics = kind in ("frozen", "batch", "sync")
     for mine, name in vectors.items():
         if has_statistics or not mine.startswith("running_"):
             yield Link(f"{ours}.{mine}", f"{theirs}.{name}")
-    if kind == "batch":
+    if kind in ("batch", "sync"):
         # torch counts batches since 0.4.1; older files lack the counter, and nothing but momentum=None reads it
         yield Link(f"{ours}.num_batches_tracked", f"{theirs}.num_batches_tracked", optional=True)
 
