@@ -10,6 +10,7 @@ BENCHMARKS = {
     "faults": "is the first finding of a diagnosis the cause, over checkpoints with a hundred known faults",
     "from-scratch": "random weights on drawn shapes, beside torchvision's reference recipe for the same time",
     "reading": "opening and reading checkpoints, beside safetensors, torch.load and TensorFlow",
+    "retention": "what a model keeps of old classes while it learns a new one, beside plain fine-tuning",
     "loading": "a checkpoint to a ready model, beside torch.load and load_state_dict",
     "predicting": "photographs to masks, beside torchvision",
     "limits": "the exported graph in ONNX Runtime and OpenVINO",
