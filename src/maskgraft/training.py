@@ -163,12 +163,15 @@ def train(
             parts: _Parts = {"optimizer": stage.optimizer, "scaler": scaler, "balance": balance, "average": average}
             states.save(model, folder, state, about=about, **parts)
 
+    looked: dict[str, Any] = {}  # what a doctor has measured since the last step
+
     def heed(verdict: Verdict | None) -> bool:
         """Take a doctor's verdict; gives whether it changes the recipe."""
         verdict = watching.agreed(verdict)
         if verdict is None:
             return False
         run.findings += verdict.findings
+        looked.update(verdict.measured)
         tell(verdict.findings)
         if verdict.action == "stop":
             raise DataError(verdict.findings)
@@ -346,7 +349,8 @@ def train(
                     log.write(entry)
                     log.write(timing, states.TIMING)
                     for one in watchers:
-                        one.step(state.step, {**entry, **timing})
+                        one.step(state.step, {**entry, **timing, **looked})
+                    looked.clear()
                     if attendant:
                         altered |= heed(attendant.step(state.step, {**entry, **timing}))
                     if processes.mean(float(stop.is_set()), device) > 0:

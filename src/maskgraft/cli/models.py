@@ -344,7 +344,7 @@ def _train(
                 model, data, recipe, out=out, val=val, replay=replay, resume=resume, watcher=watch, doctor=doctor
             )
         except KeyboardInterrupt as stopped:
-            watch.bar.stop()
+            watch.stop()
             told = str(stopped) or f"stopped at once; the last saved step is in {out / 'last'}"
             out_console.print(f"{told}: go on with --resume")
             raise

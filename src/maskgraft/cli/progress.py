@@ -1,20 +1,26 @@
-"""A training as people watch it: what trains, a bar with losses and times, and AP as it comes."""
+"""A training as people watch it: on a terminal a picture that stays in place, elsewhere a line now and then."""
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
 from maskgraft.cli.show import print_findings, table
+from maskgraft.cli.sparklines import Course
 from maskgraft.cli.tables import metrics_tables, percent
 from maskgraft.errors import Finding
 from maskgraft.evaluation import Metrics
-from maskgraft.losses import LOSSES
 from maskgraft.policy import Part, Trainable
 from maskgraft.recipe import Resolved
 
-_SMOOTHING = 0.9  # the losses shown are running means over about ten steps
+_SMOOTHING = 0.9  # what is shown are running means over about ten steps
+_LINES = 50  # that a training prints where nobody's terminal shows it
+_PULSE = {"recall": "proposals meet", "correct": "class right", "mask_iou": "mask overlap"}
 
 
 def parts_table(parts: tuple[Part, ...]) -> Any:
@@ -34,34 +40,43 @@ def parts_table(parts: tuple[Part, ...]) -> Any:
 
 
 class Watch:
-    """Shows a training on a terminal; also the `Watcher` of `training.train`. Use as a context manager."""
+    """Shows a training; also the `Watcher` of `training.train`. Use as a context manager.
+
+    On a terminal: losses, gradient, recall and AP as courses over all steps, with the time that is left; findings and
+    evaluations stand above them as they come. Elsewhere, in a file or a log, some fifty plain lines.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console = console
+        self.width = max(12, min(48, console.width - 42))
+        self.courses: dict[str, Course] = {}
         self.means: dict[str, float] = {}
-        self.bar = Progress(
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(bar_width=24),
-            TextColumn("{task.description}"),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            console=console,
-        )
-        self.task = self.bar.add_task("", total=None)
+        self.shares: Mapping[str, float] = {}
+        self.steps, self.done, self.first, self.began = 0, 0, 0, 0.0
+        self.now = ""
+        self.policy = ""
+        shown = console.is_terminal and not console.is_dumb_terminal and not console.quiet
+        self.live = Live(console=console, get_renderable=self._picture, refresh_per_second=4) if shown else None
 
     def __enter__(self) -> "Watch":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+        self.stop()
+
+    def stop(self) -> None:
+        """The picture stays as it is, and nothing is drawn any more."""
+        if self.live and self.live.is_started:
+            self.live.stop()
 
     def begin(self, resolved: Resolved, trainable: Trainable, findings: Sequence[Finding]) -> None:
         """Before the first step of each stage."""
-        out = self.bar.console
-        if self.bar.live.is_started:
+        out, again = self.console, bool(self.steps)
+        self.policy, self.steps = trainable.policy, resolved.steps
+        if again:
             out.print(f"from here on: {trainable.policy}")
         out.print(parts_table(trainable.parts))
-        if self.bar.live.is_started:
+        if again:
             return
         print_findings(findings, to=out)
         for one in resolved.derived:
@@ -72,31 +87,81 @@ class Watch:
             out.print(
                 f"steps {stage.first + 1} to {stage.end}: {stage.policy} at lr {stage.lr:.4g}{usual}", style="dim"
             )
-        self.bar.update(self.task, total=resolved.steps)
-        self.bar.start()
+        if self.live:
+            self.live.start()
 
     def step(self, number: int, entry: Mapping[str, Any]) -> None:
         """After each step."""
-        values = {**entry["losses"], "total": entry["total"], "data": entry["data_s"], "step": entry["step_s"]}
-        for name, value in values.items():
-            self.means[name] = self.means.get(name, value) * _SMOOTHING + value * (1 - _SMOOTHING)
-        losses = " ".join(f"{name} {self.means[name]:.3f}" for name in LOSSES)
-        times = f"data {self.means['data']:.2f} s  step {self.means['step']:.2f} s"
-        place = f"lr {entry['lr']:.2g}  {entry['memory_mb'] / 1024:.1f} GB"
-        text = f"loss {self.means['total']:.3f} ({losses})  {times}  {place}"
-        self.bar.update(self.task, completed=number, description=text)
+        if not self.began:
+            self.began, self.first = time.monotonic(), number
+        self.done, self.shares = number, entry.get("shares", {})
+        self._follow("loss", entry["total"])
+        for name, value in entry["losses"].items():
+            self._follow(name, value)
+        self._follow("gradient", entry.get("gradient"))
+        for name, title in _PULSE.items():
+            if (value := entry.get("pulse", {}).get(name)) is not None:
+                self._follow(title, value)
+        for name in ("data_s", "step_s"):
+            self.means[name] = _mixed(self.means.get(name), entry[name])
+        times = f"{self.means['step_s']:.2f} s a step and {self.means['data_s']:.2f} s waiting for images"
+        memory = f", {entry['memory_mb'] / 1024:.1f} GB" if entry["memory_mb"] else ""
+        self.now = f"{self.policy} at lr {entry['lr']:.3g}; {times}{memory}"
+        if self.live is None and (number in (1, self.first, self.steps) or number % max(1, self.steps // _LINES) == 0):
+            losses = " ".join(f"{name} {self.means[name]:.3f}" for name in entry["losses"])
+            total = f"loss {self.means['loss']:.3f} ({losses})"
+            self.console.print(f"step {number}/{self.steps}  {total}  {self.now}; {self._left()}", soft_wrap=True)
 
     def evaluated(self, number: int, metrics: Metrics) -> None:
         """After each evaluation."""
+        for name, value in (("mask AP", metrics.mask["AP"]), ("mask recall", metrics.mask["AR100"])):
+            self._follow(name, value)
         line = f"step {number}: box AP {percent(metrics.box['AP'])}, mask AP {percent(metrics.mask['AP'])}"
-        self.bar.console.print(line)
+        self.console.print(line)
 
     def found(self, number: int, findings: Sequence[Finding]) -> None:
-        """What a doctor has found, above the bar."""
-        print_findings([one for one in findings if one.severity != "info"], to=self.bar.console)
+        """What a doctor has found, above the picture."""
+        print_findings([one for one in findings if one.severity != "info"], to=self.console)
 
     def ended(self, metrics: Metrics | None) -> None:
         """At the end: the last evaluation in full."""
-        self.bar.stop()
+        self.stop()
         for one in metrics_tables(metrics) if metrics else []:
             self.console.print(one)
+
+    def _follow(self, name: str, value: float | None) -> None:
+        self.courses.setdefault(name, Course(self.width)).add(value)
+        if value is not None:
+            self.means[name] = _mixed(self.means.get(name), value)
+
+    def _left(self) -> str:
+        """The time that is left, from the steps that are done, evaluations and saves with them."""
+        done = self.done - self.first
+        if done < 1:
+            return "time left not known yet"
+        seconds = (time.monotonic() - self.began) / done * (self.steps - self.done)
+        minutes, rest = divmod(round(seconds), 60)
+        return f"{minutes // 60}:{minutes % 60:02}:{rest:02} left" if minutes >= 60 else f"{minutes}:{rest:02} left"
+
+    def _picture(self) -> RenderableType:
+        plain = self.console.options.ascii_only
+        head = Table.grid(padding=(0, 2))
+        bar = ProgressBar(total=max(self.steps, 1), completed=self.done, width=24)
+        head.add_row(Text(f"step {self.done}/{self.steps}", "bold"), bar, Text(self._left()))
+        rows = Table.grid(padding=(0, 2))
+        for _ in range(4):
+            rows.add_column(no_wrap=True)
+        for name, course in self.courses.items():
+            if course.last is None:
+                continue
+            of_one = name.startswith("mask ") or name in _PULSE.values()
+            value = f"{100 * course.last:.1f}" if of_one else f"{self.means[name]:.3g}"
+            note = f"{100 * self.shares[name]:.0f} %" if name in self.shares else ""
+            if name == "loss":
+                note = f"{course.first:.3g} at first"
+            rows.add_row(name, Text(course.line(log=not of_one, plain=plain), "cyan"), Text(value, "bold"), note)
+        return Group(head, rows, Text(self.now, "dim", no_wrap=True, overflow="ellipsis"))
+
+
+def _mixed(before: float | None, value: float) -> float:
+    return value if before is None else before * _SMOOTHING + value * (1 - _SMOOTHING)
