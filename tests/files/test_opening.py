@@ -133,6 +133,15 @@ def test_a_folder_is_answered_with_what_is_in_it(tmp_path):
     assert "model_0004999.pth" in finding.message and "model_0004999.pth" in finding.fix
 
 
+def test_a_folder_of_folders_is_answered_with_those_that_hold_checkpoints(tmp_path):
+    for name in ("logs", "training"):
+        (tmp_path / "project" / name).mkdir(parents=True)
+    torch.save({"w": torch.ones(1)}, tmp_path / "project" / "training" / "model.pth")
+    finding = told(tmp_path / "project")
+    assert finding.code == "file.no-weights" and finding.evidence["near"] == ["training"]
+    assert finding.fix == f"open {str(tmp_path / 'project' / 'training')!r}"
+
+
 def test_a_folder_of_distributed_shards_is_named(tmp_path):
     (tmp_path / "__0_0.distcp").write_bytes(b"x")
     (tmp_path / ".metadata").write_bytes(b"x")

@@ -230,7 +230,7 @@ def absent(path: Path) -> Finding:
 
 def folder_without_weights(path: Path) -> Finding:
     """The finding for a folder that is no checkpoint, with the checkpoints in it."""
-    near = neighbours(path, "")
+    near = neighbours(path, "") or _folders_with_weights(path)
     if (path / "Manifest.json").is_file() and path.suffix == ".mlpackage":
         message = f"{path.name} is a Core ML package"
         return Finding("file.unknown-format", "error", message, evidence={"is": "Core ML"}, fix=_EXPORTED)
@@ -261,6 +261,15 @@ def neighbours(folder: Path, name: str) -> list[str]:
     kept = [file for file in files if file.name.endswith(_CHECKPOINTS) and file.name not in like]
     kept.sort(key=lambda file: -file.stat().st_size)
     return list(dict.fromkeys([*like, *_last(folder), *(file.name for file in kept)]))[:5]
+
+
+def _folders_with_weights(folder: Path) -> list[str]:
+    """Up to five folders of a folder that hold checkpoints."""
+    try:
+        inside = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))[:100]
+    except OSError:
+        return []
+    return [entry.name for entry in inside if neighbours(entry, "")][:5]
 
 
 def _last(folder: Path) -> list[str]:
