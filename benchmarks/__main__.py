@@ -19,7 +19,6 @@ BENCHMARKS = {
     "evaluating": "COCO's metrics, beside pycocotools",
     "growth": "prediction by side, instances and classes, beside torchvision",
     "stuck": "is the first finding of the doctor the cause, over trainings with sixty known faults",
-    "speed": "predicting, training, loading and evaluation, beside torchvision and pycocotools",
 }
 
 

@@ -148,6 +148,15 @@ def _folder_faults(folder: Path) -> list[Finding]:
     return [Finding("file.exists", "error", message, fix=fix)]
 
 
+def keep_batch(batch: Batch, about: Mapping[str, Any], step: int, folder: Path) -> Path:
+    """Write the images and boxes of a batch that cannot be learnt from into the folder of the run."""
+    boxes = {str(number): target.boxes.tolist() for number, target in zip(batch.ids, batch.targets, strict=True)}
+    path = folder / f"bad-batch-{step}.json"
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps({**about, "boxes": boxes}, indent=1))
+    return path
+
+
 def not_finite(values: Mapping[str, float], batch: Batch, step: int, folder: Path) -> DataError:
     """The error of a step whose losses or gradient are not finite; the batch is written into the run's folder."""
     broken = [name for name, value in values.items() if not math.isfinite(value)]

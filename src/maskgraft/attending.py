@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from maskgraft import pulse
+from maskgraft import processes, pulse
 from maskgraft.ailments import confusion, courses, not_finite, pulses, rates
 from maskgraft.ailments.courses import Facts
 from maskgraft.ailments.order import causes_first
@@ -67,6 +67,10 @@ class Attendant:
         self.workers = recipe.workers
         found = examine(model, self.data, recipe, val=self.val)
         return self._verdict(found.findings, recipe.lr, {"examination": dict(found.measured)})
+
+    def unlearnable(self, fault: Finding) -> Verdict | None:
+        """A batch of boxes that are none: left out where things are fixed, and the end of the run elsewhere."""
+        return Verdict((fault,), "skip") if self.mode == "fix" and not processes.several() else None
 
     def before_backward(self, moment: Moment) -> Verdict | None:
         """Losses that are not finite are explained; now and then the pulse is taken."""

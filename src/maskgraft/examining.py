@@ -123,7 +123,7 @@ def examine(model: MaskRCNN, data: Dataset, recipe: Recipe, *, val: Dataset | No
             },
         }
         found += aligned
-        more, told = _measured(model, data, resolved)
+        more, told = _measured(model, data, val, resolved)
         return Examination(causes_first([*found, *more]), {**measured, **told})
 
 
@@ -153,7 +153,9 @@ def _borrowed(model: MaskRCNN) -> Iterator[None]:
                 parameter.grad = grad
 
 
-def _measured(model: MaskRCNN, data: Dataset, resolved: Resolved) -> tuple[list[Finding], dict[str, Any]]:
+def _measured(
+    model: MaskRCNN, data: Dataset, val: Dataset | None, resolved: Resolved
+) -> tuple[list[Finding], dict[str, Any]]:
     """Findings that need batches, and what was measured on them."""
     recipe, found = resolved.recipe, list[Finding]()
     drawn, seconds, faults = _drawn(model, data, recipe)
@@ -162,6 +164,8 @@ def _measured(model: MaskRCNN, data: Dataset, resolved: Resolved) -> tuple[list[
         return found, {}
     pulses, losses, steps, norms = [], list[dict[str, float]](), list[float](), dict[str, float]()
     for number, batch in enumerate(drawn):
+        if fault := not_finite.unlearnable(batch, len(model.spec.classes)):
+            return [*found, fault], {}
         pulses.append(take(model, batch))
         begin = time.perf_counter()
         values, gradients = _step(model, batch, backward=number in (0, len(drawn) - 1))
@@ -179,6 +183,9 @@ def _measured(model: MaskRCNN, data: Dataset, resolved: Resolved) -> tuple[list[
     usable = {name: norm for name, norm in norms.items() if math.isfinite(norm)}
     found += [*more, *sampled, *rates.examine(resolved, usable, sizes), *settings.examine(model.spec, resolved, first)]
     found += knowledge.examine(model, pulses, first)
+    if val is not None and knowledge.known(model):
+        there = [take(model, batch) for batch in _drawn(model, val, recipe)[0]]
+        found += knowledge.exchanged(model.spec.classes, there, f"of validation ({val.path.name})")
     if parts := knowledge.trained(model):
         count = min(
             _COMPARED, max(_IMAGES, int(_PATIENCE / max(sum(steps) / len(steps), 1e-3)) * len(drawn[0].targets))
@@ -203,8 +210,11 @@ def _drawn(
     model: MaskRCNN, data: Dataset, recipe: Recipe, *, images: int | None = None
 ) -> tuple[list[Batch], float, list[Finding]]:
     """The first batches of the training, labels as the model's, and the seconds that one takes to load."""
-    records = data.trainable()
-    labels = torch.tensor([model.spec.classes.index(name) for name in data.classes])
+    names = model.spec.classes
+    records = [one for one in data.trainable() if all(data.classes[each.label] in names for each in one.instances)]
+    labels = torch.tensor([names.index(name) if name in names else -1 for name in data.classes])
+    if not records:
+        return [], 0.0, []
     few = -(-images // recipe.batch) if images else min(_BATCHES, max(1, -(-_IMAGES // recipe.batch)))
     here = recipe.model_copy(update={"workers": 0, "batch": min(recipe.batch, _IMAGES), "accumulate": 1})
     drawn, begin = [], time.perf_counter()

@@ -36,6 +36,7 @@ from maskgraft import (
     watching,
 )
 from maskgraft import state as states
+from maskgraft.ailments.not_finite import unlearnable
 from maskgraft.ailments.order import causes_first
 from maskgraft.averaging import Average
 from maskgraft.backbones.norms import BATCH_NORMS
@@ -279,6 +280,11 @@ def train(
                     stage.optimizer.zero_grad(set_to_none=True)
                     for number, part in enumerate(parts, 1):
                         last = number == len(parts)
+                        if fault := unlearnable(part, len(labels)):
+                            admission.keep_batch(part, {"fault": fault.message}, state.step, folder)
+                            if attendant:
+                                heed(attendant.unlearnable(fault))
+                            raise DataError(fault)
                         batch = processes.alike(part.relabelled(labels).to(device), device)
                         with nullcontext() if last else processes.alone(stage.network):
                             with precision.autocast(device, recipe.precision):

@@ -109,6 +109,10 @@ class Doctor(Protocol):
         With several stages it is called when each begins.
         """
 
+    def unlearnable(self, fault: Finding) -> Verdict | None:
+        """A batch that no step can be made of, before it is computed; the run ends with the fault unless it is left
+        out."""
+
     def before_backward(self, moment: Moment) -> Verdict | None:
         """When the losses are known, finite or not."""
 

@@ -32,10 +32,10 @@ def trained(model: MaskRCNN) -> tuple[str, ...]:
 
 def examine(model: MaskRCNN, pulses: Sequence[Pulse], losses: Mapping[str, float]) -> list[Finding]:
     """Findings from the first pulses, and from the first losses (means over the same batches)."""
-    answers = sum((Counter(dict(one.answers)) for one in pulses), Counter[tuple[int, int]]())
+    answers = _together(pulses)
     count = sum(answers.values())
     classes, heads = model.spec.classes, known(model)
-    found = _exchanged(classes, answers)
+    found = exchanged(classes, pulses, "of training")
     if found or count < _FEW or len(heads) < len(classes):
         return found
     correct = sum(times for (label, best), times in answers.items() if label == best) / count
@@ -58,8 +58,13 @@ def examine(model: MaskRCNN, pulses: Sequence[Pulse], losses: Mapping[str, float
     return found
 
 
-def _exchanged(classes: Sequence[str], answers: Mapping[tuple[int, int], int]) -> list[Finding]:
+def _together(pulses: Sequence[Pulse]) -> Counter[tuple[int, int]]:
+    return sum((Counter(dict(one.answers)) for one in pulses), Counter[tuple[int, int]]())
+
+
+def exchanged(classes: Sequence[str], pulses: Sequence[Pulse], whose: str) -> list[Finding]:
     """Labels that the network answers consistently with another class."""
+    answers = _together(pulses)
     of: dict[int, Counter[int]] = defaultdict(Counter)
     for (label, best), times in answers.items():
         of[label][best] += times
@@ -83,8 +88,8 @@ def _exchanged(classes: Sequence[str], answers: Mapping[tuple[int, int], int]) -
         Finding(
             "train.labels",
             "error",
-            f"labels are exchanged{shift}: at the true boxes the network is right in {100 * right / asked:.0f} %, and "
-            f"agrees with another order of the classes in {100 * agreed / asked:.0f} % ({pairs})",
+            f"labels {whose} are exchanged{shift}: at the true boxes the network is right in {100 * right / asked:.0f} %, "
+            f"and agrees with another order of the classes in {100 * agreed / asked:.0f} % ({pairs})",
             names=tuple(classes[label] for label in moved),
             evidence={classes[label]: classes[best] for label, best in moved.items()} | {"boxes": asked},
             effect="the class head unlearns what it knew, and learns names that are wrong",

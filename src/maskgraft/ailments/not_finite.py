@@ -41,13 +41,15 @@ def explain(
         effect="a step with it makes every weight NaN",
         fix="lower lr or set clip_norm",
     )
-    cause = _of_batch(model, batch) or _of_weights(model, step) or _of_precision(recipe, pulse.largest)
+    cause = (
+        unlearnable(batch, len(model.spec.classes)) or _of_weights(model, step) or _of_precision(recipe, pulse.largest)
+    )
     cause = cause or _of_rate(recipe, step, history) or _of_images(model, batch, step)
     return [cause, nan] if cause else [nan]
 
 
-def _of_batch(model: MaskRCNN, batch: Batch) -> Finding | None:
-    """Pixels, boxes or labels that no step could learn from."""
+def unlearnable(batch: Batch, classes: int) -> Finding | None:
+    """Pixels, boxes or labels that no step could be made of."""
     odd: dict[str, Any] = {}
     code = "data.pixels"
     for image, target, pixels in zip(batch.ids, batch.targets, batch.pixels, strict=True):
@@ -56,13 +58,8 @@ def _of_batch(model: MaskRCNN, batch: Batch) -> Finding | None:
             odd[str(image)] = "pixels are NaN or infinite"
         elif not target.boxes.isfinite().all() or (sides <= 0).any():
             odd[str(image)], code = f"boxes {_shown(target.boxes)}", "train.boxes"
-        elif len(target.labels) and not 0 <= int(target.labels.min()) <= int(target.labels.max()) < len(
-            model.spec.classes
-        ):
-            odd[str(image)], code = (
-                f"labels {target.labels.tolist()[:8]} of {len(model.spec.classes)} classes",
-                "train.labels",
-            )
+        elif ((target.labels < 0) | (target.labels >= classes)).any():
+            odd[str(image)], code = f"labels {target.labels.tolist()[:8]} of {classes} classes", "train.labels"
     if not odd:
         return None
     told = "; ".join(f"image {image}: {what}" for image, what in odd.items())
