@@ -31,6 +31,7 @@ MODES = ("warn", "stop", "fix")
 EVERY = 50  # steps between pulses, of a third of a step each
 _EARLY = (10, 25)
 _JUDGED = 10  # steps between looks at the course
+_RECENT, _REMEMBERED = 50, 1000  # steps that are looked back on
 _OF_ONE_IMAGE = ("train.outlier", "data.pixels", "train.boxes", "train.labels")
 _LIGHTER = {"clip_norm": 10.0}
 
@@ -119,11 +120,13 @@ class Attendant:
 
     def step(self, number: int, entry: Mapping[str, Any]) -> Verdict | None:
         """After each step: its line in metrics.jsonl, with its times."""
-        self.entries = [one for one in self.entries if one["step"] < number]  # those after it were rolled back
+        while self.entries and self.entries[-1]["step"] >= number:  # these were rolled back
+            self.entries.pop()
         odd = courses.outlier(entry, self.entries, self.images)
         self.entries.append(entry)
         self.timings.append({"data_s": entry["data_s"], "step_s": entry["step_s"]})
-        burst = courses.exploding(self.entries, self.facts)
+        del self.entries[:-_REMEMBERED], self.timings[:-_REMEMBERED]
+        burst = courses.exploding(self.entries[-_RECENT:], self.facts)
         found = [one for one in (burst, odd) if one]
         if number % _JUDGED == 0:
             found += courses.judge(self.entries, self.timings, self.facts)
