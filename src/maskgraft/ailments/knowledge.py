@@ -89,7 +89,8 @@ def exchanged(classes: Sequence[str], pulses: Sequence[Pulse], whose: str) -> li
             "train.labels",
             "error",
             f"labels {whose} are exchanged{shift}: at the true boxes the network is right in "
-            f"{100 * right / asked:.0f} %, and agrees with another order of the classes in {100 * agreed / asked:.0f} % ({pairs})",
+            f"{100 * right / asked:.0f} %, and agrees with another order of the classes in "
+            f"{100 * agreed / asked:.0f} % ({pairs})",
             names=tuple(classes[label] for label in moved),
             evidence={classes[label]: classes[best] for label, best in moved.items()} | {"boxes": asked},
             effect="the class head unlearns what it knew, and learns names that are wrong",
