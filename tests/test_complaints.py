@@ -379,6 +379,13 @@ def test_24_paths_that_tensorflow_does_not_take(said: str, right: str, tmp_path:
     assert finding(report, "config.path").fix == f'fine_tune_checkpoint: "{right}"'
 
 
+def test_24_a_path_that_was_never_filled_in(tmp_path: Path) -> None:
+    path = saved(tmp_path, {name: torch.zeros(array.shape) for name, array in tf1_tensors().items()})
+    said = pipeline(tmp_path, train="fine_tune_checkpoint: 'PATH_TO_BE_CONFIGURED/model.ckpt'")
+    found = finding(mg.diagnose(path, into=said), "config.path")
+    assert found.severity == "warning" and found.fix == f'fine_tune_checkpoint: "{path}"'
+
+
 @pytest.mark.parametrize(
     ("extractor", "model", "code"),
     [

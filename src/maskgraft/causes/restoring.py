@@ -39,7 +39,7 @@ def pipeline_faults(tensors: Tensors, config: Mapping[str, Any], path: Path) -> 
             effect="the home framework would restore nothing: no variable has the same name",
             fix=f"take the {era} config of the same model, or convert: maskgraft convert {tensors.path} --to …",
         )
-    yield from _paths(config, path)
+    yield from _paths(tensors, config, path)
     yield from _types(tensors, config, era, path)
 
 
@@ -57,11 +57,12 @@ def _config_era(config: Mapping[str, Any]) -> str:
     return ""
 
 
-def _paths(config: Mapping[str, Any], path: Path) -> Iterator[Finding]:
+def _paths(tensors: Tensors, config: Mapping[str, Any], path: Path) -> Iterator[Finding]:
     said = setting(config, "train_config.fine_tune_checkpoint")
     if not isinstance(said, str) or not said:
         return
     last = said.replace("\\", "/").rpartition("/")[2]
+    folder = said[: len(said) - len(last)]
     fault, prefix, severity = "", last, "error"
     for ending in (".index", ".meta"):
         if last.endswith(ending):
@@ -71,7 +72,8 @@ def _paths(config: Mapping[str, Any], path: Path) -> Iterator[Finding]:
     if not last:
         fault, prefix = "names a folder", "model.ckpt"
     if "PATH_TO_BE_CONFIGURED" in said:
-        fault, prefix, severity = "is still the sample's placeholder", "model.ckpt", "warning"
+        fault, severity = "is still the sample's placeholder", "warning"
+        folder, prefix = f"{tensors.path.parent}/", tensors.path.name.removesuffix(".index")
     if fault:
         yield Finding(
             "config.path",
@@ -79,7 +81,7 @@ def _paths(config: Mapping[str, Any], path: Path) -> Iterator[Finding]:
             f"{path.name}: fine_tune_checkpoint {said!r} {fault}; TensorFlow wants the prefix of its files",
             evidence={"fine_tune_checkpoint": said},
             effect="training stops with “not found”, or starts from nothing",
-            fix=f'fine_tune_checkpoint: "{said[: len(said) - len(last)]}{prefix}"',
+            fix=f'fine_tune_checkpoint: "{folder}{prefix}"',
         )
 
 
