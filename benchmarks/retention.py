@@ -12,7 +12,7 @@ the demo. So few photographs and steps teach little; the figures are what they a
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,17 +48,20 @@ _KEPT: dict[str, Any] = {"distil": 1.0}
 def run(*, quick: bool, out: Path | None, tensorflow: str | None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        document = {
+        document: dict[str, Any] = {
             "machine": timing.machine(),
             "quick": quick,
             "bar": {"new_class_of_full_training": LEARNT_PART, "points_lost": LOST_POINTS},
-            "shapes": _shapes(folder / "shapes", quick=quick),
-            "photographs": _photographs(folder / "photographs", quick=quick),
+            "shapes": {},
         }
-    timing.write("retention", document, quick=quick, out=out)
+        for part in _shapes(folder / "shapes", quick=quick):
+            document["shapes"] |= part
+            timing.write("retention", document, quick=quick, out=out)  # each part takes long
+        document["photographs"] = _photographs(folder / "photographs", quick=quick)
+        timing.write("retention", document, quick=quick, out=out)
 
 
-def _shapes(folder: Path, *, quick: bool) -> dict[str, Any]:
+def _shapes(folder: Path, *, quick: bool) -> Iterator[dict[str, Any]]:
     learnt = _learnt(folder, quick=quick)
     train, val = (
         coco.read(path, path.parent)
@@ -67,13 +70,14 @@ def _shapes(folder: Path, *, quick: bool) -> dict[str, Any]:
             for name, count, seed in (("train", 16 if quick else 800, 11), ("val", 4 if quick else 200, 12))
         )
     )
-    before = mg.evaluate(mg.load(learnt), val).per_class
-    result: dict[str, Any] = {"before": {name: before[name][1] for name in NEW if name in OLD}}
+    judged = mg.evaluate(mg.load(learnt), val).per_class
+    before = {name: judged[name][1] for name in NEW if name in OLD}
+    yield {"before": before}
     steps = 2 if quick else 200
     for labels, data in (("all labelled", train), ("only the new labelled", _only(train, NEW[-1]))):
-        result[labels] = _both(folder / labels, learnt, data, val, result["before"], {**_SETTINGS, "steps": steps})
-        _print(f"shapes, {labels}", result["before"], result[labels])
-    return result
+        told = _both(folder / labels, learnt, data, val, before, {**_SETTINGS, "steps": steps})
+        _print(f"shapes, {labels}", before, told)
+        yield {labels: told}
 
 
 def _learnt(folder: Path, *, quick: bool) -> Path:
