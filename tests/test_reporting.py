@@ -93,6 +93,17 @@ def test_a_training_leaves_its_page(drawn: coco.Dataset, tmp_path: Path) -> None
         assert words in text, words
 
 
+def test_without_evaluation_there_are_samples_of_every_epoch(drawn: coco.Dataset, tmp_path: Path) -> None:
+    recipe = mg.Recipe(policy="predictors", epochs=2, workers=0, batch=2)
+    mg.train(tiny_model(), drawn, recipe, out=tmp_path / "run")
+    assert sorted(one.name for one in (tmp_path / "run" / "samples").glob("step-*")) == [
+        "step-000002.jpg",
+        "step-000004.jpg",
+    ]
+    text = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "images that it was trained on" in text and "last: after step 4" in text
+
+
 @needs_browser
 def test_the_whole_page_fits_a_telephone(run: Path, drawn: coco.Dataset, tmp_path: Path) -> None:
     page = mg.report(run, data=drawn, val=drawn, limit=2)

@@ -14,6 +14,8 @@ from maskgraft.errors import Finding, UsageError
 
 Entry = Mapping[str, Any]
 
+LOOKING_BACK = "looking back"  # the action of what is found in the log of a run afterwards
+
 _RECIPE, _METRICS, _TIMING = "recipe.json", "metrics.jsonl", "timing.jsonl"
 
 

@@ -55,7 +55,7 @@ def judge(model: MaskRCNN, val: Dataset, folder: Path, state: State, recipe: Rec
 
     metrics = evaluation.evaluate(model, val, progress=unless_stopped, together=True)
     if processes.leads():
-        _draw_samples(model, val.images[:_SAMPLES], val.classes, folder / "samples" / f"step-{state.step:06d}.jpg")
+        _draw_samples(model, val.images[:_SAMPLES], val.classes, folder / "samples" / _sample(state))
     kind, name = recipe.metric.split(".")
     score = (metrics.box if kind == "box" else metrics.mask)[name] or 0.0
     state.evaluated = state.step
@@ -68,6 +68,17 @@ def judge(model: MaskRCNN, val: Dataset, folder: Path, state: State, recipe: Rec
         if recipe.schedule == "plateau" and state.waits > recipe.patience:
             state.lr_factor, state.waits = state.lr_factor * 0.1, 0
     return metrics
+
+
+def draw_epoch(model: MaskRCNN, data: Dataset, folder: Path, state: State) -> None:
+    """Where nothing is evaluated: what the model finds on the first training images, beside the truth."""
+    if processes.leads():
+        _draw_samples(model, data.trainable()[:_SAMPLES], data.classes, folder / "samples" / _sample(state))
+    state.evaluated = state.step
+
+
+def _sample(state: State) -> str:
+    return f"step-{state.step:06d}.jpg"
 
 
 def _draw_samples(model: MaskRCNN, records: Iterable[ImageRecord], classes: Sequence[str], path: Path) -> None:

@@ -6,16 +6,17 @@ mg.report("runs/first")        # runs/first/report.html: one file that needs not
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from maskgraft import anchor_fitting, coco, exhibits, histories, processes, shortfalls, store
+from maskgraft import anchor_fitting, coco, exhibits, histories, processes, runs, shortfalls, store
 from maskgraft.coco import Dataset, ImageRecord
-from maskgraft.errors import DataError
+from maskgraft.errors import DataError, Finding
 from maskgraft.files.writing import atomic
-from maskgraft.histories import History
+from maskgraft.histories import LOOKING_BACK, History, Told
 from maskgraft.pages import anchors, errors
 from maskgraft.pages import run as run_page
 
@@ -55,13 +56,34 @@ def attempt(folder: Path) -> None:
             _write(history, None, history.parsed(SHORTFALL))
 
 
+def left_out(error: OSError, folder: Path) -> Finding:
+    """That a training is done, and what was to be told of it could not be written."""
+    return Finding(
+        "train.report-unwritten",
+        "warning",
+        f"the training is done and saved, but not all that tells of it could be written: {error}",
+        fix=f"make room, then: maskgraft report {folder}",
+    )
+
+
 def _write(history: History, data: Dataset | None, short: Mapping[str, Any] | None) -> Path:
+    history = _looked_back(history)
     parts = errors.sections(short, history.folder / ERRORS) if short else []
     text = run_page.page(history, parts=[*parts, _anchors(history, data)])
     path = history.folder / PAGE
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
+
+
+def _looked_back(history: History) -> History:
+    """The history with what its log says as a whole, beside what was found while it went."""
+    known = {one.code for told in history.told for one in told.findings}
+    later = tuple(one for one in runs.examine_run(history.folder).findings if one.code not in known)
+    if not later:
+        return history
+    step = history.steps[-1]["step"] if history.steps else 0
+    return replace(history, told=[*history.told, Told(step, LOOKING_BACK, later, {})])
 
 
 def _measured(

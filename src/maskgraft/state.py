@@ -4,11 +4,12 @@
 `metrics.jsonl` what was measured; what a clock measured is in `timing.jsonl`, so that metrics of two runs can be equal.
 """
 
+import errno
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TextIO
@@ -29,6 +30,7 @@ from maskgraft.watching import CHANGEABLE, Verdict
 
 LAST, BEST, RECIPE, METRICS, TIMING = "last", "best", "recipe.json", "metrics.jsonl", "timing.jsonl"
 _STATE = "state.pt"
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 _LENGTH = frozenset({"epochs", "steps"})
 _MAY_CHANGE = _LENGTH | {
     "workers",
@@ -53,6 +55,20 @@ class State:
     untouched: dict[str, str] = field(default_factory=dict)  # and of what has not trained since the run began
     changes: dict[str, Any] = field(default_factory=dict)  # fields of the recipe that a doctor has changed since
     rollbacks: int = 0  # how often it went back to its last save
+
+
+def unwritten(error: OSError, state: State, folder: Path) -> OSError:
+    """What a run raises that cannot write any more: where, why, what stays, and how it goes on.
+
+    Other faults of the system are given back as they are.
+    """
+    if error.errno is not None and error.errno not in _UNWRITABLE:
+        return error
+    where = f"{error.filename}: " if error.filename else ""
+    fault = f"{where}{error.strerror or error}"
+    saved = (folder / LAST / _STATE).exists()
+    stays = f"the last save in {folder / LAST} stays" if saved else "nothing was saved before"
+    return OSError(f"the run cannot be written after step {state.step}: {fault}; {stays}: make room, then --resume")
 
 
 def stopped(state: State, folder: Path) -> KeyboardInterrupt:
@@ -298,9 +314,11 @@ class Log:
     def __enter__(self) -> "Log":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object = None, *_: object) -> None:
         for file in self._files.values():
-            file.close()
+            # on a full disk closing fails as the last line did, which is told already
+            with suppress(OSError) if kind else nullcontext():
+                file.close()
 
     def cut(self, state: State) -> list[dict[str, Any]]:
         """`cut_log` while the files are open."""
@@ -312,8 +330,11 @@ class Log:
     def write(self, entry: Mapping[str, Any], name: str = METRICS) -> None:
         """Add a line, and let other programs see it at once."""
         if name in self._files:
-            self._files[name].write(json.dumps(entry, allow_nan=False) + "\n")
-            self._files[name].flush()
+            try:
+                self._files[name].write(json.dumps(entry, allow_nan=False) + "\n")
+                self._files[name].flush()
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(self._folder / name)) from error
 
     def sync(self) -> None:
         """Force all lines to disk: before a save, so that a saved step never lacks its line."""

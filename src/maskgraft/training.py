@@ -204,6 +204,8 @@ def train(
         except KeyboardInterrupt:
             reporting.attempt(folder)
             raise
+        except OSError as error:
+            raise states.unwritten(error, state, folder) from error
 
     if resume:
         states.write_recipe(folder, resolved, data, records, model=model, val=val, findings=findings)
@@ -224,6 +226,9 @@ def train(
             heed(attendant.begin(model, resolved, stage.trainable, earlier))
         while True:
             try:
+                if val is None and judging.is_due(state, resolved):
+                    with average.inside(model) if average else nullcontext():
+                        judging.draw_epoch(model, data, folder, state)
                 if val is not None and judging.is_due(state, resolved):
                     with average.inside(model) if average else nullcontext():
                         run.metrics = judging.judge(model, val, folder, state, recipe, stop)
@@ -391,10 +396,15 @@ def train(
     run.findings = causes_first(run.findings)
     run.steps, run.best, run.frozen = state.step, state.best, len(state.untouched)
     model.eval()
-    if recipe.retention and processes.leads():
-        run.retention = forgetting.of_run(model, folder, replay or val or data, limit=recipe.retention)
-    if processes.leads():
-        reporting.report(folder, data=data, val=val, device=device)
+    try:
+        if recipe.retention and processes.leads():
+            run.retention = forgetting.of_run(model, folder, replay or val or data, limit=recipe.retention)
+        if processes.leads():
+            reporting.report(folder, data=data, val=val, device=device)
+    except OSError as error:  # the training is done and saved: it must not be lost for want of a page
+        run.findings += (reporting.left_out(error, folder),)
+        if watcher:
+            watcher.found(state.step, run.findings[-1:])
     return run
 
 

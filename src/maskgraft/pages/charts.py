@@ -262,8 +262,9 @@ def _pin(group: Sequence[Pin], place: float) -> str:
     shown = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}+{len(numbers) - 1}"
     worst = min((pin.severity for pin in group), key=("error", "warning", "info").index)
     text = "; ".join(f"step {pin.step:g}: {pin.text}" for pin in group)
+    late = " late" if place > 0.95 else ""
     return (
-        f'<a class="pin {worst}" href="#finding-{numbers[0]}" style="left:{100 * place:.2f}%" '
+        f'<a class="pin {worst}{late}" href="#finding-{numbers[0]}" style="left:{100 * place:.2f}%" '
         f'title="{escape(text)}" aria-label="{escape(text)}">{shown}</a>'
     )
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from maskgraft.histories import History, Told
+from maskgraft.histories import LOOKING_BACK, History, Told
 from maskgraft.losses import LOSSES
 from maskgraft.pages import charts
 from maskgraft.pages.charts import Pin, Series, Times
@@ -115,8 +115,10 @@ def _pins(history: History) -> list[Pin]:
 def _findings(history: History) -> str:
     blocks = []
     for number, told, one in _numbered(history):
+        back = told.action == LOOKING_BACK
         place = f"after step {told.step:,}" if told.step else "before the first step"
-        did = "" if told.action == "go on" else f"; then: {told.action}"
+        place = "in the log as a whole" if back else place
+        did = "" if back or told.action == "go on" else f"; then: {told.action}"
         changes = "; ".join(f"{name} became {value}" for name, value in told.changes.items())
         note = f"{place}{did}{f'; {changes}' if changes else ''}"
         blocks.append(finding(one, mark=f'<span class="pin {one.severity}">{number}</span> ', note=note, id_=number))
@@ -291,14 +293,15 @@ def _samples(history: History) -> str:
     steps = [int(one.stem.removeprefix("step-")) for one in pictures]
     score = {one["step"]: one["evaluation"]["mask"]["AP"] for one in history.evaluations}
     known = {step: value for step, value in score.items() if value is not None and step in steps}
-    best = max(known, key=lambda step: known[step]) if known else steps[-1]
+    best = {"best": max(known, key=lambda step: known[step])} if known else {}
     blocks: list[str] = []
-    for title, step in {"best": best, "last": steps[-1], "first": steps[0]}.items():
+    for title, step in {**best, "last": steps[-1], "first": steps[0]}.items():
         if any(f"step {step:,}<" in block for block in blocks):
             continue
         path = pictures[steps.index(step)]
         blocks.append(figure(path, f"{title}: after step {step:,}", width=760, wide=True))
-    return "<h2>What it draws</h2>\n" + "\n".join(blocks)
+    of = "evaluated on" if history.evaluations else "trained on"
+    return f"<h2>What it draws</h2>\n<p>On the first of the images that it was {of}.</p>\n" + "\n".join(blocks)
 
 
 def _trains(recipe: Mapping[str, Any]) -> str:
