@@ -292,7 +292,7 @@ class Slow(ImageRecord):
     """An image on a slow disk."""
 
     def load(self) -> Any:
-        time.sleep(0.25)
+        time.sleep(0.5)
         return super().load()
 
 
@@ -437,18 +437,18 @@ FAULTS: tuple[Fault, ...] = (
 def from_scratch(shop: Workshop) -> Case:
     torch.manual_seed(1)
     model = mg.MaskRCNN.from_scratch("small", shop.train.classes, numerics=NUMERICS)
-    return Case(model, shop.train, recipe(from_scratch=True, batch=4, steps=150, optimizer="adamw", lr=5e-4))
+    return Case(model, shop.train, recipe(from_scratch=True, batch=4, steps=100, optimizer="adamw", lr=5e-4))
 
 
 def from_scratch_slowly(shop: Workshop) -> Case:
-    return replace(from_scratch(shop), recipe=recipe(from_scratch=True, batch=2, steps=200))
+    return replace(from_scratch(shop), recipe=recipe(from_scratch=True, batch=2, steps=130))
 
 
 def other_classes(shop: Workshop) -> Case:
     """Two of the classes under new names: their rows start afresh."""
     data = replace(shop.train, classes=("disc", "box", "peak", "burst"))
     torch.manual_seed(2)
-    return replace(shop.case(steps=100), data=data, model=mg.load(shop.base, classes=data.classes))
+    return replace(shop.case(steps=80), data=data, model=mg.load(shop.base, classes=data.classes))
 
 
 def one_class(shop: Workshop) -> Case:
@@ -457,8 +457,8 @@ def one_class(shop: Workshop) -> Case:
 
 
 HEALTHY_RUNS: tuple[Fault, ...] = (
-    Fault("everything trains, with validation", HEALTHY, lambda shop: replace(shop.case(steps=150), val=shop.val)),
-    Fault("the heads train", HEALTHY, trained(policy="heads", steps=80)),
+    Fault("everything trains, with validation", HEALTHY, lambda shop: replace(shop.case(steps=100), val=shop.val)),
+    Fault("the heads train", HEALTHY, trained(policy="heads")),
     Fault("from scratch", HEALTHY, from_scratch),
     Fault("from scratch, by SGD", HEALTHY, from_scratch_slowly),
     Fault("new classes", HEALTHY, other_classes),
@@ -467,7 +467,7 @@ HEALTHY_RUNS: tuple[Fault, ...] = (
     Fault("stages, cosine, a running mean, bf16", HEALTHY, lambda shop: Case(shop.model(), shop.train, mg.Recipe(
         batch=2, workers=1, stages="heads:30st@2e-3, all:50st@1e-3", schedule="cosine", ema=0.9, precision="bf16",
         clip_norm=5.0, evaluate_every=0))),
-    Fault("twice the usual rate, one image a step", HEALTHY, trained(batch=1, lr=0.0025, steps=100)),
+    Fault("twice the usual rate, one image a step", HEALTHY, trained(batch=1, lr=0.0025, steps=80)),
     Fault("adamw, gentle", HEALTHY, trained(optimizer="adamw", lr=1e-4, multipliers="gentle", batch=4, steps=60)),
 )  # fmt: skip
 

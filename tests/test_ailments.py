@@ -154,6 +154,9 @@ def pulsed(answers: dict[tuple[int, int], int]) -> pulse.Pulse:
 
 def test_labels_that_are_consistently_another_class() -> None:
     model = mg.MaskRCNN.from_scratch("small", ["a", "b", "c"])
+    assert not knowledge.known(model)
+    with torch.no_grad():
+        model.box_predictor.cls.weight.mul_(torch.tensor([1.0, 2.0, 4.0, 8.0])[:, None])  # as training does
     shifted = pulsed({(0, 1): 9, (1, 2): 8, (2, 0): 9, (2, 2): 1})
     (finding,) = knowledge.examine(model, [shifted], {})
     assert finding.code == "train.labels" and "a is answered as b" in finding.message

@@ -97,6 +97,11 @@ def examine(model: MaskRCNN, data: Dataset, recipe: Recipe, *, val: Dataset | No
         fix = "check that class names and images are those of the annotations"
         return Examination(causes_first([Finding("train.no-instances", "error", message, fix=fix), *data.findings]))
     found = list(_refusals(model, data, val, recipe))
+    if fault := data_ailments.impossible(data):
+        finite = all(math.isfinite(side) for image in data.images for one in image.instances for side in one.box)
+        looked_at = data_ailments.spread(records, _LOOKED_AT) if finite else ()
+        read, _, _ = annotations.examine(looked_at, path=str(data.path))
+        return Examination(causes_first([*found, *(read or [fault])]))
     try:
         spec = model.spec.with_numerics(admission.conventions(recipe, model.spec.numerics), "the recipe")
         resolved = resolve(recipe, images=len(records), left_out=len(data.images) - len(records))
@@ -185,7 +190,7 @@ def _measured(
     found += knowledge.examine(model, pulses, first)
     if val is not None and knowledge.known(model):
         there = [take(model, batch) for batch in _drawn(model, val, recipe)[0]]
-        found += knowledge.exchanged(model.spec.classes, there, f"of validation ({val.path.name})")
+        found += knowledge.exchanged(model, there, f"of validation ({val.path.name})")
     if parts := knowledge.trained(model):
         count = min(
             _COMPARED, max(_IMAGES, int(_PATIENCE / max(sum(steps) / len(steps), 1e-3)) * len(drawn[0].targets))

@@ -90,6 +90,8 @@ def exploding(entries: Entries, facts: Facts) -> Finding | None:
 
 
 def _flat(entries: Entries, facts: Facts) -> Iterator[Finding]:
+    fastest = max((entry["lr"] for entry in entries), default=0.0)
+    entries = [entry for entry in entries if entry["lr"] >= 0.5 * fastest]  # a warm-up is no standstill
     if len(entries) < _LONG:
         return
     part = len(entries) // 4

@@ -1,5 +1,6 @@
 """What the check of a dataset finds, as it matters to a training of this model."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -43,6 +44,31 @@ def examine(model: MaskRCNN, data: Dataset, val: Dataset | None, recipe: Recipe)
     instances = sum(len(image.instances) for image in data.images)
     found = [_weighed(one, instances) for one in found]
     return [*found, *_absent(model, data, recipe)]
+
+
+def impossible(data: Dataset) -> Finding | None:
+    """Instances of which no target can be made: boxes not finite or without area, labels beyond the classes."""
+    odd = {}
+    for image in data.images:
+        for one in image.instances:
+            x1, y1, x2, y2 = one.box
+            if not all(map(math.isfinite, one.box)) or x2 <= x1 or y2 <= y1:
+                odd[image.path.name] = f"box {x1:g} {y1:g} {x2:g} {y2:g}"
+            elif not 0 <= one.label < len(data.classes):
+                odd[image.path.name] = f"label {one.label} of {len(data.classes)} classes"
+    if not odd:
+        return None
+    told = "; ".join(f"{name}: {what}" for name, what in list(odd.items())[:5])
+    of_labels = all("label" in what for what in odd.values())
+    return Finding(
+        "train.labels" if of_labels else "train.boxes",
+        "error",
+        f"{data.path}: {len(odd)} images have instances that are none: {told}{' …' if len(odd) > 5 else ''}",
+        names=tuple(odd),
+        evidence=dict(list(odd.items())[:20]),
+        effect="the loss is NaN in the step that meets them",
+        fix="correct or leave out these annotations",
+    )
 
 
 def spread(images: Sequence[ImageRecord], most: int) -> tuple[ImageRecord, ...]:

@@ -4,6 +4,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
+from maskgraft.ailments.weights import is_fresh
 from maskgraft.errors import Finding
 from maskgraft.model import MaskRCNN
 from maskgraft.pulse import Pulse
@@ -14,9 +15,13 @@ _LN2 = math.log(2)
 
 
 def known(model: MaskRCNN) -> frozenset[int]:
-    """The labels whose rows came from a file."""
-    if model.graft is None:
-        return frozenset()
+    """The labels whose rows came from a file, or have been trained since the model was made."""
+    if model.graft is None:  # it may have been trained in this process
+        return (
+            frozenset()
+            if is_fresh(model.box_predictor.cls.weight.detach())
+            else frozenset(range(len(model.spec.classes)))
+        )
     return frozenset(index for index, row in enumerate(model.graft.rows) if row.source is not None)
 
 
@@ -35,7 +40,7 @@ def examine(model: MaskRCNN, pulses: Sequence[Pulse], losses: Mapping[str, float
     answers = _together(pulses)
     count = sum(answers.values())
     classes, heads = model.spec.classes, known(model)
-    found = exchanged(classes, pulses, "of training")
+    found = exchanged(model, pulses, "of training")
     if found or count < _FEW or len(heads) < len(classes):
         return found
     correct = sum(times for (label, best), times in answers.items() if label == best) / count
@@ -62,9 +67,10 @@ def _together(pulses: Sequence[Pulse]) -> Counter[tuple[int, int]]:
     return sum((Counter(dict(one.answers)) for one in pulses), Counter[tuple[int, int]]())
 
 
-def exchanged(classes: Sequence[str], pulses: Sequence[Pulse], whose: str) -> list[Finding]:
-    """Labels that the network answers consistently with another class."""
-    answers = _together(pulses)
+def exchanged(model: MaskRCNN, pulses: Sequence[Pulse], whose: str) -> list[Finding]:
+    """Labels that the network knows, and answers consistently with another class."""
+    classes, heads = model.spec.classes, known(model)
+    answers = {pair: times for pair, times in _together(pulses).items() if pair[0] in heads}
     of: dict[int, Counter[int]] = defaultdict(Counter)
     for (label, best), times in answers.items():
         of[label][best] += times

@@ -12,7 +12,7 @@ from maskgraft.recipe import Recipe
 from maskgraft.spec import Spec
 
 _MET, _POOR, _BETTER = 0.75, 0.4, 0.12  # recall of anchors at 0.5 that could be better, that is too low; a fit's gain
-_SMALL = 6.0  # pixels of the input: a side of which little is left at a stride of 4
+_SMALL = 8.0  # pixels of the input: a side of which little is left at a stride of 4
 
 
 def examine(data: Dataset, spec: Spec, recipe: Recipe, pulses: Sequence[Pulse]) -> tuple[list[Finding], Coverage]:
