@@ -189,7 +189,7 @@ def _measured(
     found += [*more, *sampled, *rates.examine(resolved, usable, sizes), *settings.examine(model.spec, resolved, first)]
     found += knowledge.examine(model, pulses, first)
     if val is not None and knowledge.known(model):
-        there = [take(model, batch) for batch in _drawn(model, val, recipe)[0]]
+        there = [take(model, batch) for batch in _drawn(model, val, recipe, images=_COMPARED)[0]]
         found += knowledge.exchanged(model, there, f"of validation ({val.path.name})")
     if parts := knowledge.trained(model):
         count = min(

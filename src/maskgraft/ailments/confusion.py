@@ -10,7 +10,7 @@ from maskgraft.model import MaskRCNN
 from maskgraft.ops import boxes as box_ops
 
 LOW = 0.15  # AP50 below which it is asked
-_IMAGES, _FEW = 12, 10
+_IMAGES, _FEW = 24, 10
 
 
 def examine(model: MaskRCNN, val: Dataset) -> list[Finding]:
@@ -35,9 +35,9 @@ def examine(model: MaskRCNN, val: Dataset) -> list[Finding]:
     moved = {}
     for wanted in val.classes:
         of = Counter({given: times for (name, given), times in pairs.items() if name == wanted})
-        if of and of.most_common(1)[0][1] >= 0.6 * sum(of.values()):
+        if sum(of.values()) >= 3 and of.most_common(1)[0][1] >= 0.6 * sum(of.values()):
             moved[wanted] = of.most_common(1)[0][0]
-    if len(set(moved.values())) < max(2, len(moved)):
+    if len(moved) < 2 or len(set(moved.values())) < len(moved):
         return []
     shown = ", ".join(f"{wanted} is called {given}" for wanted, given in list(moved.items())[:5])
     return [

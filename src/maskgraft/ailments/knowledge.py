@@ -11,7 +11,7 @@ from maskgraft.pulse import Pulse
 from maskgraft.spec import component
 
 _FEW = 12  # answers below which nothing is said
-_LN2 = math.log(2)
+_MOSTLY = 0.6  # share of the answers that agree with another order of the classes
 
 
 def known(model: MaskRCNN) -> frozenset[int]:
@@ -74,16 +74,20 @@ def exchanged(model: MaskRCNN, pulses: Sequence[Pulse], whose: str) -> list[Find
     of: dict[int, Counter[int]] = defaultdict(Counter)
     for (label, best), times in answers.items():
         of[label][best] += times
-    clear = {label: found.most_common(1)[0] for label, found in of.items() if sum(found.values()) >= 3}
-    asked = sum(sum(of[label].values()) for label in clear)
-    agreed = sum(times for _, times in clear.values())
-    moved = {label: best for label, (best, _) in clear.items() if best != label}
-    right = sum(of[label][label] for label in clear)
+    asked = sum(sum(found.values()) for found in of.values())
+    agreed = sum(found.most_common(1)[0][1] for found in of.values())
+    clear = {
+        label: found.most_common(1)[0][0]
+        for label, found in of.items()
+        if sum(found.values()) >= 3 and found.most_common(1)[0][1] >= _MOSTLY * sum(found.values())
+    }
+    moved = {label: best for label, best in clear.items() if best != label}
+    right = sum(found[label] for label, found in of.items())
     if (
         asked < _FEW
         or len(set(moved.values())) < len(moved)
         or len(moved) < max(2, 0.5 * len(clear))
-        or agreed < 0.6 * asked
+        or agreed < _MOSTLY * asked
         or right > 0.35 * asked
     ):
         return []
