@@ -75,8 +75,6 @@ def _remedy(
             return {"train_norms": False}, {}
         case "numerics.norm-eps" if recipe.precision == "fp16":
             return {"precision": "float32"}, {}
-        case "train.held" if "ema" in finding.names:
-            return {"ema": None}, {}
         case "train.held":
             return {"l2sp": 0.01}, {}
         case "train.anchors-miss":

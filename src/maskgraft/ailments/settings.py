@@ -12,7 +12,7 @@ _HELD = 1.0  # l2sp above which nothing moves
 
 
 def examine(spec: Spec, resolved: Resolved, losses: Mapping[str, float]) -> list[Finding]:
-    """Findings about loss weights, precision, what is kept, and how results are made."""
+    """Findings about loss weights, precision, the pull to the start, and how results are made."""
     recipe, numerics = resolved.recipe, spec.numerics
     found = [*_weights(resolved, losses)]
     if recipe.precision == "fp16" and numerics.norm_eps < 1e-7 and spec.arch.norm in ("batch", "frozen"):
@@ -39,20 +39,6 @@ def examine(spec: Spec, resolved: Resolved, losses: Mapping[str, float]) -> list
                 evidence={"l2sp": recipe.l2sp},
                 effect="the model stays what it was",
                 fix="l2sp=0.01",
-            )
-        )
-    if recipe.ema and recipe.ema**resolved.steps > 0.3:
-        found.append(
-            Finding(
-                "train.held",
-                "warning",
-                f"ema {recipe.ema:g} is a mean over {1 / (1 - recipe.ema):.0f} steps, and there are "
-                f"{resolved.steps}: what "
-                f"is kept is {100 * recipe.ema**resolved.steps:.0f} % the start",
-                names=("ema",),
-                evidence={"ema": recipe.ema, "steps": resolved.steps},
-                effect="evaluations and saved weights lag behind what was learnt",
-                fix=f"ema={max(0.0, 1 - 10 / max(resolved.steps, 20)):.3g}, or none",
             )
         )
     if numerics.score_threshold > 0.6:
