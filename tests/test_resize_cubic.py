@@ -1,25 +1,37 @@
-"""Values that OpenCV 5.0.0's wheel for Intel gave with INTER_CUBIC."""
+"""Values that OpenCV 4.11's wheel for Intel gave with INTER_CUBIC and fx = fy."""
 
 import numpy as np
 import pytest
 
 from maskgraft import resize
+from maskgraft.families import paddle
+from maskgraft.preprocess import prepare
 
 IMAGE = (np.arange(4 * 5 * 3) * 37 % 256).astype(np.uint8).reshape(4, 5, 3)
 CUBIC = {
-    (7, 8): [
-        [0, 32, 119, 228, 203, 77, 122, 194],
-        [2, 58, 129, 152, 126, 87, 157, 228],
-        [28, 97, 147, 52, 27, 105, 193, 250],
-        [54, 126, 171, 47, 28, 135, 143, 123],
-        [80, 150, 199, 92, 81, 168, 87, 0],
-        [107, 176, 225, 119, 107, 195, 111, 18],
-        [123, 193, 241, 135, 123, 210, 137, 52],
+    1.7: [
+        [0, 28, 101, 210, 231, 107, 88, 175],
+        [2, 53, 121, 148, 134, 89, 123, 209],
+        [30, 91, 153, 72, 13, 75, 165, 227],
+        [56, 119, 178, 79, 15, 109, 148, 113],
+        [84, 146, 206, 121, 65, 157, 134, 19],
+        [109, 171, 232, 147, 91, 181, 162, 54],
+        [123, 184, 245, 160, 104, 194, 179, 77],
     ],
-    (2, 3): [[53, 111, 186], [155, 78, 79]],
+    0.55: [[57, 122, 225], [154, 78, 0]],
 }
 
 
-@pytest.mark.parametrize("size", list(CUBIC))
-def test_cubic_to_the_last_grey_level(size: tuple[int, int]) -> None:
-    assert resize.opencv_cubic(IMAGE, size)[..., 0].tolist() == CUBIC[size]
+@pytest.mark.parametrize("factor", list(CUBIC))
+def test_cubic_to_the_last_grey_level(factor: float) -> None:
+    assert resize.opencv_cubic(IMAGE, factor)[..., 0].tolist() == CUBIC[factor]
+
+
+def test_paddle_scales_by_the_factor_whatever_was_rounded() -> None:
+    """`Resize` of ppdet 2.6: the sides, the step of the samples, and the way back go by one and the same factor."""
+    photograph = np.zeros((427, 640, 3), np.uint8)
+    prepared = prepare(photograph, paddle.NUMERICS)
+    factor = 800 / 427
+    assert prepared.size == (800, 1199)  # 1199.06
+    assert prepared.scale == (factor, factor)
+    assert prepared.window == pytest.approx((0, 0, 800, 640 * factor))

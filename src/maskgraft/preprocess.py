@@ -196,7 +196,7 @@ def _resized(image: npt.NDArray[np.uint8], size: Size, numerics: Numerics) -> np
         case "opencv":
             return resize.opencv(image, size)
         case "opencv-cubic":
-            return resize.opencv_cubic(image, size)
+            return resize.opencv_cubic(image, network_scale((image.shape[0], image.shape[1]), numerics))
         case "opencv-float":
             return resize.opencv_float(image, network_scale((image.shape[0], image.shape[1]), numerics))
         case "skimage":

@@ -56,23 +56,25 @@ def opencv(image: Grey, size: Size) -> Grey:
     return ((values + 2) >> 2).astype(np.uint8)
 
 
-def opencv_cubic(image: Grey, size: Size) -> Grey:
-    """OpenCV's `INTER_CUBIC` on uint8 at `size` (height, width), in floats, as its wheels for Intel compute it.
+def opencv_cubic(image: Grey, factor: float) -> Grey:
+    """OpenCV's `INTER_CUBIC` on uint8 with `fx = fy = factor`, in floats, as its wheels for Intel compute it.
 
-    Builds without IPP round the weights to 11 bits, and differ by one level at 4 % of the pixels.
+    The size is each side times `factor`, rounded (half to even) and at least 1; the step is 1 / `factor`, whatever was
+    rounded. Builds without IPP round the weights to 11 bits, and differ by one level at 4 % of the pixels.
     """
-    wide = np.zeros((image.shape[0], size[1], image.shape[2]))
-    for taken, weight in _cubic(image.shape[1], size[1]):
+    height, width = (max(round(side * factor), 1) for side in image.shape[:2])
+    wide = np.zeros((image.shape[0], width, image.shape[2]))
+    for taken, weight in _cubic(image.shape[1], width, 1 / factor):
         wide += image[:, taken] * weight[:, None]
-    values = np.zeros((*size, image.shape[2]))
-    for taken, weight in _cubic(image.shape[0], size[0]):
+    values = np.zeros((height, width, image.shape[2]))
+    for taken, weight in _cubic(image.shape[0], height, 1 / factor):
         values += wide[taken] * weight[:, None, None]
     return np.rint(values).clip(0, 255).astype(np.uint8)
 
 
-def _cubic(before: int, after: int) -> list[tuple[Indices, npt.NDArray[np.float64]]]:
+def _cubic(before: int, after: int, step: float) -> list[tuple[Indices, npt.NDArray[np.float64]]]:
     """The four neighbours of each sample, each with its weight: Keys' kernel with a = -¾."""
-    at = (np.arange(after) + 0.5) * (before / after) - 0.5
+    at = (np.arange(after) + 0.5) * step - 0.5
     first = np.floor(at).astype(np.int64)
     near = np.stack((at - first, first + 1 - at))
     far = near + 1
