@@ -16,6 +16,7 @@ _POINTS = 240  # of a line; more steps are drawn as means of so many buckets, wi
 _DASHES = ("", "7 3", "2 3", "10 3 2 3", "4 2", "14 4", "2 2 6 2", "1 4")
 _USUAL = 0.97  # of the highest values are in sight; a single spike must not press the rest to the bottom
 _DECADES = 4  # that a logarithmic scale shows at most; what is lower lies at its bottom
+_FEW = 24  # points of a line that are marked one by one
 _NEAR = 0.018  # of the width: pins that are nearer to each other become one
 
 
@@ -66,7 +67,7 @@ def over_time(title: str, series: Sequence[Series], times: Times, *, log: bool =
             paths.append(f'<path class="band s{index % 8}" d="{_band(band)}"/>')
         line = [(times.place(x), scale.place(mean)) for x, mean, _, _ in points]
         paths.append(_line(line, index))
-    dots = "".join(_dots(points, index, times, scale) for index, (_, points) in enumerate(drawn) if len(points) <= 60)
+    dots = "".join(_dots(points, index, times, scale) for index, (_, points) in enumerate(drawn) if len(points) <= _FEW)
     told = {one.name: [(x, mean) for x, mean, _, _ in points] for one, points in drawn}
     return _figure(title, note, _plot("".join(paths), dots, scale.ticks(), times), told, scale.text)
 
