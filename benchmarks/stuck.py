@@ -505,10 +505,12 @@ def judged(fault: Fault, shop: Workshop) -> Answer:
     return Answer(fault, found in allowed, found, message, when, time.perf_counter() - start)
 
 
-def answers(shop: Workshop, names: str = "", *, every: int = 1) -> Iterator[Answer]:
+def answers(shop: Workshop, names: str = "", *, every: int = 1, first: str = "") -> Iterator[Answer]:
     """Every case whose name has `names` in it; what each left in the folder is removed."""
     kept = set(shop.folder.iterdir())
-    for fault in (*FAULTS, *HEALTHY_RUNS)[::every]:
+    cases = (*FAULTS, *HEALTHY_RUNS)
+    begin = next(number for number, one in enumerate(cases) if first in one.name)
+    for fault in cases[begin::every]:
         if names in fault.name:
             with mock.patch.object(lookouts, "PATIENCE", 1.0):  # half a minute would be half of the benchmark
                 yield judged(fault, shop)
@@ -544,13 +546,14 @@ def run(*, quick: bool, out: Path | None, tensorflow: str | None) -> None:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stuck")
     parser.add_argument("--only", default="", help="cases with this in their name")
+    parser.add_argument("--from", dest="first", default="", help="the name of the case to begin with")
     parser.add_argument("--out", type=Path, help="a file for the score, as JSON")
     parser.add_argument("--keep", type=Path, help="a folder whose pictures and model are made once and taken again")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         shop = workshop(options.keep or Path(folder))
         found = []
-        for one in answers(shop, options.only):
+        for one in answers(shop, options.only, first=options.first):
             found.append(one)
             mark = "ok  " if one.right else "MISS"
             print(

@@ -1,9 +1,11 @@
 """What the check of a dataset finds, as it matters to a training of this model."""
 
 import math
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from maskgraft import similarity
 from maskgraft.ailments.knowledge import known
@@ -14,6 +16,7 @@ from maskgraft.model import MaskRCNN
 from maskgraft.recipe import Recipe
 
 _OPENED = 400  # images that are opened; of more, so many evenly spread
+_PATIENCE = 15.0  # seconds for opening them
 _ELSEWHERE = {"data.anchors", "data.box-small"}  # measured at the size of the training
 _PER_INSTANCE = (
     "data.box-tiny data.box-huge data.box-mask data.box-outside data.box-empty data.mask-crossing "
@@ -30,7 +33,7 @@ def examine(model: MaskRCNN, data: Dataset, val: Dataset | None, recipe: Recipe)
     opened = replace(data, images=images) if len(images) < len(data.images) else data
     few = val is None or len(data.images) + len(val.images) <= _OPENED
     report = check_data(data, val=val, spec=model.spec)
-    deep = check_data(opened, val=val if few else None, open_images=True)
+    deep = check_data(opened, val=val if few else None, open_images=True, progress=_for_a_while)
     found = [one for one in report.findings if one.code not in _ELSEWHERE]
     told = {(one.code, one.message) for one in found}
     found += [
@@ -75,6 +78,15 @@ def spread(images: Sequence[ImageRecord], most: int) -> tuple[ImageRecord, ...]:
     """At most so many images, evenly spread over all."""
     step = max(1, -(-len(images) // most))
     return tuple(images[::step])
+
+
+def _for_a_while(things: Iterable[Any]) -> Iterator[Any]:
+    """The things, as many as come in `_PATIENCE` seconds: from a slow disk not all images are opened."""
+    begin = time.monotonic()
+    for one in things:
+        yield one
+        if time.monotonic() - begin > _PATIENCE:
+            return
 
 
 def _weighed(finding: Finding, instances: int) -> Finding:
