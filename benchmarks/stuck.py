@@ -512,7 +512,7 @@ def answers(shop: Workshop, names: str = "", *, every: int = 1, first: str = "")
     begin = next(number for number, one in enumerate(cases) if first in one.name)
     for fault in cases[begin::every]:
         if names in fault.name:
-            with mock.patch.object(lookouts, "PATIENCE", 1.0):  # half a minute would be half of the benchmark
+            with mock.patch.object(lookouts, "PATIENCE", 2.5):  # half a minute would be half of the benchmark
                 yield judged(fault, shop)
             for path in set(shop.folder.iterdir()) - kept:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
