@@ -30,7 +30,7 @@ from maskgraft.targets import Batch
 START = "start"  # the folder of a run that holds the model it began with
 _REGIONS = 64  # proposals of the start model that are compared in each image
 _SURE = 0.5  # of the start model: where its boxes and masks, and its objectness, are answers to be kept
-_SAME = 0.5  # overlap from which a region is a new class's own, and the start model's opinion of it is not asked
+_NEW = 0.3  # overlap from which a region shows a new class, and the start model's opinion of it is not asked
 
 
 class Keeping:
@@ -61,29 +61,34 @@ class Keeping:
         with torch.no_grad():
             old_maps = self.start.features(batch.pixels)
             old_rpn, regions = self._proposed(old_maps, batch, padded, ours)
-            old = _answers(self.start, old_maps, regions, padded)
+            logits, deltas = _answers(self.start, old_maps, regions, padded)
+            wanted = logits[:, [*theirs, self.start.spec.arch.classes]].float().softmax(1)
+            probability, column = wanted[:, :-1].max(1)
+            is_sure = probability >= _SURE
+            sure = torch.nonzero(is_sure).squeeze(1)
+            # masks are most of the work, and are compared only where the start model is sure of an instance
+            parts = torch.split(is_sure, [len(one) for one in regions])
+            instances = [one[part] for one, part in zip(regions, parts, strict=True)]
+            old_masks = self.start.mask_logits(old_maps, instances, padded)
         with _norms_at_rest(model):
             maps = model.features(batch.pixels)
             rpn = _objectness(model, maps)
-            new = _answers(model, maps, regions, padded)
+            new_logits, new_deltas = _answers(model, maps, regions, padded)
+            masks = model.mask_logits(maps, instances, padded)
 
         result = {"kept.rpn": _objectness_loss(rpn, old_rpn)}
-        background = model.spec.arch.classes, self.start.spec.arch.classes
-        wanted = old[0][:, [*theirs, background[1]]].float().softmax(1)
-        given = new[0][:, [*ours, background[0]]].float().log_softmax(1)
+        given = new_logits[:, [*ours, model.spec.arch.classes]].float().log_softmax(1)
         result["kept.cls"] = -(wanted * given).sum() / max(len(wanted), 1)
-        probability, column = wanted[:, :-1].max(1)
-        sure = torch.nonzero(probability >= _SURE).squeeze(1)
         of_old = torch.tensor(theirs, device=sure.device)[column[sure]]
         of_new = torch.tensor(ours, device=sure.device)[column[sure]]
         count = max(len(sure), 1)
         result["kept.box"] = F.smooth_l1_loss(
-            _row(new[1].view(len(new[1]), -1, 4), sure, of_new).float(),
-            _row(old[1].view(len(old[1]), -1, 4), sure, of_old).float(),
+            _row(_by_class(new_deltas)[sure], of_new).float(),
+            _row(_by_class(deltas)[sure], of_old).float(),
             reduction="sum",
         ) / (4 * count)
-        mask = _row(new[2], sure, of_new).float()
-        likely = _row(old[2], sure, of_old).float().sigmoid()
+        mask = _row(masks, of_new).float()
+        likely = _row(old_masks, of_old).float().sigmoid()
         pixels = count * mask.shape[-1] * mask.shape[-2]
         result["kept.mask"] = F.binary_cross_entropy_with_logits(mask, likely, reduction="sum") / pixels
         return {name: self.distil * loss for name, loss in result.items()}
@@ -108,7 +113,7 @@ class Keeping:
             others = ~torch.isin(target.labels, torch.tensor(known, device=target.labels.device))
             if len(best) and others.any():
                 overlap = box_ops.iou(target.boxes[others], best, inclusive=False).amax(0)
-                best = best[overlap < _SAME]
+                best = best[overlap < _NEW]
             regions.append(best)
         return [logits for logits, _ in heads], regions
 
@@ -199,11 +204,11 @@ def check(model: MaskRCNN, recipe: Recipe) -> None:
 
 def _answers(
     model: MaskRCNN, maps: dict[str, Tensor], regions: Sequence[Tensor], padded: tuple[int, int]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Class logits, box deltas and mask logits of regions."""
+) -> tuple[Tensor, Tensor]:
+    """Class logits and box deltas of regions."""
     vectors = model.box_head(model.pool(maps, regions, model.spec.numerics.box_pool_size, padded))
     logits, deltas = model.box_predictor(vectors)
-    return logits, deltas, model.mask_logits(maps, regions, padded)
+    return logits, deltas
 
 
 def _objectness(model: MaskRCNN, maps: dict[str, Tensor]) -> list[Tensor]:
@@ -219,9 +224,15 @@ def _objectness_loss(given: Sequence[Tensor], before: Sequence[Tensor]) -> Tenso
     return loss / max(int(seen.sum()), 1)
 
 
-def _row(values: Tensor, regions: Tensor, labels: Tensor) -> Tensor:
+def _by_class(deltas: Tensor) -> Tensor:
+    """[N, 4 · K] to [N, K, 4]."""
+    return deltas.reshape(len(deltas), deltas.shape[1] // 4, 4)
+
+
+def _row(values: Tensor, labels: Tensor) -> Tensor:
     """The class's own row of each region, or the only one."""
-    return values[regions, labels if values.shape[1] > 1 else torch.zeros_like(labels)]
+    everyone = torch.arange(len(values), device=values.device)
+    return values[everyone, labels if values.shape[1] > 1 else torch.zeros_like(labels)]
 
 
 def _flat(map_: Tensor, values: int) -> Tensor:
