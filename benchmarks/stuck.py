@@ -123,7 +123,7 @@ def annotated(data: mg.Dataset, change: Callable[[Annotation, ImageRecord], Anno
     return replace(data, images=tuple(images))
 
 
-def written(shop: Workshop, change: Callable[[dict[str, Any]], None], **arguments: Any) -> mg.Dataset:
+def reread(shop: Workshop, change: Callable[[dict[str, Any]], None], **arguments: Any) -> mg.Dataset:
     """The data read from a file that was changed."""
     document = json.loads((shop.folder / "train" / shapes.INSTANCES).read_text())
     change(document)
@@ -190,7 +190,7 @@ def of_others(shop: Workshop) -> Case:
 
 
 def edited(change: Callable[[dict[str, Any]], None], **arguments: Any) -> Callable[[Workshop], Case]:
-    return lambda shop: replace(shop.case(), data=written(shop, change, **arguments))
+    return lambda shop: replace(shop.case(), data=reread(shop, change, **arguments))
 
 
 def as_corners(document: dict[str, Any]) -> None:
@@ -529,11 +529,22 @@ def told(found: list[Answer], *, out: Path | None = None) -> bool:
     print(f"faults: the first finding is the cause in {right} of {len(faulty)} ({right / max(1, len(faulty)):.1%})")
     print(f"healthy runs: {quiet} of {len(sound)} without a finding above info")
     if out is not None:
-        missed = {one.fault.name: one.found for one in found if not one.right}
-        when = {one.fault.name: one.when for one in faulty}
-        score = {"faults": len(faulty), "right": right, "healthy": len(sound), "quiet": quiet}
-        out.write_text(json.dumps({**score, "missed": missed, "when": when}, indent=1) + "\n")
+        written(found, out)
     return right >= 0.9 * len(faulty) and quiet == len(sound)
+
+
+def written(found: list[Answer], out: Path) -> None:
+    """Write each case and the score into a file; cases that it holds from an earlier part of the benchmark stay."""
+    cases = json.loads(out.read_text())["cases"] if out.exists() else {}
+    for one in found:
+        kind = "healthy" if one.fault.expected == HEALTHY else "fault"
+        cases[one.fault.name] = {"kind": kind, "found": one.found, "right": one.right, "when": one.when}
+    score = {
+        kind: {"cases": len(of), "right": sum(one["right"] for one in of)}
+        for kind in ("fault", "healthy")
+        for of in ([one for one in cases.values() if one["kind"] == kind],)
+    }
+    out.write_text(json.dumps({**score, "cases": cases}, indent=1) + "\n")
 
 
 def run(*, quick: bool, out: Path | None, tensorflow: str | None) -> None:

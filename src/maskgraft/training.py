@@ -287,7 +287,7 @@ def train(
                         last = number == len(parts)
                         if fault := unlearnable(part, len(labels)):
                             admission.keep_batch(part, {"fault": fault.message}, state.step, folder)
-                            if attendant:
+                            if attendant and not processes.several():  # the others do not know of it
                                 heed(attendant.unlearnable(fault))
                             raise DataError(fault)
                         batch = processes.alike(part.relabelled(labels).to(device), device)

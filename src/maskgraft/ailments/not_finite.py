@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maskgraft import processes
 from maskgraft.errors import Finding
 from maskgraft.model import MaskRCNN
 from maskgraft.pulse import as_in_training, take
@@ -126,7 +127,7 @@ def _of_rate(recipe: Recipe, step: int, history: Sequence[float]) -> Finding | N
 @torch.no_grad()
 def _of_images(model: MaskRCNN, batch: Batch, step: int) -> Finding | None:
     """Images on which the loss is not finite when they come alone, where others are fine."""
-    if len(batch.targets) < 2:
+    if len(batch.targets) < 2 or processes.several():  # losses are means over all processes, which are not here
         return None
     alone = []
     with as_in_training(model):
