@@ -48,6 +48,11 @@ def test_unknown_benchmarks_are_refused() -> None:
     assert done.returncode == 2 and "there is no benchmark 'nothing'" in done.stderr
 
 
+def test_the_readme_shows_what_was_measured() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert timing.readme(("reading", "loading", "predicting", "training_step", "feeding", "evaluating")) in text
+
+
 @pytest.mark.long
 def test_the_reading_benchmark_runs(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "reading", "--quick", "--out", str(tmp_path)]
