@@ -24,6 +24,7 @@ from benchmarks.peers import SHARED, workplace
 from benchmarks.timing import Row
 from maskgraft import batches
 from maskgraft.coco import Dataset
+from maskgraft.preprocess import one_thread
 from maskgraft.recipe import Recipe
 
 BATCH = 2
@@ -127,7 +128,7 @@ def _agreement(data: Dataset, numerics: Any, reference: _Reference, resize: Any)
     apart, wrong, total = 0.0, 0, 0
     plain = _Reference.__new__(_Reference)
     plain.__dict__.update(reference.__dict__ | {"mirror": False})
-    with batches.one_thread():
+    with one_thread():
         for index, record in enumerate(data.images[:8]):
             ours = batches.sample(record, numerics, recipe, 0)
             pixels, target = plain[index]

@@ -5,7 +5,6 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from math import sqrt
@@ -21,7 +20,7 @@ from maskgraft import lookouts, outlines, processes
 from maskgraft.augmenting import Scene, augment, mirrored
 from maskgraft.coco import ImageRecord
 from maskgraft.errors import DataError, Finding, MaskgraftError
-from maskgraft.preprocess import Prepared, prepare, resize_masks, stack
+from maskgraft.preprocess import Prepared, one_thread, prepare, resize_masks, stack
 from maskgraft.recipe import Recipe, replayed_in
 from maskgraft.spec import Numerics
 from maskgraft.targets import Batch, Target
@@ -98,17 +97,6 @@ class _Images(Dataset[Sample | tuple[Finding, ...]]):
                 return sample(self.records[draw[0]], self.numerics, self.recipe, draw[1], others=self.records)
         except MaskgraftError as error:
             return error.findings
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """What a worker process has: torch's resizing rounds otherwise where several threads meet."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class _Epoch(Sampler[list[Draw]]):

@@ -1,6 +1,7 @@
 """From a photograph to the network's input and back, as the home framework does it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil, floor, sqrt
 from pathlib import Path
@@ -150,7 +151,8 @@ def prepare(image: npt.NDArray[np.uint8], numerics: Numerics) -> Prepared:
     lines /= np.tile(std, ordered.shape[1])
     pixels = torch.from_numpy(lines.reshape(ordered.shape)).permute(2, 0, 1)
     if numerics.normalise_first and numerics.resize == "torch":
-        pixels = F.interpolate(pixels[None], size=size, mode="bilinear", align_corners=False)[0]
+        with one_thread():
+            pixels = F.interpolate(pixels[None], size=size, mode="bilinear", align_corners=False)[0]
     elif numerics.normalise_first:
         floats = resize.tensorflow(pixels.permute(1, 2, 0).numpy(), size, centred=numerics.resize == "tensorflow")
         pixels = torch.from_numpy(np.ascontiguousarray(floats.transpose(2, 0, 1)))
@@ -174,6 +176,17 @@ def prepare(image: npt.NDArray[np.uint8], numerics: Numerics) -> Prepared:
             scale = (sqrt(size[0] / height * size[1] / width),) * 2
             window = (top, left, top + size[0], left + size[1])
     return Prepared(pixels, original, window, scale, numerics.corner_boxes, fractions=numerics.box_scale == "fractions")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread, whatever else there is: torch's resizing rounds otherwise where several meet, by up to 1e-4."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def resized(image: npt.NDArray[np.uint8], numerics: Numerics) -> npt.NDArray[np.float32]:

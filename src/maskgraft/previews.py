@@ -10,6 +10,7 @@ from PIL import Image
 from maskgraft import batches, draw
 from maskgraft.coco import Dataset
 from maskgraft.images import Pixels
+from maskgraft.preprocess import one_thread
 from maskgraft.recipe import Recipe
 from maskgraft.spec import Numerics
 
@@ -24,7 +25,7 @@ def preview_augmented(
     records = data.trainable()
     draws = [draw for batch in batches.plan(records, recipe, 0) for draw in batch][:count]
     pictures = []
-    with batches.one_thread():
+    with one_thread():
         for index, seed in draws:
             one = batches.sample(records[index], numerics, recipe, seed, others=records)
             pictures.append(picture_of(one, numerics, data.classes))
