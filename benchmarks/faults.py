@@ -16,7 +16,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 import maskgraft as mg
+from benchmarks.scoring import counted
 from benchmarks.timing import RESULTS
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
@@ -689,20 +690,12 @@ def run(*, quick: bool, out: Path | None, tensorflow: str | None) -> None:
 
 def told(found: list[Verdict], *, out: Path | None = None) -> bool:
     """Print the score, and whether it is good enough: 95 of 100 causes first, and silence over healthy files."""
-    for one in found:
-        if not one.right:
-            print(f"missed: {one.fault.name}: {one.found}, not {one.fault.expected}: {one.message[:120]}")
-    faulty = [one for one in found if one.fault.expected != HEALTHY]
-    sound = [one for one in found if one.fault.expected == HEALTHY]
-    right, quiet = sum(one.right for one in faulty), sum(one.right for one in sound)
-    print(f"faults: the first finding is the cause in {right} of {len(faulty)} ({right / max(1, len(faulty)):.1%})")
-    print(f"healthy files: {quiet} of {len(sound)} without a finding above info")
+    score = counted(found, healthy=HEALTHY, what="files")
     print(f"a diagnosis takes {np.median([one.seconds for one in found]) if found else 0:.2f} s (median)")
     if out is not None:
-        score = {"faults": len(faulty), "right": right, "healthy": len(sound), "quiet": quiet}
         missed = {one.fault.name: one.found for one in found if not one.right}
-        out.write_text(json.dumps({**score, "missed": missed}, indent=1) + "\n")
-    return right >= 0.95 * len(faulty) and quiet == len(sound)
+        out.write_text(json.dumps({**asdict(score), "missed": missed}, indent=1) + "\n")
+    return score.reaches(0.95)
 
 
 def main(arguments: list[str]) -> int:

@@ -6,6 +6,7 @@ and masks when they arrive. Ours does all of it in the workers.
 """
 
 import contextlib
+import copy
 import io
 import os
 from collections.abc import Iterator
@@ -75,13 +76,14 @@ def _data(folder: Path) -> tuple[Path, Path]:
 class _Reference(torch.utils.data.Dataset[tuple[Any, dict[str, Any]]]):
     """One image and its truth as torchvision's reference prepares them; `mirror` None: by lot."""
 
-    def __init__(self, data: Dataset, annotations: Path, photos: Path, mirror: bool | None = None) -> None:
+    def __init__(self, data: Dataset, annotations: Path, photos: Path) -> None:
         from pycocotools.coco import COCO
 
         with contextlib.redirect_stdout(io.StringIO()):
             self.api = COCO(str(annotations))
         self.ids = [image.id for image in data.images]
-        self.photos, self.mirror = photos, mirror
+        self.photos = photos
+        self.mirror: bool | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -126,8 +128,8 @@ def _agreement(data: Dataset, numerics: Any, reference: _Reference, resize: Any)
     """Pixels and masks of the same images, not mirrored."""
     recipe = Recipe(batch=1, flip=0.0, min_size=numerics.min_size)
     apart, wrong, total = 0.0, 0, 0
-    plain = _Reference.__new__(_Reference)
-    plain.__dict__.update(reference.__dict__ | {"mirror": False})
+    plain = copy.copy(reference)
+    plain.mirror = False
     with one_thread():
         for index, record in enumerate(data.images[:8]):
             ours = batches.sample(record, numerics, recipe, 0)

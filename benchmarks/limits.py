@@ -15,10 +15,9 @@ import torch
 
 import maskgraft as mg
 from benchmarks import timing
-from benchmarks.peers import photographs, workplace
+from benchmarks.peers import agreeing, photographs, workplace
 from benchmarks.timing import Row
 from maskgraft.images import load_image
-from maskgraft.ops.boxes import iou
 from maskgraft.ops.paste import paste
 from maskgraft.preprocess import resized
 
@@ -58,7 +57,9 @@ def run(*, quick: bool, out: Path | None, tensorflow: str | None) -> None:
                 )
                 return found, masks
 
-            told = _agreement(model.predict([path])[0], theirs())
+            mine, ((boxes, _, labels, _), masks) = model.predict([path])[0], theirs()
+            agree = agreeing(mine, torch.from_numpy(boxes), torch.from_numpy(labels), masks)
+            told = f"{agree} of {len(boxes)} detections and masks (ours has {len(mine.boxes)})"
             spent = timing.alternate(rounds, {"ours": lambda: model.predict([path]), "theirs": theirs})
             rows.append(Row(work, spent["ours"], spent["theirs"], name, "", told))
     timing.report("limits", rows, quick=quick, out=out)
@@ -87,15 +88,3 @@ def _openvino(path: Path) -> Callable[[Any], Answers]:
         return tuple(np.array(found[name]) for name in names)
 
     return answer
-
-
-def _agreement(ours: Any, theirs: tuple[Answers, torch.Tensor]) -> str:
-    (boxes, _, labels, _), masks = theirs
-    agree = 0
-    for box, label, mask in zip(torch.from_numpy(boxes), labels.tolist(), masks, strict=True):
-        near = iou(box[None], ours.boxes)[0] * (ours.labels == label)
-        twin = int(near.argmax()) if len(near) else -1
-        if twin >= 0 and near[twin] > 0.98:
-            union = (ours.masks[twin] | mask).sum()
-            agree += int((ours.masks[twin] & mask).sum() >= 0.98 * union)
-    return f"{agree} of {len(boxes)} detections and masks (ours has {len(ours.boxes)})"

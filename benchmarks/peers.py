@@ -18,6 +18,9 @@ from PIL import Image
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from maskgraft.detections import Detections
+from maskgraft.ops.boxes import iou
+
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "torchvision-r50fpn"
 SHARED = Path(os.environ.get("MASKGRAFT_SHARED", ROOT.parent / "shared"))
@@ -57,3 +60,15 @@ def theirs_with(file: Path, **options: Any) -> Any:
     state = torch.load(file, weights_only=True)
     model.load_state_dict({name: one for name, one in state.items() if not name.endswith("num_batches_tracked")})
     return model
+
+
+def agreeing(ours: Detections, boxes: torch.Tensor, labels: torch.Tensor, masks: torch.Tensor) -> int:
+    """How many of a peer's detections `ours` has too: the class, and box and mask at an IoU of 0.98 and more."""
+    agree = 0
+    for box, label, mask in zip(boxes, labels, masks, strict=True):
+        near = iou(box[None], ours.boxes)[0] * (ours.labels == label)
+        twin = int(near.argmax()) if len(near) else -1
+        if twin >= 0 and near[twin] > 0.98:
+            union = (ours.masks[twin] | mask).sum()
+            agree += int((ours.masks[twin] & mask).sum() >= 0.98 * union)
+    return agree

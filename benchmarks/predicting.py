@@ -12,9 +12,8 @@ from torchvision.transforms.functional import to_tensor
 
 import maskgraft as mg
 from benchmarks import timing
-from benchmarks.peers import photographs, theirs_with, workplace
+from benchmarks.peers import agreeing, photographs, theirs_with, workplace
 from benchmarks.timing import Row
-from maskgraft.ops.boxes import iou
 
 Found = tuple[dict[str, torch.Tensor], torch.Tensor]
 
@@ -52,19 +51,13 @@ def run(*, quick: bool, out: Path | None, tensorflow: str | None) -> None:
 
 
 def _agreement(ours: Any, theirs: Any, paths: list[Path]) -> str:
-    """How many of torchvision's detections ours has too, with box and mask at an IoU above 0.98."""
+    """How many of torchvision's detections ours has too."""
     agree = total = 0
     for path in paths:
         wanted = theirs([to_tensor(Image.open(path).convert("RGB"))])[0]
         masks = wanted["masks"][:, 0] > 0.5
-        found = ours.predict([path])[0]
         total += len(masks)
-        for box, label, mask in zip(wanted["boxes"], wanted["labels"] - 1, masks, strict=True):
-            near = iou(box[None], found.boxes)[0] * (found.labels == label)
-            twin = int(near.argmax()) if len(near) else -1
-            if twin >= 0 and near[twin] > 0.98:
-                union = (found.masks[twin] | mask).sum()
-                agree += int((found.masks[twin] & mask).sum() >= 0.98 * union)
+        agree += agreeing(ours.predict([path])[0], wanted["boxes"], wanted["labels"] - 1, masks)
     return f"{agree} of {total} detections and masks"
 
 

@@ -27,6 +27,7 @@ import torch
 from PIL import Image
 
 import maskgraft as mg
+from benchmarks.scoring import counted
 from benchmarks.timing import RESULTS
 from maskgraft import coco, lookouts, shapes
 from maskgraft.coco import Annotation, ImageRecord
@@ -520,17 +521,10 @@ def answers(shop: Workshop, names: str = "", *, every: int = 1, first: str = "")
 
 def told(found: list[Answer], *, out: Path | None = None) -> bool:
     """Print the score, and whether it is good enough: nine of ten causes first, and silence over healthy runs."""
-    for one in found:
-        if not one.right:
-            print(f"missed: {one.fault.name}: {one.found}, not {one.fault.expected}: {one.message[:160]}")
-    faulty = [one for one in found if one.fault.expected != HEALTHY]
-    sound = [one for one in found if one.fault.expected == HEALTHY]
-    right, quiet = sum(one.right for one in faulty), sum(one.right for one in sound)
-    print(f"faults: the first finding is the cause in {right} of {len(faulty)} ({right / max(1, len(faulty)):.1%})")
-    print(f"healthy runs: {quiet} of {len(sound)} without a finding above info")
+    score = counted(found, healthy=HEALTHY, what="runs")
     if out is not None:
         written(found, out)
-    return right >= 0.9 * len(faulty) and quiet == len(sound)
+    return score.reaches(0.9)
 
 
 def written(found: list[Answer], out: Path) -> None:

@@ -14,9 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import torch
 
 from maskgraft import coco
+from maskgraft.preprocess import one_thread
 from maskgraft.training import train
 from tests.test_kills import RECIPE, same
 from tests.test_training import Watching, fresh, some
@@ -69,12 +69,10 @@ def in_child(work: Callable[[], None]) -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
+def alone() -> Iterator[None]:
     """A fork has none of the threads of its parent, and waits for them for ever if it wants several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import torch
 
 from maskgraft import batches, coco, store
 from maskgraft import state as states
+from maskgraft.preprocess import one_thread
 from maskgraft.training import train
 from tests.test_training import QUICK, Watching, fresh, same_weights, some
 from tests.tiny import draw_dataset
@@ -27,12 +28,10 @@ RECIPE = QUICK.model_copy(update={"ema": 0.9, "optimizer": "adamw", "lr": 1e-3, 
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
+def alone() -> Iterator[None]:
     """A fork has none of the threads of its parent, and waits for them for ever if it wants several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")

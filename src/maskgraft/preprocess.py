@@ -151,8 +151,7 @@ def prepare(image: npt.NDArray[np.uint8], numerics: Numerics) -> Prepared:
     lines /= np.tile(std, ordered.shape[1])
     pixels = torch.from_numpy(lines.reshape(ordered.shape)).permute(2, 0, 1)
     if numerics.normalise_first and numerics.resize == "torch":
-        with one_thread():
-            pixels = F.interpolate(pixels[None], size=size, mode="bilinear", align_corners=False)[0]
+        pixels = _bilinear(pixels, size)
     elif numerics.normalise_first:
         floats = resize.tensorflow(pixels.permute(1, 2, 0).numpy(), size, centred=numerics.resize == "tensorflow")
         pixels = torch.from_numpy(np.ascontiguousarray(floats.transpose(2, 0, 1)))
@@ -189,6 +188,12 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def _bilinear(pixels: Tensor, size: Size) -> Tensor:
+    """Pixels [3, h, w] at another size as torchvision resizes them, the same bits for any number of threads."""
+    with one_thread():
+        return F.interpolate(pixels[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
 def resized(image: npt.NDArray[np.uint8], numerics: Numerics) -> npt.NDArray[np.float32]:
     """A photograph, uint8 [H, W, 3] RGB, as the home framework resizes it: float32 [h, w, 3] RGB 0..255.
 
@@ -196,8 +201,7 @@ def resized(image: npt.NDArray[np.uint8], numerics: Numerics) -> npt.NDArray[np.
     """
     size = network_size((image.shape[0], image.shape[1]), numerics)
     if numerics.resize == "torch":
-        pixels = torch.from_numpy(image.transpose(2, 0, 1).copy()).float()
-        pixels = F.interpolate(pixels[None], size=size, mode="bilinear", align_corners=False)[0]
+        pixels = _bilinear(torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1), size)
         return np.ascontiguousarray(pixels.numpy().transpose(1, 2, 0))
     return np.ascontiguousarray(_resized(image, size, numerics), dtype=np.float32)
 

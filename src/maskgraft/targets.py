@@ -42,7 +42,7 @@ def _unpacked(
     boxes: Tensor, labels: Tensor, bits: npt.NDArray[np.uint8], shape: tuple[int, ...], polygons: Polygons | None
 ) -> Target:
     masks = np.unpackbits(bits, count=prod(shape)).view(np.bool_).reshape(shape)
-    return Target(boxes, labels, torch.from_numpy(masks), polygons)
+    return Target(boxes, labels, torch.from_numpy(masks).to(boxes.device), polygons)
 
 
 def match(overlaps: Tensor, *, positive: float, negative: float, rescue: bool) -> tuple[Tensor, Tensor]:

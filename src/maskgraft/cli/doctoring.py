@@ -16,8 +16,8 @@ def doctor(
     images: Annotated[Path | None, typer.Option(help="Folder of its images; else that of the JSON.")] = None,
     weights: Annotated[Path | None, typer.Option(help="The checkpoint to train.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="Recipe file, TOML or JSON, or a run's recipe.json.")] = None,
-    val_annotations: Annotated[Path | None, typer.Option(help="COCO instances JSON to evaluate on.")] = None,
-    val_images: Annotated[Path | None, typer.Option(help="Its images; else those of --images.")] = None,
+    val_annotations: options.ValAnnotations = None,
+    val_images: options.ValImages = None,
     fields: Annotated[
         list[str] | None,
         typer.Option("--field", metavar="NAME=VALUE", help="A field of the recipe, such as lr=0.01. Repeatable."),

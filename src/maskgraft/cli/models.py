@@ -159,8 +159,8 @@ def train(
     annotations: Annotated[Path, typer.Option(help="COCO instances JSON to train on.")],
     images: Annotated[Path, typer.Option(help="Folder of the images.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; must not exist, unless --resume.")],
-    val_annotations: Annotated[Path | None, typer.Option(help="COCO instances JSON to evaluate on.")] = None,
-    val_images: Annotated[Path | None, typer.Option(help="Its images; else those of --images.")] = None,
+    val_annotations: options.ValAnnotations = None,
+    val_images: options.ValImages = None,
     recipe: Annotated[Path | None, typer.Option(help="Recipe file, TOML or JSON; the options below win.")] = None,
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Random weights, nothing frozen, and the recipe that they need.")

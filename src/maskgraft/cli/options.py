@@ -22,6 +22,8 @@ Set = Annotated[
 Classes = Annotated[
     str | None, typer.Option(help="Class names with commas between: rows are kept by name, new ones initialised.")
 ]
+ValAnnotations = Annotated[Path | None, typer.Option(help="COCO instances JSON to evaluate on.")]
+ValImages = Annotated[Path | None, typer.Option(help="Its images; else those of --images.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1 …")]
 
