@@ -14,7 +14,8 @@ from maskgraft.files.writing import atomic
 from maskgraft.model import MaskRCNN
 from maskgraft.recipe import Recipe, Resolved
 from maskgraft.spec import Numerics
-from maskgraft.state import BEST, State
+from maskgraft.state import BEST, Log, State
+from maskgraft.underway import Training
 
 _SAMPLES = 4  # pictures after each evaluation
 _AUGMENTED = 8  # pictures before the first step
@@ -41,11 +42,14 @@ def is_due(state: State, resolved: Resolved) -> bool:
     return state.step > state.evaluated and (ended or (rest == 0 and every > 0 and epochs % every == 0))
 
 
-def judge(model: MaskRCNN, val: Dataset, folder: Path, state: State, recipe: Recipe, stop: threading.Event) -> Metrics:
+def judge(training: Training, data: Dataset, val: Dataset | None, log: Log, stop: threading.Event) -> Metrics | None:
     """Evaluate, draw samples, keep the best model, and let the plateau schedule look at the result.
 
-    Raises `KeyboardInterrupt` between two images when `stop` is set.
+    Without `val` nothing is evaluated, and the samples are training images. Raises `KeyboardInterrupt` between two
+    images when `stop` is set.
     """
+    model, state, folder, recipe = training.model, training.state, training.folder, training.recipe
+    shown = val.images if val else data.trainable()
 
     def unless_stopped(images: Sequence[ImageRecord]) -> Iterator[ImageRecord]:
         for image in images:
@@ -53,12 +57,15 @@ def judge(model: MaskRCNN, val: Dataset, folder: Path, state: State, recipe: Rec
                 raise states.stopped(state, folder)
             yield image
 
-    metrics = evaluation.evaluate(model, val, progress=unless_stopped, together=True)
+    metrics = evaluation.evaluate(model, val, progress=unless_stopped, together=True) if val else None
     if processes.leads():
-        _draw_samples(model, val.images[:_SAMPLES], val.classes, folder / "samples" / _sample(state))
+        path = folder / "samples" / f"step-{state.step:06d}.jpg"
+        _draw_samples(model, shown[:_SAMPLES], (val or data).classes, path)
+    state.evaluated = state.step
+    if metrics is None:
+        return None
     kind, name = recipe.metric.split(".")
     score = (metrics.box if kind == "box" else metrics.mask)[name] or 0.0
-    state.evaluated = state.step
     if state.best is None or score > state.best:
         state.best, state.waits = score, 0
         if processes.leads():
@@ -67,18 +74,9 @@ def judge(model: MaskRCNN, val: Dataset, folder: Path, state: State, recipe: Rec
         state.waits += 1
         if recipe.schedule == "plateau" and state.waits > recipe.patience:
             state.lr_factor, state.waits = state.lr_factor * 0.1, 0
+    epoch = (state.step - 1) // training.resolved.steps_per_epoch
+    log.write({"step": state.step, "epoch": epoch, "evaluation": metrics.as_json()})
     return metrics
-
-
-def draw_epoch(model: MaskRCNN, data: Dataset, folder: Path, state: State) -> None:
-    """Where nothing is evaluated: what the model finds on the first training images, beside the truth."""
-    if processes.leads():
-        _draw_samples(model, data.trainable()[:_SAMPLES], data.classes, folder / "samples" / _sample(state))
-    state.evaluated = state.step
-
-
-def _sample(state: State) -> str:
-    return f"step-{state.step:06d}.jpg"
 
 
 def _draw_samples(model: MaskRCNN, records: Iterable[ImageRecord], classes: Sequence[str], path: Path) -> None:

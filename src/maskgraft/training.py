@@ -2,20 +2,19 @@
 
 run = train(model, read_coco("train.json", "photos"), Recipe(policy="heads", epochs=4), out="runs/first", val=held_out)
 run.best, run.folder        # the best mask AP, and where everything stands
+
+What a step does is told in `stepping`, what is saved and put back in `underway`, who looks on in `onlooking`.
 """
 
-import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from maskgraft import (
     admission,
@@ -26,35 +25,25 @@ from maskgraft import (
     interrupts,
     judging,
     keeping,
-    optimizers,
-    policy,
-    precision,
     processes,
     replaying,
     reporting,
+    stepping,
     treating,
-    watching,
 )
 from maskgraft import state as states
-from maskgraft.ailments.not_finite import unlearnable
 from maskgraft.ailments.order import causes_first
-from maskgraft.averaging import Average
 from maskgraft.backbones.norms import BATCH_NORMS
-from maskgraft.balance import Balance, pulls, shared_features
 from maskgraft.coco import Dataset
 from maskgraft.errors import DataError, Finding
 from maskgraft.evaluation import Metrics
 from maskgraft.forgetting import Retention
-from maskgraft.losses import LOSSES
 from maskgraft.model import MaskRCNN
-from maskgraft.policy import Trainable
-from maskgraft.recipe import Derived, Recipe, Resolved, resolve
-from maskgraft.schedules import lr_factor
-from maskgraft.stages import Span
-from maskgraft.state import Kept, State
-from maskgraft.watching import Doctor, Moment, Retainer, Verdict, Watcher
-
-_MOST_ROLLBACKS = 5  # after so many, going back to the last save does not help
+from maskgraft.onlooking import Onlookers, RollBack, Skip
+from maskgraft.recipe import Derived, Recipe, resolve
+from maskgraft.state import Log
+from maskgraft.underway import Training
+from maskgraft.watching import Doctor, Retainer, Watcher
 
 
 @dataclass(slots=True)
@@ -133,347 +122,137 @@ def train(
     recipe = resolved.recipe
     admission.check_parts(recipe, len(records))
     findings = admission.doubts(model, resolved)
-    device = model.device
     labels = replaying.labels(data, replay, model.spec.classes)
-    scaler, balance = precision.scaler(device, recipe.precision), Balance(recipe.balance, device)
-    average = Average(recipe.ema) if recipe.ema else None
-    stage = _enter(model, resolved, 0, balance)  # tells what is wrong with the recipe before anything is written
+    training = Training(model, resolved, folder)
 
-    model.spec = spec
+    model.spec = spec  # until here everything may be refused, and nothing is written
     if processes.leads():
         folder.mkdir(parents=True, exist_ok=True)
     if not resume:  # first of all, so that the folder is known for a run
         states.write_recipe(folder, resolved, data, records, model=model, val=val, findings=findings)
-    kept = states.restore(model, folder) if resume else None
-    state = kept.state if kept else State()
-    retainers = [one for one in (retainer, keeping.begin(model, recipe, folder, fresh=kept is None)) if one is not None]
-    if kept:
-        stage = _enter(model, resolved, state.stage, balance)
-        _put_back(kept, stage, scaler, balance, average)
-    else:
-        states.note_frozen(model, stage.trainable.names, state)
-    if average:
-        average.follow(model, stage.trainable)
-    earlier = states.cut_log(folder, state)
-    run = Run(folder, state.step, best=state.best, losses=_totals(earlier), findings=findings)
-
-    def save() -> None:
-        log.sync()
-        if processes.leads():
-            about = {"step": state.step, "metrics": run.metrics.as_json() if run.metrics else None}
-            parts: _Parts = {"optimizer": stage.optimizer, "scaler": scaler, "balance": balance, "average": average}
-            states.save(model, folder, state, about=about, **parts)
-
-    looked: dict[str, Any] = {}  # what a doctor has measured since the last step
-
-    def heed(verdict: Verdict | None) -> bool:
-        """Take a doctor's verdict; gives whether it changes the recipe."""
-        verdict = watching.agreed(verdict)
-        if verdict is None:
-            return False
-        run.findings += verdict.findings
-        looked.update(verdict.measured)
-        tell(verdict.findings)
-        if verdict.action == "stop":
-            raise DataError(verdict.findings)
-        if verdict.action == "roll back":
-            raise _RollBack(verdict)
-        states.note_verdict(state, stage.span.lr, verdict, log)
-        if verdict.action == "skip":
-            raise _Skip
-        return bool(verdict.changes)
-
-    def tell(found: Sequence[Finding]) -> None:
-        for one in watchers if found else ():
-            one.found(state.step, found)
-
-    def waits_long(finding: Finding) -> None:
-        """The loader gives no batch; told from a thread of its own, while this one waits."""
-        run.findings += (finding,)
-        states.note_findings(state, (finding,), log)
-        tell((finding,))
-
-    @contextmanager
-    def end_noted() -> Iterator[None]:
-        try:
-            yield
-        except DataError as error:
-            states.note_findings(state, error.findings, log, action="stop")
-            reporting.attempt(folder)
-            raise
-        except KeyboardInterrupt:
-            reporting.attempt(folder)
-            raise
-        except OSError as error:
-            raise states.unwritten(error, state, folder) from error
+    restored = resume and training.restore()
+    kept = keeping.begin(model, recipe, folder, fresh=not restored)
+    retainers = [one for one in (retainer, kept) if one is not None]
+    if not restored:
+        training.begin()
+    earlier = states.cut_log(folder, training.state)
+    losses = [entry["total"] for entry in earlier]
 
     if resume:
         states.write_recipe(folder, resolved, data, records, model=model, val=val, findings=findings)
     with (
         states.Log(folder) as log,
         interrupts.noted() as stop,
-        boards.opened(folder, recipe, state.step) as board,
-        end_noted(),
+        boards.opened(folder, recipe, training.state.step) as board,
+        _end_noted(training, log),
     ):
         watchers = [one for one in (watcher, board) if one is not None]
-        if state.step == 0:
-            save()
+        onlookers = Onlookers(training, log, watchers, attendant)
+        if training.state.step == 0:
+            training.save(log)
             if processes.leads():
                 judging.draw_augmented(data, model.spec.numerics, recipe, folder)
-        for one in watchers:
-            one.begin(resolved, stage.trainable, findings)
-        if attendant:
-            heed(attendant.begin(model, resolved, stage.trainable, earlier))
+        onlookers.begin(findings, earlier)
         while True:
             try:
-                if val is None and judging.is_due(state, resolved):
-                    with average.inside(model) if average else nullcontext():
-                        judging.draw_epoch(model, data, folder, state)
-                if val is not None and judging.is_due(state, resolved):
-                    with average.inside(model) if average else nullcontext():
-                        run.metrics = judging.judge(model, val, folder, state, recipe, stop)
-                    epoch = (state.step - 1) // resolved.steps_per_epoch
-                    log.write({"step": state.step, "epoch": epoch, "evaluation": run.metrics.as_json()})
-                    for one in watchers:
-                        one.evaluated(state.step, run.metrics)
-                    if attendant:
-                        heed(attendant.evaluated(state.step, run.metrics))
-                    save()
-                if state.step >= resolved.steps:
+                if judging.is_due(training.state, resolved):
+                    with training.averaged():
+                        training.metrics = judging.judge(training, data, val, log, stop)
+                    if training.metrics:
+                        onlookers.evaluated(training.metrics)
+                        training.save(log)
+                if training.is_done:
                     break
-                if state.step >= stage.span.end:
-                    states.prove_frozen(model, state)
-                    state.stage += 1
-                    before, stage = stage, _enter(model, resolved, state.stage, balance)
-                    optimizers.carry(before.optimizer, stage.optimizer)
-                    states.note_frozen(model, stage.trainable.names, state)
-                    if average:
-                        average.follow(model, stage.trainable)
-                    for one in watchers:
-                        one.begin(resolved, stage.trainable, ())
-                    if attendant:
-                        heed(attendant.begin(model, resolved, stage.trainable, ()))
+                if training.stage_is_done:
+                    training.next_stage()
+                    onlookers.begin()
 
-                epoch, start = divmod(state.step, resolved.steps_per_epoch)
-                waited, pin = time.perf_counter(), device.type == "cuda"
+                epoch, start = divmod(training.state.step, resolved.steps_per_epoch)
+                waited = time.perf_counter()
                 loader = batches.loader(
                     records,
                     model.spec.numerics,
-                    recipe,
+                    training.recipe,
                     epoch=epoch,
                     start=start,
                     replayed=replayed,
-                    pin=pin,
-                    told=waits_long,
+                    pin=model.device.type == "cuda",
+                    told=onlookers.waits_long,
                 )
                 for parts in zip(*[loader] * recipe.accumulate, strict=True):
                     if stop.is_set() and not processes.several():
                         break
                     loaded = time.perf_counter()
-                    recipe = states.changed(resolved.recipe, stage.span.lr, state)
-                    steps, done_of_them = stage.span.end - stage.span.first, state.step - stage.span.first
-                    factor = lr_factor(recipe, done_of_them, steps=steps, warmup=stage.span.warmup) * state.lr_factor
-                    for group in stage.optimizer.param_groups:
-                        group["lr"] = group["base_lr"] * factor
-                    fixed = {**dict.fromkeys(LOSSES, 1.0), **recipe.weights}
-                    weights = balance.weights(fixed)
-                    looks = recipe.gradient_norms > 0 and state.step % recipe.gradient_norms == 0
-                    values: dict[str, float] = {}
-                    altered = False
-
-                    states.seed(recipe, state.step)
-                    stage.optimizer.zero_grad(set_to_none=True)
-                    for number, part in enumerate(parts, 1):
-                        last = number == len(parts)
-                        if fault := unlearnable(part, len(labels)):
-                            admission.keep_batch(part, {"fault": fault.message}, state.step, folder)
-                            if attendant and not processes.several():  # the others do not know of it
-                                heed(attendant.unlearnable(fault))
-                            raise DataError(fault)
-                        batch = processes.alike(part.relabelled(labels).to(device), device)
-                        with nullcontext() if last else processes.alone(stage.network):
-                            with precision.autocast(device, recipe.precision):
-                                with shared_features(model, kept=looks) as maps:
-                                    losses = stage.network(batch)
-                                further = watching.added(retainers, model, batch)
-                            total = torch.stack([balance.total(losses, fixed), *further.values()]).sum()
-                            losses = {**losses, **further}
-                            moment = Moment(
-                                state.step + 1, epoch, model, batch, losses, weights, total, stage.optimizer, recipe
-                            )
-                            told = {"total": total, **losses}
-                            found = processes.means({name: one.item() for name, one in told.items()}, device)
-                            finite = all(math.isfinite(value) for value in found.values())
-                            broken = None if finite else admission.not_finite(found, batch, state.step, folder)
-                            if attendant:
-                                altered |= heed(attendant.before_backward(moment))
-                            if broken:
-                                raise broken
-                            for name, value in found.items():
-                                values[name] = values.get(name, 0.0) + value / len(parts)
-                            norms, cosines = pulls(losses, maps) if looks and last else ({}, {})
-                            scaler.scale(total / len(parts)).backward()  # type: ignore[no-untyped-call]
-
-                    scaler.unscale_(stage.optimizer)
-                    processes.average([one.grad for one in balance.parameters() if one.grad is not None])
-                    norm = _norm(stage.parameters).item()
-                    broken = None
-                    if not math.isfinite(norm) and not precision.overflows(scaler):
-                        broken = admission.not_finite({**values, "gradient": norm}, batch, state.step, folder)
-                    if attendant:
-                        altered |= heed(attendant.before_update(replace(moment, norm=norm)))
-                    if broken:
-                        raise broken
-                    if recipe.clip_value is not None:
-                        torch.nn.utils.clip_grad_value_(stage.parameters, recipe.clip_value)
-                    if recipe.clip_norm is not None:
-                        torch.nn.utils.clip_grad_norm_(stage.parameters, recipe.clip_norm)
-                    scaler.step(stage.optimizer)
-                    scaler.update()
-                    if norms:
-                        balance.adjust(norms, values, fixed)
-                    state.step += 1
-                    if average:
-                        average.update(model, state.step)
-
-                    total_value = values.pop("total")
-                    entry = {
-                        "step": state.step,
-                        "epoch": epoch,
-                        "lr": factor * stage.span.lr,
-                        "total": total_value,
-                        "losses": values,
-                        "shares": _shares(values, weights),
-                        "gradient": norm if math.isfinite(norm) else None,
-                        **({"weights": weights} if recipe.balance != "fixed" else {}),
-                        **({"gradients": norms, "cosines": cosines} if norms else {}),
-                    }
+                    onlookers.altered = False
+                    entry = stepping.step(
+                        training, parts, epoch=epoch, labels=labels, retainers=retainers, onlookers=onlookers
+                    )
                     done = time.perf_counter()
                     timing = {
-                        "step": state.step,
+                        "step": training.state.step,
                         "data_s": round(loaded - waited, 4),
                         "step_s": round(done - loaded, 4),
-                        "memory_mb": _memory(device),
+                        "memory_mb": _memory(model.device),
                     }
                     waited = done
-                    run.losses.append(total_value)
+                    losses.append(entry["total"])
                     log.write(entry)
                     log.write(timing, states.TIMING)
-                    for one in watchers:
-                        one.step(state.step, {**entry, **timing, **looked})
-                    looked.clear()
-                    if attendant:
-                        altered |= heed(attendant.step(state.step, {**entry, **timing}))
-                    if processes.mean(float(stop.is_set()), device) > 0:
+                    onlookers.step({**entry, **timing})
+                    if processes.mean(float(stop.is_set()), model.device) > 0:
                         stop.set()
-                    if state.step >= stage.span.end or stop.is_set():
+                    if training.stage_is_done or stop.is_set():
                         break
-                    if altered or (recipe.save_every and state.step % recipe.save_every == 0):
-                        save()
-                save()
+                    if onlookers.altered or (recipe.save_every and training.state.step % recipe.save_every == 0):
+                        training.save(log)
+                training.save(log)
                 if stop.is_set():
-                    raise states.stopped(state, folder)
-            except _Skip:
-                state.step += 1
-                save()
-            except _RollBack as back:
-                rollbacks = state.rollbacks + 1
-                processes.wait()  # until the save has ended
-                kept = states.restore(model, folder)
-                if kept is None or rollbacks > _MOST_ROLLBACKS:
-                    raise DataError(back.verdict.findings) from None
-                state = kept.state
-                state.rollbacks = rollbacks
-                stage = _enter(model, resolved, state.stage, balance)
-                _put_back(kept, stage, scaler, balance, average)
-                run.losses = _totals(log.cut(state))
-                states.note_verdict(state, stage.span.lr, back.verdict, log)
-                save()
+                    raise states.stopped(training.state, folder)
+            except Skip:
+                training.state.step += 1
+                training.save(log)
+            except RollBack as back:
+                training.roll_back(back.findings)
+                losses = [entry["total"] for entry in log.cut(training.state)]
+                states.note_verdict(training.state, training.span.lr, back.verdict, log)
+                training.save(log)
 
-    states.prove_frozen(model, state)
-    if average:
-        average.put_into(model)
-    run.findings = causes_first(run.findings)
-    run.steps, run.best, run.frozen = state.step, state.best, len(state.untouched)
-    model.eval()
+    training.finish()
+    run = Run(
+        folder,
+        training.state.step,
+        metrics=training.metrics,
+        best=training.state.best,
+        losses=losses,
+        frozen=len(training.state.untouched),
+        findings=causes_first((*findings, *onlookers.findings)),
+    )
     try:
         if recipe.retention and processes.leads():
             run.retention = forgetting.of_run(model, folder, replay or val or data, limit=recipe.retention)
         if processes.leads():
-            reporting.report(folder, data=data, val=val, device=device)
+            reporting.report(folder, data=data, val=val, device=model.device)
     except OSError as error:  # the training is done and saved: it must not be lost for want of a page
         run.findings += (reporting.left_out(error, folder),)
         if watcher:
-            watcher.found(state.step, run.findings[-1:])
+            watcher.found(run.steps, run.findings[-1:])
     return run
 
 
-@dataclass(frozen=True, slots=True)
-class _Stage:
-    """What one stage works with; `network` is the model, or what synchronises it with other processes."""
-
-    span: Span
-    trainable: Trainable
-    optimizer: Optimizer
-    parameters: list[nn.Parameter]
-    network: nn.Module
-
-
-class _Parts(TypedDict):
-    """What is saved beside the weights."""
-
-    optimizer: Optimizer
-    scaler: torch.amp.GradScaler
-    balance: Balance
-    average: Average | None
-
-
-def _enter(model: MaskRCNN, resolved: Resolved, number: int, balance: Balance) -> _Stage:
-    """Let train what the stage names."""
-    span, recipe = resolved.stages[number], resolved.recipe
-    trainable = policy.apply(model, span.policy, train_norms=recipe.train_norms)
-    optimizer = optimizers.build(model, trainable, recipe, lr=span.lr, beside=balance.parameters())
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    return _Stage(span, trainable, optimizer, parameters, processes.network(model))
-
-
-def _put_back(
-    kept: Kept, stage: _Stage, scaler: torch.amp.GradScaler, balance: Balance, average: Average | None
-) -> None:
-    """Everything beside the weights, as it was saved."""
-    stage.optimizer.load_state_dict(kept.optimizer)
-    scaler.load_state_dict(kept.scaler)
-    balance.restore(kept.balance)
-    if average:
-        average.values = dict(kept.average)
-
-
-def _shares(values: Mapping[str, float], weights: Mapping[str, float]) -> dict[str, float]:
-    """What part of the weighted sum each loss is."""
-    weighted = {name: value * weights.get(name, 1.0) for name, value in values.items()}
-    whole = sum(weighted.values())
-    return {name: round(value / whole, 4) if whole else 0.0 for name, value in weighted.items()}
-
-
-class _Skip(Exception):
-    """A doctor leaves out the step under way."""
-
-
-class _RollBack(DataError):
-    """A doctor sends the run back to its last save; where there is none yet, this ends it."""
-
-    def __init__(self, verdict: Verdict) -> None:
-        super().__init__(verdict.findings)
-        self.verdict = verdict
-
-
-def _totals(entries: Iterable[Mapping[str, Any]]) -> list[float]:
-    return [entry["total"] for entry in entries]
-
-
-def _norm(parameters: Iterable[Tensor]) -> Tensor:
-    """The norm of the whole gradient."""
-    return torch.nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])
+@contextmanager
+def _end_noted(training: Training, log: Log) -> Iterator[None]:
+    """However a run ends inside, its folder tells why."""
+    try:
+        yield
+    except DataError as error:
+        states.note_findings(training.state, error.findings, log, action="stop")
+        reporting.attempt(training.folder)
+        raise
+    except KeyboardInterrupt:
+        reporting.attempt(training.folder)
+        raise
+    except OSError as error:
+        raise states.unwritten(error, training.state, training.folder) from error
 
 
 def _memory(device: torch.device) -> int:
