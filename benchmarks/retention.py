@@ -1,18 +1,23 @@
 """A model that has learnt some classes learns another: what it keeps of the old ones, and how well it learns the new.
 
 Drawn shapes: the model of `from_scratch` (disc, box, triangle) is retrained for box, triangle and star, `policy="all"`,
-with the rows of box and triangle kept and the start model's answers distilled; plain fine-tuning, with new rows and
-nothing held, is beside it and is what star could reach. Once with labels of all three classes, and once with labels of
-star alone, as when only the new class was annotated. APs are of masks, on held-out pictures.
+with the rows of box and triangle kept. Four trainings of as many steps, alike in everything else:
+
+full    labels of all three, nothing held, fresh rows hastened: what star could reach, and the measure for the others
+held    labels of all three, the start model's answers distilled
+plain   labels of star alone, as when only the new class was annotated, nothing held: what fine-tuning forgets
+kept    labels of star alone, those of box and triangle completed by the start model, and its answers distilled
+
+The bars are for "held" and "kept". APs are of masks, on held-out pictures with labels of all three.
 
 Photographs: the same on COCO's, where the folder that MASKGRAFT_SHARED names has them, from the ImageNet backbone of
-the demo. So few photographs and steps teach little; the figures are what they are.
+the demo, of small pictures. So few photographs teach little; the figures are what they are.
 """
 
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +47,16 @@ _SETTINGS: dict[str, Any] = {
     "evaluate_every": 0,
     "retention": 0,
 }
-_KEPT: dict[str, Any] = {"distil": 0.2}
+_PHOTO_SIDE, _PHOTO_STEPS = 192, (300, 100)
+_FRESH: dict[str, Any] = {"fresh_rows": 10.0}
+_HELD: dict[str, Any] = {**_FRESH, "distil": 0.2}
+# name: whether the old classes are labelled, and what the recipe adds
+_WAYS: dict[str, tuple[bool, dict[str, Any]]] = {
+    "full": (True, _FRESH),
+    "held": (True, _HELD),
+    "plain": (False, {}),
+    "kept": (False, {**_HELD, "complete": 0.6}),
+}
 
 
 def run(*, quick: bool, out: Path | None, tensorflow: str | None) -> None:
@@ -52,13 +66,11 @@ def run(*, quick: bool, out: Path | None, tensorflow: str | None) -> None:
             "machine": timing.machine(),
             "quick": quick,
             "bar": {"new_class_of_full_training": LEARNT_PART, "points_lost": LOST_POINTS},
-            "shapes": {},
         }
-        for part in _shapes(folder / "shapes", quick=quick):
-            document["shapes"] |= part
-            timing.write("retention", document, quick=quick, out=out)  # each part takes long
-        document["photographs"] = _photographs(folder / "photographs", quick=quick)
-        timing.write("retention", document, quick=quick, out=out)
+        for name, part in (("shapes", _shapes), ("photographs", _photographs)):
+            for told in part(folder / name, quick=quick):
+                document[name] = told
+                timing.write("retention", document, quick=quick, out=out)  # each training takes long
 
 
 def _shapes(folder: Path, *, quick: bool) -> Iterator[dict[str, Any]]:
@@ -70,14 +82,8 @@ def _shapes(folder: Path, *, quick: bool) -> Iterator[dict[str, Any]]:
             for name, count, seed in (("train", 16 if quick else 800, 11), ("val", 4 if quick else 200, 12))
         )
     )
-    judged = mg.evaluate(mg.load(learnt), val).per_class
-    before = {name: judged[name][1] for name in NEW if name in OLD}
-    yield {"before": before}
-    steps = 2 if quick else 200
-    for labels, data in (("all labelled", train), ("only the new labelled", _only(train, NEW[-1]))):
-        told = _both(folder / labels, learnt, data, val, before, {**_SETTINGS, "steps": steps})
-        _print(f"shapes, {labels}", before, told)
-        yield {labels: told}
+    settings = {**_SETTINGS, "steps": 2 if quick else 200}
+    yield from _compared("shapes", folder, learnt, (train, val), settings, quick=quick)
 
 
 def _learnt(folder: Path, *, quick: bool) -> Path:
@@ -96,84 +102,105 @@ def _only(data: Dataset, name: str) -> Dataset:
     return replace(data, images=tuple(one for one in images if one.annotations))
 
 
-def _both(
-    folder: Path, learnt: Path, data: Dataset, val: Dataset, before: dict[str, Any], settings: dict[str, Any]
-) -> dict[str, Any]:
-    """Plain fine-tuning and keeping, alike in everything else."""
-    told: dict[str, Any] = {"settings": settings, "kept_by": _KEPT}
-    for name in ("plain", "kept"):
+def _compared(
+    title: str,
+    folder: Path,
+    learnt: Path,
+    data: tuple[Dataset, Dataset],
+    settings: dict[str, Any],
+    *,
+    quick: bool,
+) -> Iterator[dict[str, Any]]:
+    """The four trainings on the first of `data`, judged on the second; what is known after each of them."""
+    train, val = data
+    new = train.classes[-1]
+    judged = mg.evaluate(mg.load(learnt), val).per_class
+    before = {name: judged[name][1] or 0.0 for name in train.classes[:-1]}
+    told: dict[str, Any] = {"before": before, "settings": settings, "images": len(train.trainable())}
+    told["images_of_the_new"] = len((alone := _only(train, new)).images)
+    for name, (labelled, added) in _WAYS.items():
+        own = dict(added)
+        if quick:
+            own.pop("complete", None)  # a model that has learnt nothing finds nothing
         torch.manual_seed(5)
-        model = mg.load(learnt, classes=data.classes) if name == "kept" else _with_new_rows(learnt, data.classes)
-        recipe = Recipe(**settings, **(_KEPT if name == "kept" else {}))
-        curve = Curve()
-        found = mg.train(model, data, recipe, out=folder / name, val=val, watcher=curve)
+        model, curve = mg.load(learnt, classes=train.classes), Curve()
+        recipe = Recipe(**settings, **own)
+        found = mg.train(model, train if labelled else alone, recipe, out=folder / name, val=val, watcher=curve)
         report = mg.retention((learnt, model), val, limit=16)
         assert found.metrics is not None
+        after = {one: pair[1] or 0.0 for one, pair in found.metrics.per_class.items()}
         told[name] = {
+            "recipe": own,
+            "old_classes_labelled": labelled,
             "seconds": round(curve.seconds, 1),
             "cpu_seconds": round(curve.cpu_seconds, 1),
-            "mask_ap": {one: pair[1] for one, pair in found.metrics.per_class.items()},
-            "points_lost": {
-                one: round(100 * ((value or 0.0) - (found.metrics.per_class[one][1] or 0.0)), 2)
-                for one, value in before.items()
-            },
+            "mask_ap": after,
+            "points_lost": {one: round(100 * (value - after[one]), 2) for one, value in before.items()},
+            "new_class_of_full_training": _part(after[new], told.get("full", {"mask_ap": after})["mask_ap"][new]),
             "weights_moved": {one: round(part.change, 4) for one, part in report.components.items()},
             "features": {one: round(value, 4) for one, value in report.features.items()},
         }
-    return told
+        told[name]["reached"] = _reached(told[name])
+        _print(f"{title}, {name}", before, told[name])
+        yield told
 
 
-def _with_new_rows(learnt: Path, classes: Sequence[str]) -> mg.MaskRCNN:
-    model = mg.load(learnt, classes=[f"new {name}" for name in classes])
-    model.spec = replace(model.spec, classes=tuple(classes))
-    return model
+def _part(value: float, whole: float) -> float | None:
+    return round(value / whole, 4) if whole else None
 
 
-def _photographs(folder: Path, *, quick: bool) -> dict[str, Any] | str:
+def _reached(one: dict[str, Any]) -> bool:
+    learnt = one["new_class_of_full_training"]
+    return learnt is not None and learnt >= LEARNT_PART and max(one["points_lost"].values()) <= LOST_POINTS
+
+
+def _photographs(folder: Path, *, quick: bool) -> Iterator[dict[str, Any] | str]:
     try:
         weights = story.weights()
     except UsageError as error:
-        return str(error)
+        yield str(error)
+        return
     place = SHARED / "data" / "coco_tiny"
     if not place.exists():
-        return "not measured: no photographs"
+        yield "not measured: no photographs"
+        return
     halves = {half: place / "annotations" / f"instances_{half}2017.json" for half in ("train", "val")}
     counts = [
         Counter(whole.classes[one.label] for image in whole.images for one in image.instances)
         for whole in (coco.read(path, place / f"{half}2017") for half, path in halves.items())
     ]
-    many = sorted(counts[0], key=lambda name: -min(one[name] for one in counts))
-    first, second, third, fourth = many[:4]
+    first, second, third, fourth = sorted(counts[0], key=lambda name: -min(one[name] for one in counts))[:4]
     old, new = (third, first, second), (first, second, fourth)
     train, val = (
         {names: coco.read(path, place / f"{half}2017", classes=names) for names in (old, new)}
         for half, path in halves.items()
     )
     torch.manual_seed(0)
-    settings = _SETTINGS | {"batch": 4, "lr": 1e-3, "steps": 2 if quick else 40}
-    model = mg.load(weights, classes=old, arch=story.ARCH, numerics=story.NUMERICS)
-    began = mg.train(
-        model, train[old], Recipe(**{**settings, "from_backbone": True, "policy": "3+"}), out=folder / "first"
-    )
+    small: dict[str, Any] = {"min_size": _PHOTO_SIDE, "max_size": _PHOTO_SIDE * 4 // 3}
+    settings = _SETTINGS | {"batch": 4, "steps": 2 if quick else _PHOTO_STEPS[1]}
+    model = mg.load(weights, classes=old, arch=story.ARCH, numerics={**story.NUMERICS, **small})
+    first_recipe = settings | {"lr": 1e-3, "from_backbone": True, "policy": "3+"}
+    first_recipe["steps"] = 2 if quick else _PHOTO_STEPS[0]
     judged = replace(val[new], images=val[new].trainable()[: 4 if quick else None])
-    before = mg.evaluate(model, judged).per_class
-    result: dict[str, Any] = {
-        "old": old,
-        "new": new,
-        "images": [len(one.trainable()) for one in train.values()],
-        "held_out": len(judged.images),
-        "steps": began.steps,
-        "before": {name: before[name][1] for name in new if name in old},
-    }
-    after = {**settings, "lr": 3e-4}
-    result |= _both(folder / "after", folder / "first" / "last", train[new], judged, result["before"], after)
-    _print("photographs", result["before"], result)
-    return result
+    began = mg.train(model, train[old], Recipe(**first_recipe), out=folder / "first")
+    for told in _compared(
+        "photographs", folder, folder / "first" / "last", (train[new], judged), settings, quick=quick
+    ):
+        yield {
+            "old": old,
+            "new": new,
+            "first_images": len(train[old].trainable()),
+            "held_out": len(judged.images),
+            "first_steps": began.steps,
+            "first_settings": first_recipe,
+            **told,
+        }
 
 
 def _print(title: str, before: dict[str, Any], told: dict[str, Any]) -> None:
-    print(f"\n{title}: mask AP")
-    print(f"| class | before | {' | '.join(('plain', 'kept'))} |\n|---|---|---|---|")
-    for name in told["plain"]["mask_ap"]:
-        values = (before.get(name), told["plain"]["mask_ap"][name], told["kept"]["mask_ap"][name])
-        print(f"| {name} | {' | '.join('–' if one is None else f'{100 * one:.1f}' for one in values)} |", flush=True)
+    learnt = told["new_class_of_full_training"]
+    share = "" if learnt is None else f", the new class {learnt:.0%} of full training's"
+    print(f"\n{title}: {told['cpu_seconds']:.0f} s of the processor{share}")
+    for name, value in told["mask_ap"].items():
+        was = f" (before: {100 * before[name]:.1f})" if name in before else ""
+        print(f"  {name:<12} mask AP {100 * value:.1f}{was}", flush=True)

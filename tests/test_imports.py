@@ -84,6 +84,7 @@ def test_public_names() -> None:
         "UsageError",
         "anchor_coverage",
         "check_data",
+        "complete_labels",
         "convert",
         "convert_data",
         "diagnose",

@@ -187,6 +187,36 @@ def test_a_kill_beside_workers_loses_nothing(data: coco.Dataset, tmp_path: Path,
     same(whole, tmp_path / "torn")
 
 
+@pytest.fixture(scope="module")
+def old(tmp_path_factory: pytest.TempPathFactory) -> coco.Dataset:
+    return coco.read(*draw_dataset(tmp_path_factory.mktemp("old"), images=5, seed=8))
+
+
+REPLAYED = RECIPE.model_copy(update={"replay": 0.5, "workers": 1})
+
+
+@pytest.fixture(scope="module")
+def whole_replayed(data: coco.Dataset, old: coco.Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("replayed") / "run"
+    train(fresh(), data, REPLAYED, out=folder, val=some(data, 1), replay=old)
+    return folder
+
+
+@pytest.mark.parametrize("step", [3, 7])  # in the first epoch, and in the second, which draws other old images
+def test_a_kill_while_old_images_are_replayed_loses_nothing(
+    data: coco.Dataset, old: coco.Dataset, tmp_path: Path, whole_replayed: Path, step: int
+) -> None:
+    def work() -> None:
+        train(
+            fresh(), data, REPLAYED, out=tmp_path / "torn", val=some(data, 1), replay=old, watcher=Watching(step, die)
+        )
+
+    status = forked(work)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    train(fresh(seed=9), data, out=tmp_path / "torn", val=some(data, 1), replay=old, resume=True)
+    same(whole_replayed, tmp_path / "torn")
+
+
 def test_a_kill_before_there_is_anything_leaves_the_folder_free(data: coco.Dataset, tmp_path: Path) -> None:
     def work() -> None:
         before_the_recipe(tmp_path)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+import maskgraft as mg
 from maskgraft import batches, coco, evaluation, processes
 from maskgraft.recipe import Recipe
 from tests.test_graft import foreign_file
@@ -107,6 +108,21 @@ def test_an_evaluation_in_parts_has_each_image_once(folder: Path, monkeypatch: p
         monkeypatch.setattr(processes, "share", lambda images, rank=rank: images[rank::2])
         metrics = evaluation.evaluate(model, data, together=True)
     assert metrics == whole
+
+
+def test_norms_that_gather_statistics_are_refused_on_cpus(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch would say so from the middle of its own code, after the folder of the run is written."""
+    data = coco.read(folder / "data" / "instances.json", folder / "data" / "images")
+    model = mg.MaskRCNN.from_scratch("small", data.classes, norm="syncbn")
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "several", lambda: True)
+    with pytest.raises(mg.UsageError, match="between GPUs only") as told:
+        mg.train(model, data, Recipe(from_scratch=True), out=tmp_path / "run")
+    (finding,) = told.value.findings
+    assert finding.code == "train.batchnorm" and "--norm gn" in finding.fix
+    assert not (tmp_path / "run").exists()
 
 
 def test_one_process_is_several_of_one() -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from maskgraft.anchor_fitting import fit_anchors as fit_anchors
     from maskgraft.coco import Dataset as Dataset
     from maskgraft.coco import read as read_coco  # noqa: F401
+    from maskgraft.completing import complete_labels as complete_labels
     from maskgraft.conversion import convert as convert
     from maskgraft.data_checking import DataReport as DataReport
     from maskgraft.data_checking import check_data as check_data
@@ -71,6 +72,7 @@ _HOME = {
     "Tensors": "files.Tensors",
     "UsageError": "errors.UsageError",
     "anchor_coverage": "anchor_fitting.anchor_coverage",
+    "complete_labels": "completing.complete_labels",
     "convert": "conversion.convert",
     "DataReport": "data_checking.DataReport",
     "check_data": "data_checking.check_data",

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from maskgraft import policy, processes
 from maskgraft import state as states
 from maskgraft.backbones.norms import BATCH_NORMS
@@ -41,6 +43,14 @@ def check(model: MaskRCNN, data: Dataset, val: Dataset | None, recipe: Recipe, f
         message = f"min_size and max_size do nothing: this model's input is always {fixed[0]} × {fixed[1]}"
         fix = 'mg.load(path, numerics={"fixed_size": [512, 512]})'
         findings.append(Finding("spec.field", "error", message, ("min_size", "max_size"), fix=fix))
+    gathering = [name for name, one in model.named_modules() if isinstance(one, nn.SyncBatchNorm)]
+    if gathering and processes.several() and model.device.type == "cpu":
+        message = (
+            f"{len(gathering)} norms gather the statistics of {processes.count()} processes, which torch can do "
+            "between GPUs only, and this model is on a CPU"
+        )
+        fix = "--device cuda, or one process; from scratch --norm gn, whose norms gather nothing"
+        findings.append(Finding("train.batchnorm", "error", message, tuple(gathering[:8]), fix=fix))
     if findings:
         raise UsageError(findings)
 

@@ -164,6 +164,14 @@ def read(
     return result
 
 
+def class_names(annotations: str | Path) -> tuple[str, ...]:
+    """The categories of a COCO instances file by ascending id. Raises `DataError` where they cannot be read."""
+    faults = Faults(Path(annotations))
+    names = _categories(_parsed(Path(annotations))["categories"], faults)
+    faults.stop()
+    return tuple(names.values())
+
+
 def _parsed(path: Path) -> dict[str, list[Any]]:
     def refuse(code: str, fault: str, fix: str = "") -> DataError:
         return DataError(Finding(code, "error", f"{path} {fault}", fix=fix))

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from maskgraft import coco
+from maskgraft import coco, segmentation
 from maskgraft.coco import Dataset, ImageRecord
 from maskgraft.detections import Detections
 from maskgraft.errors import DataError, Finding, UsageError
@@ -149,14 +147,11 @@ def _first(names: Sequence[str]) -> str:
 def _results(
     image: ImageRecord, detections: Detections, classes: Sequence[str], category: Mapping[str, int]
 ) -> Iterable[dict[str, Any]]:
-    from faster_coco_eval import mask as coco_mask  # slow to import
-
-    columns = np.asfortranarray(detections.masks.numpy().view(np.uint8).transpose(1, 2, 0))  # as runs are counted
     found = zip(
         detections.labels.tolist(),
         detections.boxes.tolist(),
         detections.scores.tolist(),
-        coco_mask.encode(columns) if len(detections.labels) else (),
+        segmentation.packed(detections.masks.numpy()),
         strict=True,
     )
     for label, (x1, y1, x2, y2), score, encoded in found:
@@ -167,7 +162,7 @@ def _results(
             "category_id": category[classes[label]],
             "bbox": [x1, y1, x2 - x1, y2 - y1],
             "score": score,
-            "segmentation": {"size": list(encoded["size"]), "counts": encoded["counts"].decode()},
+            "segmentation": encoded,
         }
 
 

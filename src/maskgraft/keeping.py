@@ -196,10 +196,11 @@ def start_of(folder: Path) -> Start | None:
 
 def check(model: MaskRCNN, recipe: Recipe) -> None:
     """Raise `UsageError` when there is nothing to be held to."""
-    if (recipe.l2sp or recipe.distil) and not known_classes(model):
-        message = "l2sp and distil hold a model to what it knew, and none of its class rows comes from a file"
+    asked = [name for name in ("l2sp", "distil", "complete") if getattr(recipe, name)]
+    if asked and not known_classes(model):
+        message = f"{' and '.join(asked)} hold a model to what it knew, and none of its class rows comes from a file"
         fix = "train without them, or begin from a checkpoint that knows some of the classes"
-        raise UsageError(Finding("spec.field", "error", message, ("l2sp", "distil"), fix=fix))
+        raise UsageError(Finding("spec.field", "error", message, tuple(asked), fix=fix))
 
 
 def _answers(

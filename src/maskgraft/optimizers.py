@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from maskgraft import policy
+from maskgraft import fresh_rows, policy
 from maskgraft.errors import Finding, UsageError
 from maskgraft.model import MaskRCNN
 from maskgraft.policy import Trainable
@@ -47,10 +47,12 @@ def build(
         else dict(recipe.optimizer_options)
     )
     try:
-        return kind(groups, **options)
+        built = kind(groups, **options)
     except (TypeError, ValueError) as error:
         message = f"optimizer_options: torch.optim.{kind.__name__} says: {error}"
         raise UsageError(Finding("spec.field", "error", message, ("optimizer_options",))) from None
+    fresh_rows.hasten(built, model, recipe.fresh_rows)
+    return built
 
 
 def carry(before: Optimizer, after: Optimizer) -> None:

@@ -69,6 +69,10 @@ class Recipe(BaseModel):
     ema: float | None = Field(None, gt=0, lt=1, description="decay of a running mean of the weights: what is kept")
     l2sp: float = Field(0.0, ge=0, description="pull of the weights towards their start, such as 0.01")
     distil: float = Field(0.0, ge=0, description="weight of answering as the start model does on the new images")
+    complete: float | None = Field(
+        None, gt=0, le=1, description="least score of what the start model finds of classes that are not labelled"
+    )
+    fresh_rows: float = Field(1.0, gt=0, description="multiple of lr of class rows that start from nothing")
     replay: float | None = Field(None, gt=0, lt=1, description="part of each batch from replayed data; else a quarter")
     retention: int = Field(8, ge=0, description="images on which a run tells what the model kept; 0: it does not tell")
     loss_weights: dict[LossName, Annotated[float, Field(ge=0)]] = Field(

@@ -190,6 +190,24 @@ def encoded(segmentation: Segmentation, height: int, width: int) -> dict[str, An
     return {"size": list(segmentation["size"]), "counts": counts.encode() if isinstance(counts, str) else counts}
 
 
+def packed(masks: Mask) -> list[dict[str, Any]]:
+    """Masks [N, height, width] as COCO's packed RLE, as JSON takes it: {"size": [height, width], "counts": text}."""
+    if not len(masks):
+        return []
+    from faster_coco_eval import mask as coco_mask
+
+    columns = np.asfortranarray(masks.view(np.uint8).transpose(1, 2, 0))  # as runs are counted
+    return [{"size": list(one["size"]), "counts": one["counts"].decode()} for one in coco_mask.encode(columns)]
+
+
+def as_json(segmentation: Segmentation) -> Any:
+    """A mask as plain JSON types, as COCO writes it."""
+    if isinstance(segmentation, tuple):
+        return [part.tolist() for part in segmentation]
+    counts = segmentation["counts"]
+    return {**segmentation, "counts": counts.decode() if isinstance(counts, bytes) else counts}
+
+
 def decoded(masks: Sequence[Segmentation], height: int, width: int) -> Mask:
     """Masks as bool [N, height, width], drawn as COCO's own tools draw them; column by column in memory, as theirs."""
     if not masks:

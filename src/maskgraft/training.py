@@ -21,6 +21,7 @@ from maskgraft import (
     attending,
     batches,
     boards,
+    completing,
     forgetting,
     interrupts,
     judging,
@@ -100,16 +101,19 @@ def train(
     data, a folder that holds another run, a policy that trains nothing …; `DataError` without an instance to learn
     from, for images that cannot be read, and (`train.nan`) when a loss is not finite: the last saved step stays.
     """
-    folder, (records, replayed) = Path(out), replaying.records(data, replay, model.spec.classes)
-    new = len(records) - replayed
-    if not new:
+    folder, given = Path(out), data
+    labelled, replayed = replaying.records(given, replay, model.spec.classes)
+    if len(labelled) == replayed:
         raise DataError(Finding("train.no-instances", "error", f"{data.path} has no instance that can be trained on"))
-    recipe = states.continued(folder, recipe, data, records) if resume else recipe or Recipe()
+    recipe = states.continued(folder, recipe, data, labelled) if resume else recipe or Recipe()
     spec = model.spec.with_numerics(admission.conventions(recipe, model.spec.numerics), "the recipe")
     admission.check(model, data, val, recipe, folder, resume=resume)
     replaying.check(replay, replayed, recipe)
     if not resume:
         keeping.check(model, recipe)
+    data, added = completing.of_run(model, given, recipe, folder, resume=resume)
+    records, replayed = replaying.records(data, replay, model.spec.classes)
+    new = len(records) - replayed
     remedies: tuple[Derived, ...] = ()
     if doctor == "fix" and not resume:
         recipe, remedies = treating.treat(model, data, recipe, val=val)
@@ -118,7 +122,7 @@ def train(
     batch_norms = any(isinstance(one, BATCH_NORMS) for one in model.modules())
     left_out = len(data.images) - new
     resolved = resolve(recipe, images=new, left_out=left_out, replayed=replayed, batch_norms=batch_norms)
-    resolved = replace(resolved, derived=(*resolved.derived, *remedies))
+    resolved = replace(resolved, derived=(*resolved.derived, *completing.told(added, recipe), *remedies))
     recipe = resolved.recipe
     admission.check_parts(recipe, len(records))
     findings = admission.doubts(model, resolved)
@@ -129,7 +133,8 @@ def train(
     if processes.leads():
         folder.mkdir(parents=True, exist_ok=True)
     if not resume:  # first of all, so that the folder is known for a run
-        states.write_recipe(folder, resolved, data, records, model=model, val=val, findings=findings)
+        states.write_recipe(folder, resolved, data, labelled, model=model, val=val, findings=findings)
+    completing.keep(given, added, folder)
     restored = resume and training.restore()
     kept = keeping.begin(model, recipe, folder, fresh=not restored)
     retainers = [one for one in (retainer, kept) if one is not None]
@@ -139,7 +144,7 @@ def train(
     losses = [entry["total"] for entry in earlier]
 
     if resume:
-        states.write_recipe(folder, resolved, data, records, model=model, val=val, findings=findings)
+        states.write_recipe(folder, resolved, data, labelled, model=model, val=val, findings=findings)
     with (
         states.Log(folder) as log,
         interrupts.noted() as stop,
@@ -229,7 +234,7 @@ def train(
     )
     try:
         if recipe.retention and processes.leads():
-            run.retention = forgetting.of_run(model, folder, replay or val or data, limit=recipe.retention)
+            run.retention = forgetting.of_run(model, folder, replay or val or given, limit=recipe.retention)
         if processes.leads():
             reporting.report(folder, data=data, val=val, device=model.device)
     except OSError as error:  # the training is done and saved: it must not be lost for want of a page

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -194,6 +195,13 @@ def train(
     distil: Annotated[
         float | None, typer.Option(help="Weight of answering as the start model does on the new images, such as 1.")
     ] = None,
+    complete: Annotated[
+        float | None,
+        typer.Option(help="Least score of what the start model finds of classes that are not labelled, such as 0.5."),
+    ] = None,
+    fresh_rows: Annotated[
+        float | None, typer.Option(help="Multiple of lr of class rows that start from nothing, such as 10.")
+    ] = None,
     replay_annotations: Annotated[
         Path | None, typer.Option(help="COCO instances JSON of old images to mix in, so that they are not forgotten.")
     ] = None,
@@ -229,15 +237,12 @@ def train(
 ) -> None:
     """Train a checkpoint on a COCO-format dataset. Class rows are kept by name, new classes start afresh.
 
-    The model gets the classes of the dataset, or those of --classes. At the end, a table tells what was kept of what it
-    knew.
+    The model gets the classes of the dataset, with --complete those of the checkpoint too, or those of --classes. At
+    the end, a table tells what was kept of what it knew.
     """
     from maskgraft import coco
     from maskgraft import recipe as recipes
 
-    data = coco.read(annotations, images, classes=options.names(classes))
-    val = coco.read(val_annotations, val_images or images, classes=data.classes) if val_annotations else None
-    old = coco.read(replay_annotations, replay_images or images) if replay_annotations else None
     values = recipes.read(recipe).model_dump(exclude_unset=True) if recipe else {}
     given = {
         "policy": policy,
@@ -245,6 +250,8 @@ def train(
         "from_backbone": from_backbone or None,
         "l2sp": l2sp,
         "distil": distil,
+        "complete": complete,
+        "fresh_rows": fresh_rows,
         "replay": replay,
         "retention": retention,
         "stages": stages,
@@ -267,6 +274,17 @@ def train(
         **(options.numerics(fields, "--field") or {}),
     }
     chosen = recipes.recipe_from({**values, **{name: value for name, value in given.items() if value is not None}})
+    wanted = options.names(classes)
+    completes = chosen.complete is not None
+    # classes that this file does not list may be in another, or in the checkpoint
+    partly = completes or chosen.distil > 0 or replay_annotations is not None
+    data = coco.read(annotations, images, classes=_listed(annotations, wanted) if partly else wanted)
+    val = None
+    if val_annotations:
+        every = wanted if completes else wanted or data.classes
+        judged = _listed(val_annotations, every) if partly else data.classes
+        val = coco.read(val_annotations, val_images or images, classes=judged)
+    old = coco.read(replay_annotations, replay_images or images) if replay_annotations else None
 
     import torch
 
@@ -276,15 +294,19 @@ def train(
 
     with processes.joined(device) as place:
         torch.manual_seed(chosen.seed)  # random weights are drawn too
+        names = tuple(wanted or data.classes)
         if chosen.from_scratch:
-            model = _random(checkpoint, data.classes, norm, init, settings).to(place)
+            model = _random(checkpoint, names, norm, init, settings).to(place)
         else:
             _check_scratch_options(norm, init)
             model = load_model(checkpoint, config, key, family, settings, None, place)
-        if tuple(model.spec.classes) != data.classes:
+            if completes and wanted is None:
+                names = tuple(dict.fromkeys((*model.spec.classes, *data.classes)))
+            _check_known(names, [*data.classes, *(old.classes if old else ()), *model.spec.classes], annotations)
+        if tuple(model.spec.classes) != names:
             torch.manual_seed(chosen.seed)  # and new rows
             others = [load(path, family=family) for path in rows_from or ()]
-            model = with_classes(model, data.classes, synonyms=options.synonyms(synonyms), others=others).to(place)
+            model = with_classes(model, names, synonyms=options.synonyms(synonyms), others=others).to(place)
         _train(
             model,
             data,
@@ -297,6 +319,22 @@ def train(
             quiet=as_json or not processes.leads(),
             as_json=as_json,
         )
+
+
+def _listed(path: Path, wanted: Sequence[str] | None) -> Sequence[str] | None:
+    """Of some classes those that a file lists; all of them where it lists none, which the reading then tells."""
+    from maskgraft import coco
+
+    known = coco.class_names(path) if wanted else ()
+    return [name for name in wanted or () if name in known] or wanted
+
+
+def _check_known(names: Sequence[str], known: Sequence[str], annotations: Path) -> None:
+    if unknown := [name for name in names if name not in known]:
+        near = get_close_matches(unknown[0], known, 1)
+        message = f"neither {annotations} nor the checkpoint knows {', '.join(unknown[:8])}"
+        fix = f"did you mean {near[0]}?" if near else f"of {', '.join(dict.fromkeys(known))}"
+        raise UsageError(Finding("data.classes-unknown", "error", message, tuple(unknown), fix=fix))
 
 
 def _random(name: Path, classes: Sequence[str], norm: str | None, init: str | None, settings: list[str] | None) -> Any:

@@ -79,8 +79,10 @@ def spec_of(checkpoint: Path | None, classes: Sequence[str]) -> Spec:
 
         arch, names = Arch(classes=len(classes)), tuple(classes)
         return Spec(family="torchvision", arch=arch, numerics=torchvision.NUMERICS, classes=names)
-    if (saved := checkpoint / "spec.json").is_file():
-        return Spec.from_json(json.loads(saved.read_text(encoding="utf-8")))
+    if (checkpoint / "spec.json").is_file():
+        from maskgraft import store
+
+        return store.read_spec(checkpoint)
     from maskgraft.diagnosis import diagnose
 
     report = diagnose(checkpoint)
