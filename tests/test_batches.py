@@ -150,3 +150,13 @@ def test_truth_goes_between_processes_as_it_is() -> None:
         assert (given.polygons is None) == (target.polygons is None)
     empty = Target(torch.zeros(9, 4), torch.zeros(9), torch.zeros(9, 800, 800, dtype=torch.bool))
     assert len(pickle.dumps(empty)) < 9 * 800 * 800 / 7
+
+
+def test_wide_and_tall_images_come_in_batches_of_their_own(data: coco.Dataset) -> None:
+    tall = [replace(one, width=60, height=90) for one in data.images[:4]]
+    images = [*tall, *(replace(one, width=90, height=60) for one in data.images[4:])]
+    for epoch in range(3):
+        for batch in batches.plan(images, Recipe(batch=2), epoch):
+            assert len({images[index].width for index, _ in batch}) == 1
+    mixed = [batch for epoch in range(3) for batch in batches.plan(images, Recipe(batch=2, by_shape=False), epoch)]
+    assert any(len({images[index].width for index, _ in batch}) == 2 for batch in mixed)

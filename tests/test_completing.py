@@ -12,6 +12,7 @@ from maskgraft import shapes, state
 from maskgraft.coco import Dataset
 from maskgraft.completing import COMPLETED, absent_classes
 from maskgraft.model import MaskRCNN
+from maskgraft.ops.boxes import iou
 from tests.test_keeping import NEW, SHORT, Killer, Stop, grown, start
 
 NAMES = ("box", "triangle")
@@ -47,6 +48,10 @@ def test_what_is_not_labelled_is_added(data: Dataset) -> None:
         assert after.annotations[:labelled] == before.annotations
         found = model.predict([before.load()])[0].above(score)
         assert 0 <= len(after.annotations) - labelled <= len(found)
+        boxes = torch.tensor([one.box for one in after.annotations])
+        overlap = iou(boxes, boxes[labelled:])
+        overlap[torch.arange(labelled, len(boxes)), torch.arange(len(boxes) - labelled)] = 0
+        assert not len(boxes[labelled:]) or overlap.max() < 0.52  # corners are rounded
         for one in after.annotations[labelled:]:
             assert min((found.boxes - torch.tensor(one.box)).abs().amax(1).tolist()) <= 1 / 32
 

@@ -50,7 +50,7 @@ def check(model: MaskRCNN, data: Dataset, val: Dataset | None, recipe: Recipe, f
             "between GPUs only, and this model is on a CPU"
         )
         fix = "--device cuda, or one process; from scratch --norm gn, whose norms gather nothing"
-        findings.append(Finding("train.batchnorm", "error", message, tuple(gathering[:8]), fix=fix))
+        findings.append(Finding("train.batchnorm", "error", message, tuple(gathering), fix=fix))
     if findings:
         raise UsageError(findings)
 

@@ -120,19 +120,20 @@ def _found(
 
 
 def _of_image(model: MaskRCNN, image: ImageRecord, absent: Sequence[str], score: float) -> list[Instance]:
+    """Best first, each where no label and no better one of whatever class is."""
     found = model.predict([image.load()])[0].above(score)
-    drawn = found.masks.flatten(1).any(1).tolist()
-    labelled = torch.tensor([one.box for one in image.annotations]).reshape(-1, 4)
-    overlap = box_ops.iou(labelled, found.boxes).amax(0) if len(labelled) else torch.zeros(len(found))
-    corners = ((found.boxes * _PARTS).round() / _PARTS).tolist()
-    instances = []
     masks = segmentation.packed(found.masks.numpy())
-    every = zip(found.labels.tolist(), corners, found.scores.tolist(), masks, overlap.tolist(), drawn, strict=True)
-    for label, box, certain, mask, same, is_drawn in every:
-        name = model.spec.classes[label]
-        if name in absent and same < _SAME and is_drawn:
-            x1, y1, x2, y2 = box
-            instances.append(Instance(image.id, name, (x1, y1, x2, y2), mask, certain))
+    wanted = [model.spec.classes[label] in absent for label in found.labels.tolist()]
+    drawn = found.masks.flatten(1).any(1).tolist()
+    taken = torch.tensor([one.box for one in image.annotations]).reshape(-1, 4)
+    instances = []
+    for number, box in enumerate(found.boxes):
+        free = not len(taken) or box_ops.iou(taken, box[None]).max() < _SAME
+        if wanted[number] and drawn[number] and free:
+            taken = torch.cat((taken, box[None]))
+            x1, y1, x2, y2 = ((box * _PARTS).round() / _PARTS).tolist()
+            name, certain = model.spec.classes[int(found.labels[number])], float(found.scores[number])
+            instances.append(Instance(image.id, name, (x1, y1, x2, y2), masks[number], certain))
     return instances
 
 
