@@ -1,11 +1,14 @@
 """Trainings with faults of known cause: is the first finding of the doctor that cause?
 
-python -m benchmarks stuck                  # every fault and every healthy run, and the score
+python -m benchmarks stuck                  # every fault and every healthy run, both ways, and the scores
 python -m benchmarks.stuck --only anchors   # those with this in their name
+python -m benchmarks.stuck --way watched    # one of the two ways
 
-Pictures of shapes are drawn and a small model is trained on them first, so that nothing else is needed. A case is
-examined before its first step; where nothing above "info" is found, it trains with the doctor looking on, for 200 steps
-at most. Healthy runs train all of their steps, and must stay silent.
+Pictures of shapes are drawn and a small model is trained on them first, so that nothing else is needed. Each case is
+asked about in two ways. "examined": before its first step, and where nothing above "info" is found, it trains with the
+doctor looking on, for 200 steps at most. "watched": nothing is examined before the first step, and the doctor has only
+what passes by; faults that do not show there (in files that are never opened, or refused before) do not count. Healthy
+runs train all of their steps, and must stay silent both ways.
 """
 
 import argparse
@@ -15,11 +18,10 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 from unittest import mock
 
 import numpy as np
@@ -30,8 +32,10 @@ import maskgraft as mg
 from benchmarks.scoring import counted
 from benchmarks.timing import RESULTS
 from maskgraft import coco, lookouts, shapes
+from maskgraft.attending import Attendant
 from maskgraft.coco import Annotation, ImageRecord
 from maskgraft.init import initialise
+from maskgraft.losses import LOSSES
 
 HEALTHY = "healthy"
 NUMERICS: dict[str, Any] = {
@@ -47,6 +51,8 @@ NUMERICS: dict[str, Any] = {
 }
 RECIPE = mg.Recipe(batch=2, workers=0, policy="all", steps=60, evaluate_every=0, gradient_norms=25)
 Changes = dict[str, Any]
+Way = Literal["examined", "watched"]
+WAYS: tuple[Way, ...] = get_args(Way)
 
 
 @dataclass
@@ -190,6 +196,63 @@ def of_others(shop: Workshop) -> Case:
     return replace(shop.case(), data=replace(shop.train, images=tuple(moved)))
 
 
+def of_neighbours(shop: Workshop) -> Case:
+    """Each mask belongs to another instance of its image."""
+    images = []
+    for image in shop.train.images:
+        every = image.annotations
+        moved = tuple(replace(one, segmentation=every[index - 1].segmentation) for index, one in enumerate(every))
+        images.append(replace(image, annotations=moved))
+    return replace(shop.case(), data=replace(shop.train, images=tuple(images)))
+
+
+def of_half_the_size(mask: Any) -> Any:
+    """What was annotated on a picture of half the size."""
+    small, (height, width) = np.zeros_like(mask), (side // 2 for side in mask.shape)
+    small[:height, :width] = mask[: 2 * height : 2, : 2 * width : 2]
+    return small
+
+
+def labelled_at_random(shop: Workshop) -> Case:
+    random = np.random.default_rng(0)
+    return labelled(lambda _: int(random.integers(4)))(shop)
+
+
+def half_annotated(shop: Workshop) -> Case:
+    images = [
+        replace(one, annotations=one.annotations[: max(1, len(one.annotations) // 2)]) for one in shop.train.images
+    ]
+    return replace(shop.case(), data=replace(shop.train, images=tuple(images)))
+
+
+def annotated_twice(shop: Workshop) -> Case:
+    images = [
+        replace(
+            image, annotations=tuple(replace(one, id=one.id + more) for one in image.annotations for more in (0, 9000))
+        )
+        for image in shop.train.images
+    ]
+    return replace(shop.case(), data=replace(shop.train, images=tuple(images)))
+
+
+def repainted(change: Callable[[Any], Any]) -> Callable[[Workshop], Case]:
+    """The pictures themselves changed, uint8 [H, W, 3]."""
+
+    def made(shop: Workshop) -> Case:
+        folder = shop.folder / "repainted"
+        shutil.copytree(shop.folder / "train", folder)
+        for path in folder.glob("*.png"):
+            Image.fromarray(change(np.asarray(Image.open(path)))).save(path)
+        return replace(shop.case(), data=mg.read_coco(folder / shapes.INSTANCES, folder))
+
+    return made
+
+
+def left_and_right(shop: Workshop) -> Case:
+    data = replace(shop.train, classes=("left hand", "right hand", "left foot", "right foot"))
+    return replace(shop.case(), data=data, model=mg.load(shop.base, classes=data.classes))
+
+
 def edited(change: Callable[[dict[str, Any]], None], **arguments: Any) -> Callable[[Workshop], Case]:
     return lambda shop: replace(shop.case(), data=reread(shop, change, **arguments))
 
@@ -198,6 +261,11 @@ def as_corners(document: dict[str, Any]) -> None:
     for one in document["annotations"]:
         x, y, width, height = one["bbox"]
         one["bbox"] = [x, y, x + width, y + height]
+
+
+def as_fractions(document: dict[str, Any]) -> None:
+    for one in document["annotations"]:
+        one["bbox"] = [value / 96 for value in one["bbox"]]
 
 
 def further_classes(document: dict[str, Any]) -> None:
@@ -260,8 +328,8 @@ def weighted(change: Callable[[mg.MaskRCNN], None], **changes: Any) -> Callable[
     return made
 
 
-def fresh_backbone(model: mg.MaskRCNN) -> None:
-    initialise(model, ["backbone"])
+def fresh(*parts: str) -> Callable[[mg.MaskRCNN], None]:
+    return lambda model: initialise(model, parts)
 
 
 def fresh_convolutions(model: mg.MaskRCNN) -> None:
@@ -270,8 +338,16 @@ def fresh_convolutions(model: mg.MaskRCNN) -> None:
             torch.nn.init.kaiming_normal_(module.weight)
 
 
-def fresh_heads(model: mg.MaskRCNN) -> None:
-    initialise(model, ["box_head", "box_predictor"])
+def without_statistics(model: mg.MaskRCNN) -> None:
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.reset_running_stats()
+
+
+def diverged(model: mg.MaskRCNN) -> None:
+    for name, parameter in model.named_parameters():
+        if name.startswith("fpn."):
+            parameter.mul_(30)
 
 
 def with_nan(model: mg.MaskRCNN) -> None:
@@ -354,11 +430,13 @@ def other_names_in_val(shop: Workshop) -> Case:
 
 @dataclass(frozen=True)
 class Fault:
-    """What was done, the codes that the first finding may have, and how it is made."""
+    """What was done, the codes that the first finding may have, and how it is made; `shows`: in what passes by while
+    it trains, and not only in files and settings that are read before."""
 
     name: str
     expected: str | tuple[str, ...]
     make: Callable[[Workshop], Case] = field(repr=False)
+    shows: bool = True
 
 
 _ANCHORS = (8.0, 16.0, 32.0, 64.0, 96.0)
@@ -368,9 +446,9 @@ FAULTS: tuple[Fault, ...] = (
     # annotations
     Fault("labels shifted by one", "train.labels", labelled(lambda label: (label + 1) % 4)),
     Fault("two labels exchanged, two as well", "train.labels", labelled(lambda label: label ^ 1)),
-    Fault("category ids less one in the file", "data.category-unknown", edited(shifted_ids)),
+    Fault("category ids less one in the file", "data.category-unknown", edited(shifted_ids), shows=False),
     Fault("validation names the classes otherwise", "train.labels", other_names_in_val),
-    Fault("corners in the place of sides", ("data.box-format", "train.boxes"), edited(as_corners)),
+    Fault("corners in the place of sides", ("data.box-format", "train.boxes"), edited(as_corners), shows=False),
     Fault("sides taken for corners", "train.boxes", boxed(lambda box: (*box[:2], box[2] - box[0], box[3] - box[1]))),
     Fault("boxes of half the size", "train.boxes", boxed(lambda box: tuple(value / 2 for value in box))),
     Fault("annotations upside down", "train.boxes", masked(lambda mask: mask[::-1], boxes=True)),
@@ -381,24 +459,40 @@ FAULTS: tuple[Fault, ...] = (
     Fault("masks flipped in their boxes", "train.masks-flipped", masked(in_box(lambda mask: mask[::-1]))),
     Fault("masks of the ground", "train.masks-inverted", masked(in_box(np.logical_not))),
     Fault("boxes drawn as masks", "train.masks-boxes", masked(in_box(np.ones_like))),
-    Fault("classes that no image has", "data.class-empty", with_new_classes(edited(further_classes))),
-    Fault("a class called background", _BACKGROUND, with_new_classes(edited(with_background))),
-    Fault("crowds only", "train.no-instances", nothing_left),
-    Fault("classes that the model does not have", "shape.classes", edited(further_classes)),
-    Fault("images of validation among those of training", "data.leak", leaking),
+    Fault("classes that no image has", "data.class-empty", with_new_classes(edited(further_classes)), shows=False),
+    Fault("a class called background", _BACKGROUND, with_new_classes(edited(with_background)), shows=False),
+    Fault("crowds only", "train.no-instances", nothing_left, shows=False),
+    Fault("classes that the model does not have", "shape.classes", edited(further_classes), shows=False),
+    Fault("images of validation among those of training", "data.leak", leaking, shows=False),
     Fault("an image that is cut off", ("data.image", "data.image-unreadable", "data.image-truncated"), spoiled),
+    # annotations, once more
+    Fault("masks of other instances", "train.boxes", of_neighbours),
+    Fault("fractions for pixels", "train.boxes", edited(as_fractions)),
+    Fault("annotated on smaller pictures", "train.boxes", masked(of_half_the_size, boxes=True)),
+    Fault("labels at random", "train.labels", labelled_at_random),
+    Fault("half of the objects without annotation", "train.unlabelled", half_annotated, shows=False),
+    Fault("every instance twice", "data.duplicate-instance", annotated_twice, shows=False),
+    Fault("blank pictures", "data.pixels", repainted(lambda picture: 0 * picture)),
+    Fault("left and right in mirrored pictures", "train.flip", left_and_right),
     # the input and the weights
     Fault("BGR for RGB", "numerics.channel-order", numerics(channel_order="bgr", pixel_mean=(0.406, 0.456, 0.485))),
     Fault("no mean", "train.pixel-scale", numerics(pixel_mean=(0.0, 0.0, 0.0))),
     Fault("0 to 255 for 0 to 1", "train.pixel-scale", numerics(pixel_scale=1.0)),
     Fault("no deviation", "train.pixel-scale", numerics(pixel_std=(1.0, 1.0, 1.0))),
     Fault("another mean", "train.pixel-scale", numerics(pixel_mean=(0.9, 0.9, 0.9))),
-    Fault("a random backbone, frozen", "train.frozen-random", weighted(fresh_backbone, policy="heads")),
+    Fault("a random backbone, frozen", "train.frozen-random", weighted(fresh("backbone"), policy="heads")),
     Fault("random convolutions under old norms", "train.frozen-random", weighted(fresh_convolutions, policy="heads")),
-    Fault("a head that was lost", "train.head-random", weighted(fresh_heads)),
+    Fault("a head that was lost", "train.head-random", weighted(fresh("box_head", "box_predictor"))),
     Fault("a weight that is NaN", "values.nan", weighted(with_nan)),
     Fault("variances of nought", "numerics.norm-eps", weighted(no_variance)),
     Fault("eps 0 with fp16", "numerics.norm-eps", numerics(norm_eps=0.0, recipe={"precision": "fp16"})),
+    # parts that were lost on the way
+    Fault("a proposal network that was lost", "train.head-random", weighted(fresh("rpn"))),
+    Fault("a mask head that was lost", "train.head-random", weighted(fresh("mask_head", "mask_predictor"))),
+    Fault("a pyramid that was lost", "values.untrained", weighted(fresh("fpn"))),
+    Fault("a random backbone that trains", "values.untrained", weighted(fresh("backbone"))),
+    Fault("statistics of norms that were lost", "train.batchnorm", weighted(without_statistics)),
+    Fault("weights that had diverged", "values.diverged", weighted(diverged)),
     # what trains, and how fast
     Fault("nothing trains", "train.nothing-trainable", trained(multipliers=dict.fromkeys(
         ("backbone", "fpn", "rpn", "box_head", "box_predictor", "mask_head", "mask_predictor"), 0.0))),
@@ -414,7 +508,11 @@ FAULTS: tuple[Fault, ...] = (
     Fault("mask weight of a hundred", "train.loss-dominates", trained(loss_weights={"mask": 100.0})),
     Fault("mask weight of a thousandth", "train.loss-faint", trained(loss_weights={"mask": 0.001})),
     Fault("training norms with batches of one", "train.batchnorm", trained(train_norms=True, batch=1)),
-    Fault("old classes without images", "train.forgetting", new_classes_only),
+    Fault("old classes without images", "train.forgetting", new_classes_only, shows=False),
+    Fault("gradients clipped by value", "train.lr-low", trained(clip_value=1e-6)),
+    Fault("a backbone at two hundred times the rate", "train.lr-high", trained(multipliers={"backbone": 200.0})),
+    Fault("all losses times fifty", "train.lr-high", trained(loss_weights=dict.fromkeys(LOSSES, 50.0))),
+    Fault("adamw with a decay of 30", "train.weight-decay", trained(optimizer="adamw", lr=1e-3, weight_decay=30.0)),
     # what is sampled
     Fault("anchors of eight times", "train.anchors-miss", numerics(anchor_sizes=tuple((8 * a,) for a in _ANCHORS))),
     Fault("anchors of an eighth", "train.anchors-miss", numerics(anchor_sizes=tuple((a / 8,) for a in _ANCHORS))),
@@ -425,6 +523,11 @@ FAULTS: tuple[Fault, ...] = (
     Fault("three proposals", "train.rpn-recall", trained(numerics={"rpn_post_nms_train": 3})),
     Fault("sure detections only", "train.thresholds", trained(numerics={"score_threshold": 0.95})),
     Fault("input of 32 pixels", ("train.input-small", "train.anchors-miss"), trained(min_size=32, max_size=32)),
+    Fault("regions beside objects taken for them", "train.sampling", trained(numerics={"roi_positive_iou": 0.05})),
+    Fault("anchors beside objects taken for them", "train.sampling", trained(
+        numerics={"rpn_positive_iou": 0.1, "rpn_negative_iou": 0.05})),
+    Fault("one detection at most", "train.thresholds", trained(numerics={"max_detections": 1})),
+    Fault("shrunk to nothing", "train.input-small", trained(scale_jitter=(0.05, 0.1))),
     # while it trains
     Fault("a slow disk", "train.loader-slow", loaded_by(Slow, steps=20)),
     Fault("a worker that hangs", "train.loader-stalled", loaded_by(Hanging, every=9, workers=1, steps=12)),
@@ -475,6 +578,7 @@ HEALTHY_RUNS: tuple[Fault, ...] = (
 @dataclass(frozen=True)
 class Answer:
     fault: Fault
+    way: Way
     right: bool
     found: str
     message: str
@@ -482,89 +586,122 @@ class Answer:
     seconds: float
 
 
-def judged(fault: Fault, shop: Workshop) -> Answer:
+class Enough:
+    """A watcher that ends the run with the step at which the first finding above "info" came: only that one counts."""
+
+    def __init__(self) -> None:
+        self.findings: tuple[mg.Finding, ...] = ()
+
+    def begin(self, *_: object) -> None: ...
+
+    def examines(self, what: str) -> None: ...
+
+    def step(self, *_: object) -> None:
+        if self.findings:
+            raise mg.DataError(self.findings)
+
+    def evaluated(self, *_: object) -> None: ...
+
+    def found(self, number: int, findings: Sequence[mg.Finding]) -> None:
+        self.findings += tuple(one for one in findings if one.severity != "info")
+
+
+def judged(fault: Fault, shop: Workshop, way: Way) -> Answer:
     """Make a fault, ask the doctor, and hold the first finding against the cause."""
     start = time.perf_counter()
     torch.manual_seed(0)
+    findings, when = tuple[mg.Finding, ...](), "before"
     try:
-        case, refused = fault.make(shop), ()
+        case = fault.make(shop)
     except mg.MaskgraftError as error:  # the data cannot even be read
-        case, refused = None, error.findings
-    findings, when = tuple(refused), "reading"
-    if case is not None:
-        findings, when = mg.doctor(case.model, case.data, case.recipe, val=case.val).findings, "before"
+        case, findings, when = None, error.findings, "reading"
+    if case is not None and way == "examined":
+        findings = mg.doctor(case.model, case.data, case.recipe, val=case.val).findings
     if case is not None and all(one.severity == "info" for one in findings):
-        out = shop.folder / "run"
-        with suppress(mg.MaskgraftError):  # the log of the run has it
-            mg.train(case.model, case.data, case.recipe, out=out, val=case.val, doctor="warn")
-        findings, when = mg.doctor(run=out).findings, "while training"
-        shutil.rmtree(out)
+        out, when = shop.folder / "run", "while training"
+        doctor = Attendant(case.data, val=case.val, examines=way == "examined")
+        watcher = Enough() if way == "watched" else None
+        try:
+            mg.train(case.model, case.data, case.recipe, out=out, val=case.val, doctor=doctor, watcher=watcher)
+        except mg.MaskgraftError as error:  # the log of the run has it, if there is one
+            findings = error.findings
+        if out.exists():
+            findings = mg.doctor(run=out).findings
+            shutil.rmtree(out)
     grave = [one for one in findings if one.severity != "info"]
     first = grave[0] if grave else None
     found, message = (first.code, first.message) if first else (HEALTHY, "")
     allowed = (fault.expected,) if isinstance(fault.expected, str) else fault.expected
-    return Answer(fault, found in allowed, found, message, when, time.perf_counter() - start)
+    return Answer(fault, way, found in allowed, found, message, when, time.perf_counter() - start)
 
 
-def answers(shop: Workshop, names: str = "", *, every: int = 1, first: str = "") -> Iterator[Answer]:
-    """Every case whose name has `names` in it; what each left in the folder is removed."""
+def answers(shop: Workshop, way: Way, names: str = "", *, every: int = 1, first: str = "") -> Iterator[Answer]:
+    """Every case whose name has `names` in it, told as it comes; what each left in the folder is removed."""
     kept = set(shop.folder.iterdir())
-    cases = (*FAULTS, *HEALTHY_RUNS)
-    begin = next(number for number, one in enumerate(cases) if first in one.name)
+    cases = [one for one in (*HEALTHY_RUNS, *FAULTS) if one.shows or way == "examined"]
+    begin = next((number for number, one in enumerate(cases) if first in one.name), 0)
     for fault in cases[begin::every]:
-        if names in fault.name:
-            with mock.patch.object(lookouts, "PATIENCE", 2.5):  # half a minute would be half of the benchmark
-                yield judged(fault, shop)
-            for path in set(shop.folder.iterdir()) - kept:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if names not in fault.name:
+            continue
+        with mock.patch.object(lookouts, "PATIENCE", 2.5):  # half a minute would be half of the benchmark
+            one = judged(fault, shop, way)
+        mark = "ok  " if one.right else "MISS"
+        told = f"{mark} {way} {fault.name}: {one.found} ({one.when}, {one.seconds:.0f} s): {one.message[:140]}"
+        print(told, flush=True)
+        yield one
+        for path in set(shop.folder.iterdir()) - kept:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def told(found: list[Answer], *, out: Path | None = None) -> bool:
-    """Print the score, and whether it is good enough: nine of ten causes first, and silence over healthy runs."""
-    score = counted(found, healthy=HEALTHY, what="runs")
+def told(found: list[Answer], *, out: Path | None = None, whole: bool = False) -> bool:
+    """Print the scores, and whether they are good enough: nine of ten causes first, and silence over healthy runs."""
     if out is not None:
-        written(found, out)
-    return score.reaches(0.9)
+        written(found, out, whole=whole)
+    enough = True
+    for way in WAYS:
+        if some := [one for one in found if one.way == way]:
+            print(f"{way}:")
+            enough &= counted(some, healthy=HEALTHY, what="runs").reaches(0.9)
+    return enough
 
 
-def written(found: list[Answer], out: Path) -> None:
-    """Write each case and the score into a file; cases that it holds from an earlier part of the benchmark stay."""
-    cases = json.loads(out.read_text())["cases"] if out.exists() else {}
+def written(found: list[Answer], out: Path, *, whole: bool = False) -> None:
+    """Write each case and the scores into a file; unless this is the `whole` of it, what it holds already stays."""
+    known = json.loads(out.read_text()) if out.exists() and not whole else {}
+    result: dict[str, Any] = {way: known.get(way, {"cases": {}}) for way in WAYS}
     for one in found:
         kind = "healthy" if one.fault.expected == HEALTHY else "fault"
-        cases[one.fault.name] = {"kind": kind, "found": one.found, "right": one.right, "when": one.when}
-    score = {
-        kind: {"cases": len(of), "right": sum(one["right"] for one in of)}
-        for kind in ("fault", "healthy")
-        for of in ([one for one in cases.values() if one["kind"] == kind],)
-    }
-    out.write_text(json.dumps({**score, "cases": cases}, indent=1) + "\n")
+        case = {"kind": kind, "found": one.found, "right": one.right, "when": one.when}
+        result[one.way]["cases"][one.fault.name] = case
+    for of in result.values():
+        for kind in ("fault", "healthy"):
+            some = [one for one in of["cases"].values() if one["kind"] == kind]
+            of[kind] = {"cases": len(some), "right": sum(one["right"] for one in some)}
+    out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def run(*, quick: bool, out: Path | None, tensorflow: str | None) -> None:
-    """Print what was missed and the score; `quick` takes every fifth case. TensorFlow is not needed."""
+    """Print what was missed and the scores; `quick` takes every fifth case. TensorFlow is not needed."""
     with tempfile.TemporaryDirectory() as folder:
         shop = workshop(Path(folder))
-        told(list(answers(shop, every=5 if quick else 1)), out=out or (None if quick else RESULTS / "stuck.json"))
+        for number, way in enumerate(WAYS):
+            found = list(answers(shop, way, every=5 if quick else 1))
+            told(found, out=out or (None if quick else RESULTS / "stuck.json"), whole=number == 0)
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stuck")
     parser.add_argument("--only", default="", help="cases with this in their name")
+    parser.add_argument("--way", choices=WAYS, help="one of the two ways; else both")
     parser.add_argument("--from", dest="first", default="", help="the name of the case to begin with")
-    parser.add_argument("--out", type=Path, help="a file for the score, as JSON")
+    parser.add_argument("--out", type=Path, help="a file for the scores, as JSON")
     parser.add_argument("--keep", type=Path, help="a folder whose pictures and model are made once and taken again")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         shop = workshop(options.keep or Path(folder))
         found = []
-        for one in answers(shop, options.only, first=options.first):
-            found.append(one)
-            mark = "ok  " if one.right else "MISS"
-            print(
-                f"{mark} {one.fault.name}: {one.found} ({one.when}, {one.seconds:.0f} s): {one.message[:140]}",
-                flush=True,
-            )
+        for way in (options.way,) if options.way else WAYS:
+            found += answers(shop, way, options.only, first=options.first)
         return 0 if told(found, out=options.out) else 1
 
 

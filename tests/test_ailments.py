@@ -11,10 +11,23 @@ import torch
 
 import maskgraft as mg
 from maskgraft import coco, pulse, shapes
-from maskgraft.ailments import annotations, courses, inputs, knowledge, not_finite, pulses, rates, weights
+from maskgraft.ailments import (
+    annotations,
+    courses,
+    inputs,
+    knowledge,
+    not_finite,
+    outcomes,
+    pulses,
+    rates,
+    sampling,
+    settings,
+    weights,
+)
 from maskgraft.ailments.courses import Facts
 from maskgraft.ailments.order import causes_first
 from maskgraft.errors import Finding
+from maskgraft.losses import LOSSES
 from maskgraft.recipe import Recipe, resolve
 from maskgraft.targets import Batch, Target
 from tests.tiny import tiny_model
@@ -170,6 +183,12 @@ def test_labels_that_are_consistently_another_class() -> None:
         ({"lr": 0.5}, "train.lr-high"),
         ({"lr": 5e-6}, "train.lr-low"),
         ({"clip_norm": 1e-4}, "train.lr-low"),
+        ({"clip_value": 1e-6}, "train.lr-low"),
+        ({"multipliers": {"backbone": 100.0}}, "train.lr-high"),
+        ({"multipliers": {"backbone": 2.0}}, None),
+        ({"loss_weights": dict.fromkeys(LOSSES, 60.0)}, "train.lr-high"),
+        ({"loss_weights": {"mask": 60.0}}, None),
+        ({"optimizer": "adamw", "lr": 1e-3, "weight_decay": 30.0}, "train.weight-decay"),
         ({"warmup": 10_000}, "train.lr-low"),
         ({"milestones": (0.0, 0.0)}, "train.lr-low"),
         ({"optimizer": "adamw", "lr": 0.02}, "train.lr-high"),
@@ -182,7 +201,7 @@ def test_labels_that_are_consistently_another_class() -> None:
 )
 def test_rates(changes: dict[str, Any], code: str | None) -> None:
     resolved = resolve(Recipe(**{"batch": 4, "steps": 200, **changes}), images=100)
-    found = rates.examine(resolved, {"backbone": 3.0, "rpn": 0.5}, {"backbone": 40.0, "rpn": 4.0})
+    found = rates.examine(resolved, {"backbone": 3.0, "rpn": 0.5}, {"backbone": 40.0, "rpn": 4.0}, numbers=10_000)
     assert [one.code for one in found] == ([code] if code else [])
 
 
@@ -290,3 +309,69 @@ def test_causes_stand_before_consequences() -> None:
     note = Finding("train.time", "info", "long")
     assert causes_first([note, nan, high, nan]) == (high, note, nan)
     assert causes_first([note, nan]) == (nan, note)
+
+
+def test_first_losses_that_no_sound_weights_have() -> None:
+    random = {"rpn_cls": 0.69, "rpn_box": 0.1, "cls": 1.6, "box": 0.1, "mask": 0.69}
+    assert not knowledge.diverged(random, 4)
+    (finding,) = knowledge.diverged({**random, "cls": 800.0}, 4)
+    assert finding.code == "values.diverged" and finding.names == ("cls",) and "begin at 80" in finding.message
+
+
+def test_settings_that_undo_what_is_taught() -> None:
+    spec = tiny_model(("left hand", "right hand", "left-over")).spec
+    resolved = resolve(Recipe(batch=2), images=10)
+    (finding,) = settings.examine(spec, resolved, {})
+    assert finding.code == "train.flip" and finding.evidence["classes"] == ["left hand"]
+    assert not settings.examine(spec, resolve(Recipe(batch=2, flip=0.0), images=10), {})
+    assert not settings.examine(tiny_model(("left hand", "hat")).spec, resolved, {})
+
+
+def test_pictures_that_cannot_hold_what_is_there(drawn: mg.Dataset) -> None:
+    def told(recipe: Recipe, **numerics: Any) -> list[str]:
+        model = tiny_model(drawn.classes)
+        spec = replace(model.spec, numerics=replace(model.spec.numerics, **numerics))
+        found, _ = sampling.examine(drawn, spec, recipe, [])
+        return [one.code for one in found if one.severity != "info"]
+
+    assert "train.thresholds" in told(Recipe(), max_detections=1)
+    assert "train.thresholds" not in told(Recipe())
+    assert "train.input-small" in told(Recipe(scale_jitter=(0.05, 0.1)))
+    assert "train.input-small" in told(Recipe(min_size=32, max_size=32))
+    assert "train.input-small" not in told(Recipe(scale_jitter=(0.8, 1.25)))
+
+
+def test_parts_that_were_lost_are_told_from_parts_that_know() -> None:
+    model = tiny_model()
+    for norm in (one for one in model.backbone.modules() if hasattr(one, "running_var")):
+        norm.weight.data.uniform_(0.5, 1.5)  # as if it had learnt
+    found = knowledge._lost_parts(model, {"mask": 0.4, "rpn_cls": 0.1}, correct=0.2)
+    assert [one.code for one in found] == ["train.batchnorm", "values.untrained"]
+    assert found[1].names == ("fpn",)
+    assert not knowledge._lost_parts(model, {"mask": 0.4, "rpn_cls": 0.1}, correct=0.9)
+    (lost,) = knowledge._lost_parts(model, {"mask": math.log(2), "rpn_cls": 0.1}, correct=0.9)
+    assert lost.code == "train.head-random" and lost.names == ("mask_head",)
+
+
+def test_boxes_that_are_fractions(drawn: mg.Dataset) -> None:
+    looks = annotations.Looks()
+    for image in drawn.images[:4]:
+        masks = [coco.mask(one, image.height, image.width) for one in image.annotations]
+        looks.add(image.load(), [tuple(side / 64 for side in one.box) for one in image.annotations], masks)
+    (finding,), _, _ = annotations.judge(looks, path="drawn")
+    assert finding.code == "train.boxes" and "fractions of the picture" in finding.message
+
+
+def test_what_a_run_has_come_to() -> None:
+    cost = {"points": 0.2, "objects": 3, "detections": 1}
+    short = {"ap": 0.5, "objects": 9, "kinds": {"mask": {**cost, "points": 0.01}, "proposals": cost}}
+    (finding,) = outcomes.misses(short)
+    assert finding.severity == "info" and finding.names == ("proposals",) and "anchors that fit" in finding.fix
+    kept = {"classes": {"cat": {"mask": [0.5, 0.1]}}, "agreement": {"found": 0, "kept": None}, "images": 8}
+    (lost,) = outcomes.forgotten(kept)
+    assert lost.code == "train.forgetting" and lost.severity == "warning" and "cat 50 → 10" in lost.message
+    (fine,) = outcomes.forgotten({**kept, "classes": {"cat": {"mask": [0.5, 0.48]}}})
+    assert fine.severity == "info"
+    found = {"found": 20, "kept": 0.2, "mask_iou": 0.8}
+    (gone,) = outcomes.forgotten({**kept, "classes": {}, "agreement": found})
+    assert gone.severity == "warning" and "20 % are" in gone.message

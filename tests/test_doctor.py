@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import maskgraft as mg
-from maskgraft import coco, watching
+from maskgraft import coco, shortfalls, watching
 from maskgraft.attending import Attendant
 from maskgraft.errors import Finding
 from maskgraft.recipe import Recipe
@@ -51,6 +51,9 @@ def test_an_examination_leaves_the_model_as_it_was(folder: Path, data: coco.Data
     assert model.spec is spec and not model.training
     assert all(one.requires_grad and one.grad is None for one in model.parameters())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    stages: list[str] = []
+    mg.doctor(model, data, QUICK, progress=stages.append)
+    assert stages[0] == "the weights" and any("8 images of instances.json" in one for one in stages)
     assert {"first_losses", "pulse", "anchors", "gradients", "seconds", "annotations"} <= found.measured.keys()
     json.dumps(found.as_json(), allow_nan=False)
 
@@ -87,6 +90,61 @@ def test_looking_on_changes_no_byte(folder: Path, data: coco.Dataset, tmp_path: 
     written = lines(tmp_path / "watched")
     assert written[0]["examination"]["first_losses"] and any("pulse" in line for line in written)
     assert [line for line in written if "losses" in line] == [line for line in lines(tmp_path / "alone")]
+
+
+def test_first_steps_are_judged_where_nothing_was_examined(folder: Path, data: coco.Dataset, tmp_path: Path) -> None:
+    cut = replace(
+        data, images=tuple(replace(one, annotations=tuple(map(narrow, one.annotations))) for one in data.images)
+    )
+    recipe = QUICK.model_copy(update={"steps": 13, "lr": 0.2, "clip_norm": 1.0})
+    alone, watched = (mg.load(folder / "model") for _ in range(2))
+    first = train(alone, cut, recipe, out=tmp_path / "alone")
+    run = train(watched, cut, recipe, out=tmp_path / "watched", doctor=Attendant(cut, examines=False))
+    assert first.losses == run.losses
+    log = lines(tmp_path / "watched")
+    told = {one["step"]: [found["code"] for found in one["findings"]] for one in log if "findings" in one}
+    assert "train.lr-high" in told[0]  # by the gradients of the first step
+    assert any("train.boxes" in codes for codes in told.values())
+    assert any("examination" in one and one["step"] == 11 for one in log)
+
+
+def narrow(one: coco.Annotation) -> coco.Annotation:
+    """A box of which a corner is all that is left."""
+    x1, y1, x2, y2 = one.box
+    return replace(one, box=(x1, y1, x1 + (x2 - x1) / 4, y1 + (y2 - y1) / 4))
+
+
+def test_a_worker_that_dies_in_the_middle_of_a_step(data: coco.Dataset, tmp_path: Path) -> None:
+    class Dying(Attendant):
+        def before_update(self, moment: watching.Moment) -> None:
+            raise RuntimeError("DataLoader worker (pid 7) exited unexpectedly with exit code 1. Details are lost")
+
+    model = tiny_model()
+    with pytest.raises(mg.DataError, match=r"train\.loader-died"):
+        train(model, data, QUICK, out=tmp_path / "run", doctor=Dying(data, examines=False))
+    assert grave(mg.doctor(run=tmp_path / "run").findings)[0] == "train.loader-died"
+
+
+def test_a_run_says_what_was_forgotten_or_why_it_does_not(folder: Path, data: coco.Dataset, tmp_path: Path) -> None:
+    train(mg.load(folder / "model"), data, QUICK, out=tmp_path / "told")
+    (tmp_path / "told" / "retention.json").unlink()
+    kept = mg.doctor(run=tmp_path / "told").measured["kept"]
+    assert kept["components"]["backbone"]["change"] > 0 and not (tmp_path / "told" / "retention.json").exists()
+    train(tiny_model(), data, QUICK, out=tmp_path / "fresh")
+    (why,) = [one for one in mg.doctor(run=tmp_path / "fresh").findings if one.code == "train.retention"]
+    assert why.severity == "info" and "it began from no file" in why.message
+
+
+def test_the_last_evaluation_serves_the_report(
+    folder: Path, data: coco.Dataset, tmp_path: Path, monkeypatch: Any
+) -> None:
+    asked: list[int] = []
+    measure = shortfalls.shortfall
+    monkeypatch.setattr(shortfalls, "shortfall", lambda *a, **named: asked.append(1) or measure(*a, **named))
+    run = train(mg.load(folder / "model"), data, QUICK, out=tmp_path / "run", val=data)
+    short = json.loads((tmp_path / "run" / "shortfall.json").read_text())
+    assert asked == [1] and run.metrics is not None and short["metrics"] == run.metrics.as_json()
+    assert short["step"] == run.steps and "Why not 100?" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_rate_that_is_too_high(folder: Path, data: coco.Dataset, tmp_path: Path) -> None:

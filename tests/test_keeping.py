@@ -115,6 +115,8 @@ class Killer:
     def __init__(self, after: int) -> None:
         self.after = after
 
+    def examines(self, *_: object) -> None: ...
+
     def begin(self, *_: object) -> None:
         """Nothing yet."""
 

@@ -62,6 +62,8 @@ class Watching:
         self.at, self.then = at, then
         self.findings: Sequence[mg.Finding] = ()
 
+    def examines(self, what: str) -> None: ...
+
     def begin(self, resolved: Resolved, trainable: Trainable, findings: Sequence[mg.Finding]) -> None:
         self.findings = findings
 

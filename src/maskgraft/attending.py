@@ -18,7 +18,8 @@ from maskgraft.ailments.order import causes_first
 from maskgraft.coco import Dataset
 from maskgraft.errors import Finding, UsageError
 from maskgraft.evaluation import Metrics
-from maskgraft.examining import examine
+from maskgraft.examining import Progress, examine
+from maskgraft.first_steps import FirstSteps
 from maskgraft.model import MaskRCNN
 from maskgraft.policy import Trainable
 from maskgraft.recipe import Resolved
@@ -39,10 +40,22 @@ _LIGHTER = {"clip_norm": 10.0}
 class Attendant:
     """A `Doctor`. In the `mode` "warn" it tells what it finds; "stop" ends the run at the first error; "fix" changes
     rates, clipping, weights of losses and workers, rolls back after a loss that is not finite, and leaves out what it
-    was due to where that is one image."""
+    was due to where that is one image. Without `examines` nothing is drawn or opened before the first step, and the
+    first dozen of steps are judged instead. `progress` is told what the examination looks at next."""
 
-    def __init__(self, data: Dataset, *, val: Dataset | None = None, mode: Mode = "warn", every: int = EVERY) -> None:
+    def __init__(
+        self,
+        data: Dataset,
+        *,
+        val: Dataset | None = None,
+        mode: Mode = "warn",
+        every: int = EVERY,
+        examines: bool = True,
+        progress: Progress | None = None,
+    ) -> None:
         self.data, self.val, self.mode, self.every = data, val, mode, every
+        self.examines, self.progress = examines, progress
+        self.first: FirstSteps | None = None
         self.told: set[tuple[str, tuple[str, ...]]] = set()
         self.entries: list[Mapping[str, Any]] = []
         self.timings: list[Mapping[str, Any]] = []
@@ -66,7 +79,11 @@ class Attendant:
             self.entries += earlier
             return None
         self.workers = recipe.workers
-        found = examine(model, self.data, recipe, val=self.val)
+        if not self.examines or processes.several():
+            self.first = FirstSteps(model, self.data, resolved, whole=not self.examines)
+        if not self.examines:
+            return None
+        found = examine(model, self.data, recipe, val=self.val, progress=self.progress)
         return self._verdict(found.findings, recipe.lr, {"examination": dict(found.measured)})
 
     def unlearnable(self, fault: Finding) -> Verdict | None:
@@ -78,8 +95,11 @@ class Attendant:
         self.images = moment.batch.ids
         updates = self._updates(moment.model)
         values = {name: loss.item() for name, loss in moment.losses.items()}
+        found, measured = self.first.before_backward(moment) if self.first else ([], {})
+        if self.first and self.first.done:
+            self.first = None
         if not all(map(math.isfinite, values.values())):
-            found = not_finite.explain(
+            found += not_finite.explain(
                 moment.model,
                 moment.batch,
                 values,
@@ -89,17 +109,15 @@ class Attendant:
             )
             return self._broken(found, moment)
         if updates and self.pulses:
-            self.pulses[-1]["updates"] = updates
-        if not self._is_due(moment.step) or (self.pulses and self.pulses[-1]["step"] == moment.step):
-            return None
-        taken = pulse.take(moment.model, moment.batch).as_json()
-        rate = moment.optimizer.param_groups[0]
-        self.pulses.append(
-            {"step": moment.step, "rate": rate["lr"] / max(rate.get("base_lr", rate["lr"]), 1e-30), **taken}
-        )
-        self.lr = moment.recipe.lr or 0.0
-        found = pulses.judge(self.pulses, lr=self.lr, usual=self.facts.usual)
-        return self._verdict(found, self.lr, {"pulse": taken})
+            self.pulses[-1]["updates"] = measured["updates"] = updates
+            measured["rate"] = self.pulses[-1]["rate"]
+        if self._is_due(moment.step) and not (self.pulses and self.pulses[-1]["step"] == moment.step):
+            taken, rate = pulse.take(moment.model, moment.batch).as_json(), moment.optimizer.param_groups[0]
+            share = rate["lr"] / max(rate.get("base_lr", rate["lr"]), 1e-30)
+            self.pulses.append({"step": moment.step, "rate": share, **taken})
+            self.lr, measured["pulse"] = moment.recipe.lr or 0.0, taken
+            found += pulses.judge(self.pulses, lr=self.lr, usual=self.facts.usual)
+        return self._verdict(found, self.lr, measured) if found or measured else None
 
     def before_update(self, moment: Moment) -> Verdict | None:
         """Weights are kept where the next step is to say how far this one moved them."""
@@ -116,7 +134,7 @@ class Attendant:
                 for name, parameter in moment.model.named_parameters()
                 if parameter.requires_grad
             }
-        return None
+        return self._verdict(self.first.before_update(moment), moment.recipe.lr) if self.first else None
 
     def step(self, number: int, entry: Mapping[str, Any]) -> Verdict | None:
         """After each step: its line in metrics.jsonl, with its times."""
@@ -175,7 +193,7 @@ class Attendant:
         fresh = [one for one in found if (one.code, one.names) not in self.told]
         self.told |= {(one.code, one.names) for one in fresh}
         fresh = list(causes_first(fresh))
-        if not fresh and measured is None:
+        if not fresh and not measured:
             return None
         if self.mode == "stop" and any(one.severity == "error" for one in fresh):
             return Verdict(tuple(fresh), "stop")
@@ -207,13 +225,15 @@ class Attendant:
         return changes
 
 
-def attendant(doctor: Doctor | str, data: Dataset, val: Dataset | None) -> Doctor | None:
+def attendant(
+    doctor: Doctor | str, data: Dataset, val: Dataset | None, *, progress: Progress | None = None
+) -> Doctor | None:
     """The doctor that is meant by "warn", "stop" or "fix", or the one that is given; None for "off"."""
     match doctor:
         case "off":
             return None
         case "warn" | "stop" | "fix":
-            return Attendant(data, val=val, mode=doctor)
+            return Attendant(data, val=val, mode=doctor, progress=progress)
         case str():
             near = get_close_matches(doctor, (*MODES, "off"), 1)
             fix = f"did you mean {near[0]}?" if near else f"one of {', '.join(MODES)}, off"

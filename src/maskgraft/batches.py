@@ -211,7 +211,8 @@ def loader(
                 with lookouts.lookout(files, stacks if recipe.workers else None, told):
                     batch = next(given)
             except RuntimeError as error:
-                failure = _worker_failure(str(error), number % max(recipe.workers, 1), recipe.workers, files)
+                who = f"worker {number % max(recipe.workers, 1)} of {recipe.workers}, or one beside it"
+                failure = _worker_failure(str(error), who, files)
                 if failure is None:
                     raise
                 raise DataError(failure) from error
@@ -235,15 +236,24 @@ def _begin_worker(_: int, *, stacks: Path) -> None:
     lookouts.answer(stacks)
 
 
-def _worker_failure(said: str, worker: int, workers: int, files: Sequence[str]) -> Finding | None:
+def worker_death(said: str) -> Finding | None:
+    """What a RuntimeError tells that ends a step because a worker process has ended; None when it is about something
+    else. torch raises it wherever the training stands, which need not be where a batch is awaited."""
+    return _worker_failure(said, "a worker that loads images", ()) if "exited unexpectedly" in said else None
+
+
+def _worker_failure(said: str, who: str, files: Sequence[str]) -> Finding | None:
     """What became of a worker process, by what the data loader says; None when that is about something else."""
     if "timed out" in said:
         code, what = "train.loader-stalled", f"gave no batch for {_STALLED_SECONDS} seconds"
         fix = "look whether these files can be read; train with workers=0 to see where it stands"
     elif "exited unexpectedly" in said:
-        code, what = "train.loader-died", "ended while this batch was awaited"
-        fix = "it may have run out of memory, or of shared memory (/dev/shm): train with fewer workers, or workers=0"
+        code, what = "train.loader-died", "ended while it made a batch"
+        fix = (
+            "it may have run out of memory, or of shared memory (/dev/shm): train with fewer workers; workers=0 shows "
+            "at which image"
+        )
     else:
         return None
-    message = f"worker {worker} of {workers}, or one beside it, {what}: {', '.join(files)}"
+    message = f"{who}, {what}: {', '.join(files)}" if files else f"{who} {what}"
     return Finding(code, "error", message, names=tuple(files), evidence={"said": said}, fix=fix)

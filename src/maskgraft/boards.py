@@ -26,6 +26,9 @@ class Board:
     def begin(self, resolved: Resolved, trainable: Trainable, findings: Sequence[Finding]) -> None:
         """Before the first step of each stage."""
 
+    def examines(self, what: str) -> None:
+        """Nothing that a board keeps."""
+
     def step(self, number: int, entry: Mapping[str, Any]) -> None:
         """After each step."""
         values = {"total": entry["total"], "lr": entry["lr"], "gradient": entry["gradient"]}

@@ -8,7 +8,7 @@ mg.doctor(run="runs/first")        # the same for a run that has begun or ended
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -16,20 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from maskgraft import admission, batches, policy, processes
-from maskgraft.ailments import annotations, inputs, knowledge, not_finite, rates, sampling, settings, weights
+from maskgraft import admission, batches, first_batches, policy, processes
+from maskgraft.ailments import annotations, inputs, knowledge, not_finite, unlabelled, weights
 from maskgraft.ailments import data as data_ailments
 from maskgraft.ailments.order import causes_first
 from maskgraft.coco import Dataset
 from maskgraft.errors import DataError, Finding, UsageError
-from maskgraft.losses import LOSSES
+from maskgraft.first_batches import Seen
 from maskgraft.model import MaskRCNN
 from maskgraft.pulse import as_in_training, take
 from maskgraft.recipe import Recipe, Resolved, resolve
-from maskgraft.spec import component
 from maskgraft.targets import Batch
+
+Progress = Callable[[str], None]
 
 _IMAGES, _BATCHES = 8, 4  # what is drawn for measuring
 _COMPARED, _PATIENCE = 24, 20.0  # images, fewer where their forward passes would take more seconds than that
@@ -60,25 +60,29 @@ def doctor(
     *,
     run: str | Path | None = None,
     val: Dataset | None = None,
+    progress: Progress | None = None,
 ) -> Examination:
     """Say why a training will not work, or why it does not: a cause, evidence and a fix, worst first.
 
     With `model` (or where `mg.load` finds it) and `data`: everything that shows before the first step, from the data's
     findings to the time that it will take; a few batches are drawn and computed, nothing is changed or written. A model
     of other classes gets those of the data, as in `maskgraft train`. With `run`: what the folder of a run tells about
-    how it went. Returns an examination for everything that can be examined; raises `UsageError` for arguments that are
-    wrong themselves, and `CheckpointError` for a file that cannot be loaded.
+    how it went; what it kept of the model that it began with is measured, where it has not told that. `progress` is
+    told what is looked at next, as it can take minutes.
+
+    Returns an examination for everything that can be examined; raises `UsageError` for arguments that are wrong
+    themselves, and `CheckpointError` for a file that cannot be loaded.
     """
     if run is not None:
         if model is not None or data is not None or recipe is not None:
             raise UsageError(Finding("spec.field", "error", "doctor takes a run, or a model with data, not both"))
         from maskgraft.runs import examine_run
 
-        return examine_run(Path(run))
+        return examine_run(Path(run), compare=True)
     if model is None or data is None:
         raise UsageError(Finding("spec.field", "error", "doctor takes a run, or a model and data", fix='run="runs/…"'))
     ready = model if isinstance(model, MaskRCNN) else _loaded(model, data)
-    return examine(ready, data, recipe or Recipe(), val=val)
+    return examine(ready, data, recipe or Recipe(), val=val, progress=progress)
 
 
 def _loaded(path: str | Path, data: Dataset) -> MaskRCNN:
@@ -89,8 +93,11 @@ def _loaded(path: str | Path, data: Dataset) -> MaskRCNN:
     return model if tuple(model.spec.classes) == data.classes else with_classes(model, data.classes)
 
 
-def examine(model: MaskRCNN, data: Dataset, recipe: Recipe, *, val: Dataset | None = None) -> Examination:
+def examine(
+    model: MaskRCNN, data: Dataset, recipe: Recipe, *, val: Dataset | None = None, progress: Progress | None = None
+) -> Examination:
     """The examination of a model that is about to train on `data`; the model is as it was afterwards."""
+    tell = progress or _silently
     records = data.trainable()
     if not records:
         message = f"{data.path} has no instance that can be trained on: {len(data.images)} images"
@@ -115,10 +122,13 @@ def examine(model: MaskRCNN, data: Dataset, recipe: Recipe, *, val: Dataset | No
         except UsageError as error:
             return Examination(causes_first([*found, *error.findings]))
         every = frozenset[str]().union(*(policy.chosen_by(span.policy, model) for span in resolved.stages))
+        tell("the weights")
         found += [*doubts, *weights.examine(model, every)]
+        tell(f"{len(data.images)} images of {data.path.name} and their annotations")
         found += data_ailments.examine(model, data, val, resolved.recipe)
         if {one.code for one in found if one.severity == "error"} & {"shape.classes", "values.nan"}:
             return Examination(causes_first(found))
+        tell("outlines of annotations on their pictures")
         aligned, alignment, shapes = annotations.examine(data_ailments.spread(records, _LOOKED_AT), path=str(data.path))
         measured: dict[str, Any] = {
             "trains": {part.component: [part.training, part.frozen] for part in trainable.parts},
@@ -130,7 +140,7 @@ def examine(model: MaskRCNN, data: Dataset, recipe: Recipe, *, val: Dataset | No
         found += aligned
         if processes.several():  # what they measure would be the work of all of them, in step
             return Examination(causes_first(found), measured)
-        more, told = _measured(model, data, val, resolved)
+        more, told = _measured(model, data, val, resolved, tell)
         return Examination(causes_first([*found, *more]), {**measured, **told})
 
 
@@ -161,56 +171,53 @@ def _borrowed(model: MaskRCNN) -> Iterator[None]:
 
 
 def _measured(
-    model: MaskRCNN, data: Dataset, val: Dataset | None, resolved: Resolved
+    model: MaskRCNN, data: Dataset, val: Dataset | None, resolved: Resolved, tell: Progress
 ) -> tuple[list[Finding], dict[str, Any]]:
     """Findings that need batches, and what was measured on them."""
-    recipe, found = resolved.recipe, list[Finding]()
+    recipe, found, seen = resolved.recipe, list[Finding](), Seen()
+    tell("first batches, their losses and gradients")
     drawn, seconds, faults = _drawn(model, data, recipe)
     found += faults
     if not drawn:
         return found, {}
-    pulses, losses, steps, norms = [], list[dict[str, float]](), list[float](), dict[str, float]()
+    steps = list[float]()
     for number, batch in enumerate(drawn):
         if fault := not_finite.unlearnable(batch, len(model.spec.classes)):
             return [*found, fault], {}
-        pulses.append(take(model, batch))
-        begin = time.perf_counter()
+        pulse, begin = take(model, batch), time.perf_counter()
         values, gradients = _step(model, batch, backward=number in (0, len(drawn) - 1))
         steps.append(time.perf_counter() - begin)
-        losses.append(values)
-        norms = norms or gradients
+        seen.add(batch, pulse, values)
+        if not seen.gradients:
+            seen.measure(model, gradients)
         if not all(map(math.isfinite, values.values())):
             found += not_finite.explain(model, batch, values, step=1, recipe=recipe, history=())
             break
-    finite = [one for one in losses if all(map(math.isfinite, one.values()))]
-    first = {name: sum(one[name] for one in finite) / len(finite) for name in LOSSES} if finite else {}
-    sizes = _norms(model, lambda parameter: parameter.detach())
-    more, stem = inputs.examine(model, drawn)
-    sampled, cover = sampling.examine(data, model.spec, recipe, pulses)
-    usable = {name: norm for name, norm in norms.items() if math.isfinite(norm)}
-    found += [*more, *sampled, *rates.examine(resolved, usable, sizes), *settings.examine(model.spec, resolved, first)]
-    found += knowledge.examine(model, pulses, first)
+    tell(f"anchors and boxes, sampling, rates: {sum(steps) / len(steps):.1f} s were a step")
+    more, measured = first_batches.judge(model, data, resolved, seen)
+    found += more
     if val is not None and knowledge.known(model):
+        tell("labels of validation")
         there = [take(model, batch) for batch in _drawn(model, val, recipe, images=_COMPARED)[0]]
         found += knowledge.exchanged(model, there, f"of validation ({val.path.name})")
+    if len(knowledge.known(model)) == len(model.spec.classes):
+        tell("objects that have no annotation")
+        found += unlabelled.examine(model, data, images=_affordable(seen, steps))
     if parts := knowledge.trained(model):
-        count = min(
-            _COMPARED, max(_IMAGES, int(_PATIENCE / max(sum(steps) / len(steps), 1e-3)) * len(drawn[0].targets))
-        )
-        found += inputs.by_losses(model, _drawn(model, data, recipe, images=count)[0], parts)
+        count = _affordable(seen, steps)
+        tell(f"{count} images with red and blue exchanged")
+        compared = _drawn(model, data, recipe, images=count)[0]
+        found += inputs.by_losses(model, [pair for one in compared for pair in inputs.both_ways(model, one, parts)])
     spent = steps[-1] if len(steps) > 1 or not steps else steps[0]
     load = seconds / max(1, recipe.workers)
     found += _times(resolved, spent, load)
-    return found, {
-        "first_losses": {name: round(value, 4) for name, value in first.items()},
-        "undecided": {"rpn_cls": round(math.log(2), 4), "cls": round(math.log(len(model.spec.classes) + 1), 4),
-                      "mask": round(math.log(2), 4)},
-        "pulse": pulses[0].as_json(),
-        "anchors": cover.as_json(),
-        "input": {name: round(value, 4) for name, value in stem.items()},
-        "gradients": {name: float(f"{value:.4g}") for name, value in usable.items()},
-        "seconds": {"step": round(spent, 4), "load": round(load, 4)},
-    }  # fmt: skip
+    return found, {**measured, "seconds": {"step": round(spent, 4), "load": round(load, 4)}}
+
+
+def _affordable(seen: Seen, steps: Sequence[float]) -> int:
+    """How many images can be looked at in the time that there is."""
+    each = max(sum(steps) / len(steps), 1e-3)
+    return min(_COMPARED, max(_IMAGES, int(_PATIENCE / each) * len(seen.batches[0].targets)))
 
 
 def _drawn(
@@ -243,18 +250,11 @@ def _step(model: MaskRCNN, batch: Batch, *, backward: bool) -> tuple[dict[str, f
         if backward:
             torch.autograd.backward(torch.stack(list(losses.values())).sum())
     values = {name: loss.item() for name, loss in losses.items()}
-    return values, _norms(model, lambda parameter: parameter.grad) if backward else {}
+    return values, first_batches.norms(model, lambda parameter: parameter.grad) if backward else {}
 
 
-def _norms(model: MaskRCNN, of: Any) -> dict[str, float]:
-    """The norm of something of each parameter that trains, by component."""
-    squares: dict[str, float] = {}
-    for name, parameter in model.named_parameters():
-        value: Tensor | None = of(parameter) if parameter.requires_grad else None
-        if value is not None:
-            part = component(name)
-            squares[part] = squares.get(part, 0.0) + float(value.float().square().sum())
-    return {name: value**0.5 for name, value in squares.items()}
+def _silently(_: str) -> None:
+    """Nobody wants to know."""
 
 
 def _times(resolved: Resolved, step: float, load: float) -> Iterator[Finding]:

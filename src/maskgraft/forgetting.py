@@ -115,13 +115,23 @@ def of_run(model: MaskRCNN, folder: Path, data: Dataset, *, limit: int) -> Reten
     start = keeping.start_of(folder)
     if start is None:
         return None
-    data = replace(data, images=data.trainable() or data.images)
-    report = retention((start.model.to(model.device), model), data, limit=limit, known=start.known)
-    report = replace(report, components={name: one for name, one in report.components.items() if name in start.parts})
+    report = _since(start, model, data, limit)
     with atomic(folder / RETENTION) as temporary:
         told = {**report.as_json(), "known": list(start.known), "data": str(data.path)}
         temporary.write_text(json.dumps(told, indent=1))
     return report
+
+
+def of_start(model: MaskRCNN, folder: Path, data: Dataset, *, limit: int) -> Retention | None:
+    """The same, and nothing is written."""
+    start = keeping.start_of(folder)
+    return _since(start, model, data, limit) if start else None
+
+
+def _since(start: keeping.Start, model: MaskRCNN, data: Dataset, limit: int) -> Retention:
+    data = replace(data, images=data.trainable() or data.images)
+    report = retention((start.model.to(model.device), model), data, limit=limit, known=start.known)
+    return replace(report, components={name: one for name, one in report.components.items() if name in start.parts})
 
 
 def _loaded(model: MaskRCNN | str | Path) -> MaskRCNN:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from maskgraft import draw, evaluation, previews, processes, store
+from maskgraft import draw, evaluation, previews, processes, reporting, shortfalls, store
 from maskgraft import state as states
 from maskgraft.coco import Dataset, ImageRecord
 from maskgraft.errors import DataError
@@ -45,8 +45,9 @@ def is_due(state: State, resolved: Resolved) -> bool:
 def judge(training: Training, data: Dataset, val: Dataset | None, log: Log, stop: threading.Event) -> Metrics | None:
     """Evaluate, draw samples, keep the best model, and let the plateau schedule look at the result.
 
-    Without `val` nothing is evaluated, and the samples are training images. Raises `KeyboardInterrupt` between two
-    images when `stop` is set.
+    Without `val` nothing is evaluated, and the samples are training images. The last evaluation also says what the
+    model gets wrong, for the report: from the same detections, so that no image is predicted twice for it. Raises
+    `KeyboardInterrupt` between two images when `stop` is set.
     """
     model, state, folder, recipe = training.model, training.state, training.folder, training.recipe
     shown = val.images if val else data.trainable()
@@ -57,7 +58,12 @@ def judge(training: Training, data: Dataset, val: Dataset | None, log: Log, stop
                 raise states.stopped(state, folder)
             yield image
 
-    metrics = evaluation.evaluate(model, val, progress=unless_stopped, together=True) if val else None
+    short, metrics = None, None
+    if val and training.is_done and len(val.images) <= reporting.IMAGES and not processes.several():
+        short = shortfalls.shortfall(model, val, progress=unless_stopped)
+        metrics = short.metrics
+    elif val:
+        metrics = evaluation.evaluate(model, val, progress=unless_stopped, together=True)
     if processes.leads():
         path = folder / "samples" / f"step-{state.step:06d}.jpg"
         _draw_samples(model, shown[:_SAMPLES], (val or data).classes, path)
@@ -70,6 +76,8 @@ def judge(training: Training, data: Dataset, val: Dataset | None, log: Log, stop
         state.best, state.waits = score, 0
         if processes.leads():
             store.save(model, folder / BEST, about={"step": state.step, "metrics": metrics.as_json()})
+        if short and val:
+            reporting.keep_shortfall(folder, model, val, short, step=state.step)
     else:
         state.waits += 1
         if recipe.schedule == "plateau" and state.waits > recipe.patience:

@@ -26,6 +26,18 @@ KINDS: dict[str, str] = {
     "class and box": "wrong class, and the box is off",
     "background": "found where there is nothing",
 }
+# What to try where a kind costs much.
+HELPS: dict[str, str] = {
+    "proposals": "anchors that fit (maskgraft data anchors), more proposals (rpn_post_nms), larger images (min_size)",
+    "rejected": "more images of this class, a longer training, a lower score_threshold",
+    "class": "compare the labels of both classes: are they told apart? more images of both",
+    "box": 'boxes that are drawn alike on all images, box_loss="giou"',
+    "suppression": "a higher nms_threshold, more max_detections",
+    "mask": 'outlines that are drawn with care, mask_loss="boundary", a longer training of the mask head',
+    "duplicate": "a lower nms_threshold",
+    "class and box": "the same as for class",
+    "background": "look at them: often objects that nobody has labelled; else images without objects in the training",
+}
 NEAR = 0.1  # overlap below which a detection has nothing to do with an object
 RECALLS = np.linspace(0, 1, 101)  # at which COCO reads precision
 

@@ -10,7 +10,7 @@ from maskgraft.errors import DataError, Finding
 from maskgraft.evaluation import Metrics
 from maskgraft.state import Log
 from maskgraft.underway import Training
-from maskgraft.watching import Doctor, Moment, Verdict, Watcher
+from maskgraft.watching import Doctor, Moment, Stopped, Verdict, Watcher
 
 
 class Skip(Exception):
@@ -29,7 +29,7 @@ class Onlookers:
     """All who look on. `findings` is what they found, `altered` whether they changed the recipe in the last step.
 
     A doctor's verdict is carried out at once: each method may raise `Skip`, `RollBack`, or, where the doctor stops the
-    run, a `DataError` of what was found.
+    run, `Stopped` with what was found.
     """
 
     def __init__(self, training: Training, log: Log, watchers: Sequence[Watcher], doctor: Doctor | None) -> None:
@@ -91,7 +91,7 @@ class Onlookers:
         self._measured.update(verdict.measured)
         self._tell(verdict.findings)
         if verdict.action == "stop":
-            raise DataError(verdict.findings)
+            raise Stopped(verdict.findings)
         if verdict.action == "roll back":
             raise RollBack(verdict)
         states.note_verdict(self.training.state, self.training.span.lr, verdict, self.log)

@@ -17,11 +17,13 @@ from maskgraft.coco import Dataset, ImageRecord
 from maskgraft.errors import DataError, Finding
 from maskgraft.files.writing import atomic
 from maskgraft.histories import LOOKING_BACK, History, Told
+from maskgraft.model import MaskRCNN
 from maskgraft.pages import anchors, errors
 from maskgraft.pages import run as run_page
+from maskgraft.shortfalls import Shortfall
 
 PAGE, SHORTFALL, ERRORS = "report.html", "shortfall.json", "errors"
-_IMAGES = 200  # that are looked at for errors, unless more are wanted
+IMAGES = 200  # that are looked at for errors, unless more are wanted
 
 
 def report(
@@ -29,7 +31,7 @@ def report(
     *,
     data: Dataset | None = None,
     val: Dataset | None = None,
-    limit: int = _IMAGES,
+    limit: int = IMAGES,
     device: str | torch.device = "cpu",
     progress: Callable[[Sequence[ImageRecord]], Iterable[ImageRecord]] = iter,
 ) -> Path:
@@ -106,9 +108,16 @@ def _measured(
         return known
     model = store.load(place).to(device)
     short = shortfalls.shortfall(model, val, limit=limit, progress=progress)
-    exhibits.draw_errors(model, val, short, history.folder / ERRORS)
+    return keep_shortfall(history.folder, model, val, short, step=step, limit=limit)
+
+
+def keep_shortfall(
+    folder: Path, model: MaskRCNN, val: Dataset, short: Shortfall, *, step: int | None, limit: int = IMAGES
+) -> Mapping[str, Any]:
+    """Write what a model gets wrong into a run's folder, with pictures of it; gives what is written."""
+    exhibits.draw_errors(model, val, short, folder / ERRORS)
     told = {"step": step, "limit": limit, **short.as_json()}
-    with atomic(history.folder / SHORTFALL) as temporary:
+    with atomic(folder / SHORTFALL) as temporary:
         temporary.write_text(json.dumps(told))
     return told
 

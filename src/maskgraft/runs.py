@@ -1,25 +1,31 @@
-"""What the folder of a run tells about how it went."""
+"""What the folder of a run tells about how it went, and what is measured on it afterwards."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from maskgraft import histories
-from maskgraft.ailments import courses, pulses
+from maskgraft import coco, histories
+from maskgraft.ailments import courses, outcomes, pulses
 from maskgraft.ailments.courses import Facts
 from maskgraft.ailments.order import causes_first
-from maskgraft.errors import Finding
+from maskgraft.coco import Dataset
+from maskgraft.errors import DataError, Finding, MaskgraftError
 from maskgraft.examining import Examination
-from maskgraft.histories import Entry
+from maskgraft.histories import Entry, History
 from maskgraft.recipe import ADAM_LR, ADAMS
 from maskgraft.state import BEST, LAST
 
+_SHORTFALL, _RETENTION, _START = "shortfall.json", "retention.json", "start"
+_COMPARED = 8  # images on which a run is compared with its start, where its recipe does not say
 
-def examine_run(folder: Path) -> Examination:
-    """Everything that was found while a run went, and what its log says, worst cause first.
 
-    Raises `UsageError` for a folder that holds no run.
+def examine_run(folder: Path, *, compare: bool = False) -> Examination:
+    """Everything that was found while a run went, what its log says, and what came of it, worst cause first.
+
+    What was forgotten is read from the folder, where the run has told it at its end; with `compare` it is measured
+    where it has not, if the folder holds the model that the run began with. Nothing is written. Raises `UsageError`
+    for a folder that holds no run.
     """
     history = histories.read(folder)
     recipe, entries = history.recipe["recipe"], history.steps
@@ -29,8 +35,12 @@ def examine_run(folder: Path) -> Examination:
     kind, _, name = str(recipe.get("metric", "mask.AP")).partition(".")
     scores = [(one["step"], one["evaluation"][kind].get(name) or 0.0) for one in history.evaluations]
     found += courses.evaluations(scores, f"{kind}.{name}")
-    taken = [{**one["pulse"], "step": one["step"] + 1} for one in history.others if "pulse" in one]
-    found += pulses.judge(taken, lr=entries[-1]["lr"] if entries else 0.0, usual=facts.usual)
+    found += pulses.judge(_pulses(history), lr=entries[-1]["lr"] if entries else 0.0, usual=facts.usual)
+    short = history.parsed(_SHORTFALL)
+    found += outcomes.misses(short) if short else ()
+    kept, unknown = _kept(history, compare=compare)
+    found += outcomes.forgotten(kept) if kept else ()
+    found += [unknown] if unknown else []
     if not entries:
         message = f"{folder} holds no step yet"
         fix = "is it still loading, or did it end at once?"
@@ -41,8 +51,64 @@ def examine_run(folder: Path) -> Examination:
         "losses": _summary(entries),
         "scores": [[step, round(value, 4)] for step, value in scores],
         "changes": [told.changes for told in history.told if told.changes],
+        "misses": {kind: round(one["points"], 4) for kind, one in short["kinds"].items()} if short else None,
+        "kept": kept,
     }
     return Examination(causes_first(found), measured)
+
+
+def _pulses(history: History) -> list[dict[str, Any]]:
+    """What was measured while the run went, each with how far its step moved the weights, which the next one tells."""
+    taken: list[dict[str, Any]] = []
+    for one in history.others:
+        if "pulse" in one:
+            taken.append({**one["pulse"], "step": one["step"] + 1})
+        elif "updates" in one and taken:
+            taken[-1] |= {"updates": one["updates"], "rate": one["rate"]}
+    return taken
+
+
+def _kept(history: History, *, compare: bool) -> tuple[Mapping[str, Any] | None, Finding | None]:
+    """What a run kept of its start, or why that is not known."""
+    known: Mapping[str, Any] | None = history.parsed(_RETENTION)
+    if known is not None or not compare:
+        return known, None
+    folder, about = history.folder, history.recipe
+    place = next((folder / name for name in (BEST, LAST) if (folder / name / "spec.json").exists()), None)
+    data = next((one for one in (_named(about.get("val")), _named(about.get("data"))) if one), None)
+    if not (folder / _START / "spec.json").exists():
+        nothing = about["recipe"].get("retention") == 0
+        why = "retention is 0 in its recipe" if nothing else "it began from no file, or was begun by another version"
+        fix = "mg.retention((start, end), data) compares any two models"
+        return None, _unknown(f"{folder} does not hold the model that the run began with: {why}", fix)
+    if place is None:
+        return None, _unknown(f"{folder} holds no model yet", "wait for its first save")
+    if data is None:
+        fix = "mg.retention((run/start, run/best), data) with images that are there"
+        return None, _unknown("the images that its recipe names are not where they were", fix)
+    from maskgraft import forgetting, store
+
+    limit = about["recipe"].get("retention") or _COMPARED
+    try:
+        report = forgetting.of_start(store.load(place), folder, data, limit=limit)
+    except (MaskgraftError, OSError) as error:
+        return None, _unknown(f"comparing {place} with {folder / _START} failed: {error}", "")
+    return (report.as_json() if report else None), None
+
+
+def _unknown(why: str, fix: str) -> Finding:
+    return Finding("train.retention", "info", f"what was forgotten is not known: {why}", fix=fix)
+
+
+def _named(told: Mapping[str, Any] | None) -> Dataset | None:
+    """A dataset that a recipe names, where it can still be read."""
+    if not told:
+        return None
+    path = Path(told["annotations"])
+    try:
+        return coco.read(path, told.get("folder", path.parent)) if path.is_file() else None
+    except DataError:
+        return None
 
 
 def _classes(folder: Path) -> int:

@@ -221,6 +221,7 @@ def write_recipe(
     if not processes.leads():
         return
     about = {"annotations": str(data.path), "images": len(records), "digest": digest(records)}
+    about |= {"folder": str(data.folder.absolute())} if data.folder is not None else {}
     judged = None
     if val is not None and val.folder is not None:
         judged = {"annotations": str(val.path.absolute()), "folder": str(val.folder.absolute())}

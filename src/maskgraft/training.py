@@ -116,9 +116,9 @@ def train(
     new = len(records) - replayed
     remedies: tuple[Derived, ...] = ()
     if doctor == "fix" and not resume:
-        recipe, remedies = treating.treat(model, data, recipe, val=val)
+        recipe, remedies = treating.treat(model, data, recipe, val=val, progress=watcher.examines if watcher else None)
         spec = model.spec.with_numerics(admission.conventions(recipe, model.spec.numerics), "the recipe")
-    attendant = attending.attendant(doctor, data, val)
+    attendant = attending.attendant(doctor, data, val, progress=watcher.examines if watcher else None)
     batch_norms = any(isinstance(one, BATCH_NORMS) for one in model.modules())
     left_out = len(data.images) - new
     resolved = resolve(recipe, images=new, left_out=left_out, replayed=replayed, batch_norms=batch_norms)
@@ -256,6 +256,12 @@ def _end_noted(training: Training, log: Log) -> Iterator[None]:
     except KeyboardInterrupt:
         reporting.attempt(training.folder)
         raise
+    except RuntimeError as error:
+        if (death := batches.worker_death(str(error))) is None:
+            raise
+        states.note_findings(training.state, (death,), log, action="stop")
+        reporting.attempt(training.folder)
+        raise DataError(death) from error
     except OSError as error:
         raise states.unwritten(error, training.state, training.folder) from error
 

@@ -7,7 +7,7 @@ from maskgraft.ailments.sampling import at_training_size
 from maskgraft.anchor_fitting import fit_anchors
 from maskgraft.coco import Dataset
 from maskgraft.errors import Finding
-from maskgraft.examining import examine
+from maskgraft.examining import Progress, examine
 from maskgraft.model import MaskRCNN
 from maskgraft.recipe import Derived, Recipe, recipe_from
 
@@ -31,14 +31,14 @@ _SAMPLING = {  # what Faster R-CNN's authors and everybody since take
 
 
 def treat(
-    model: MaskRCNN, data: Dataset, recipe: Recipe, *, val: Dataset | None = None
+    model: MaskRCNN, data: Dataset, recipe: Recipe, *, val: Dataset | None = None, progress: Progress | None = None
 ) -> tuple[Recipe, tuple[Derived, ...]]:
     """The recipe with what the examination found put right, and each change with its reason.
 
     Rates, clipping, weights of losses, training norms, precision, anchors and sampling are changed; data, weights and
     what trains are not.
     """
-    examined = examine(model, data, recipe, val=val)
+    examined = examine(model, data, recipe, val=val, progress=progress)
     changes: dict[str, Any] = {}
     numerics: dict[str, Any] = {}
     notes: list[Derived] = []

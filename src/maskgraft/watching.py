@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from maskgraft import processes
-from maskgraft.errors import Finding
+from maskgraft.errors import DataError, Finding
 from maskgraft.evaluation import Metrics
 from maskgraft.model import MaskRCNN
 from maskgraft.policy import Trainable
@@ -24,6 +24,9 @@ class Watcher(Protocol):
 
     def begin(self, resolved: Resolved, trainable: Trainable, findings: Sequence[Finding]) -> None:
         """Before the first step: the recipe without gaps, what trains, and what is doubtful about it."""
+
+    def examines(self, what: str) -> None:
+        """Before the first step: what a doctor looks at next."""
 
     def step(self, number: int, entry: Mapping[str, Any]) -> None:
         """After each step: its lines in metrics.jsonl and timing.jsonl."""
@@ -96,6 +99,10 @@ def agreed(verdict: Verdict | None) -> Verdict | None:
         return verdict
     given = [one for one in processes.gathered([verdict]) if one is not None]
     return max(given, key=lambda one: _GRAVITY.index(one.action), default=None)
+
+
+class Stopped(DataError):
+    """A doctor ends the run: every process raises it with the same findings, and the first one is to tell them."""
 
 
 class Doctor(Protocol):

@@ -46,6 +46,15 @@ def write_run(folder: Path, *, steps: int = 200, done: int | None = None, torn: 
         if step % 50 == 1:
             entry |= {"gradients": dict.fromkeys(LOSSES, 0.01), "cosines": {"cls box": -0.25, "box mask": 0.5}}
         lines.append(entry)
+        if step in (10, 50, 100, 150):
+            pulse = {
+                "recall": 0.5,
+                "correct": 0.25,
+                "dead": {"c2": 0.0, "c5": step / 200},
+                "largest": {"c5": 10.0 ** (step / 50)},
+            }
+            lines.append({"step": step - 1, "pulse": pulse})
+            lines.append({"step": step, "updates": {"backbone": 0.001, "rpn": 0.004}, "rate": 1.0})
         if step == 60:
             told = [HIGH.as_json()]
             lines.append({"step": step, "action": "roll back", "findings": told, "changes": {"lr": 0.001}})

@@ -6,8 +6,9 @@ outline tells, over some dozens of instances, without any model.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -71,30 +72,49 @@ class Shapes:
     as_sides: float
 
 
+@dataclass(slots=True)
+class Looks:
+    """What some annotations look like on their pictures: for each mask the edges under its outline, as given, elsewhere
+    and under each other reading; and for each instance what `Shapes` has the means of."""
+
+    edges: list[list[float]] = field(default_factory=list)
+    shapes: list[tuple[float, ...]] = field(default_factory=list)
+    furthest: float = 0.0  # coordinate of any box
+    random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+
+    def add(self, pixels: npt.NDArray[np.uint8], boxes: Iterable[Sequence[float]], masks: Iterable[Mask]) -> None:
+        """One picture [H, W, 3], with the boxes and masks of its instances, of which the first few are taken."""
+        edges, scale = _edges(pixels)
+        for box, mask in islice(zip(boxes, masks, strict=True), _PER_IMAGE):
+            self.furthest = max(self.furthest, *box)
+            self.shapes.append(_shape(box, mask))
+            small = _smaller(mask, scale)
+            if small is not None and 12 <= small.sum() <= 0.6 * small.size:
+                variants = [small, _moved(small, self.random), *(read(small) for _, _, read in _READINGS)]
+                self.edges.append([_under(edges, variant) for variant in variants])
+
+
 def examine(records: Sequence[ImageRecord], *, path: str) -> tuple[list[Finding], Alignment | None, Shapes | None]:
     """Findings about a sample of the images of a dataset, and what they rest on."""
-    scores: list[list[float]] = []
-    shapes: list[tuple[float, ...]] = []
-    random = np.random.default_rng(0)
-    begin = time.monotonic()
+    looks, begin = Looks(), time.monotonic()
     for record in records:
-        if time.monotonic() - begin > _PATIENCE and len(scores) >= 2 * _FEW:
+        if time.monotonic() - begin > _PATIENCE and len(looks.edges) >= 2 * _FEW:
             break
         try:
             pixels = record.load()
         except DataError:
             continue  # told by the check of the data
-        edges, scale = _edges(pixels)
-        for one in record.instances[:_PER_IMAGE]:
-            mask = coco.mask(one, record.height, record.width)
-            shapes.append(_shape(one.box, mask))
-            small = _smaller(mask, scale)
-            if small is not None and 12 <= small.sum() <= 0.6 * small.size:
-                variants = [small, _moved(small, random), *(read(small) for _, _, read in _READINGS)]
-                scores.append([_under(edges, variant) for variant in variants])
-    alignment = _aligned(np.array(scores)) if len(scores) >= _FEW else None
-    measured = Shapes(len(shapes), *np.mean(shapes, 0).tolist()) if shapes else None
-    found = list(_of_shapes(measured, path)) if measured else []
+        some = record.instances[:_PER_IMAGE]
+        masks = (coco.mask(one, record.height, record.width) for one in some)
+        looks.add(pixels, [one.box for one in some], masks)
+    return judge(looks, path=path)
+
+
+def judge(looks: Looks, *, path: str) -> tuple[list[Finding], Alignment | None, Shapes | None]:
+    """Findings from what was looked at, and what they rest on."""
+    alignment = _aligned(np.array(looks.edges)) if len(looks.edges) >= _FEW else None
+    measured = Shapes(len(looks.shapes), *np.mean(looks.shapes, 0).tolist()) if looks.shapes else None
+    found = list(_of_fractions(looks, path) or _of_shapes(measured, path)) if measured else []
     if alignment and not found:
         found += _of_alignment(alignment, path)
     return found, alignment, measured
@@ -207,6 +227,22 @@ def _iou(one: Sequence[float], other: Sequence[float]) -> float:
     both = max(width, 0.0) * max(height, 0.0)
     areas = [max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0) for box in (one, other)]
     return both / max(sum(areas) - both, 1e-9)
+
+
+def _of_fractions(looks: Looks, path: str) -> list[Finding]:
+    if looks.furthest > 1 or len(looks.shapes) < 4:
+        return []
+    return [
+        Finding(
+            "train.boxes",
+            "error",
+            f"the boxes of all {len(looks.shapes)} instances of {path} that were looked at lie between 0 and 1: they "
+            "are fractions of the picture, where pixels are meant",
+            evidence={"furthest": looks.furthest, "instances": len(looks.shapes)},
+            effect="every object is less than a pixel: nothing is there to be learnt",
+            fix="multiply x and width by the width of the image, y and height by its height, polygons as well",
+        )
+    ]
 
 
 def _of_shapes(seen: Shapes, path: str) -> Iterator[Finding]:

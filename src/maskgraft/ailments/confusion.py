@@ -24,9 +24,10 @@ def examine(model: MaskRCNN, val: Dataset) -> list[Finding]:
         boxes = torch.from_numpy(truth(record).boxes)
         if not len(found.boxes) or not len(boxes):
             continue
-        overlap, which = box_ops.iou(boxes, found.boxes.float()).max(1)
-        for one, best, index in zip(record.instances, overlap.tolist(), which.tolist(), strict=True):
-            if best >= 0.5:
+        there = box_ops.iou(boxes, found.boxes.float()) >= 0.5
+        # the surest of those that lie there, and not the nearest: a region answers with a box for each class
+        for one, meets, index in zip(record.instances, there.any(1), there.int().argmax(1).tolist(), strict=True):
+            if meets:
                 pairs[val.classes[one.label], model.spec.classes[int(found.labels[index])]] += 1
     met = sum(pairs.values())
     right = sum(times for (wanted, given), times in pairs.items() if wanted == given)

@@ -24,6 +24,7 @@ _PER_INSTANCE = (
 ).split()
 # worth knowing of a dataset, but what every real one has, and no training is stuck for
 _HARMLESS = ("data.class-imbalance", "data.crowds", "data.many-instances", "data.duplicate-image", "data.area")
+_COPIES = 0.3  # share of images beyond which copies of each other are no chance
 _SLIPS = 0.02  # share of instances: fewer are slips, which training survives
 
 
@@ -45,7 +46,7 @@ def examine(model: MaskRCNN, data: Dataset, val: Dataset | None, recipe: Recipe)
     if val is not None and not few:
         found += _same_files(data, val)
     instances = sum(len(image.instances) for image in data.images)
-    found = [_weighed(one, instances) for one in found]
+    found = [_weighed(one, instances, len(data.images)) for one in found]
     return [*found, *_absent(model, data, recipe)]
 
 
@@ -89,7 +90,7 @@ def _for_a_while(things: Iterable[Any]) -> Iterator[Any]:
             return
 
 
-def _weighed(finding: Finding, instances: int) -> Finding:
+def _weighed(finding: Finding, instances: int, images: int) -> Finding:
     """A finding as grave as what it does to a training: slips are information, and a class without images is none."""
     count = finding.evidence.get("count", 0)
     if finding.code == "data.class-empty":
@@ -99,7 +100,7 @@ def _weighed(finding: Finding, instances: int) -> Finding:
             effect="their rows learn only that they are never there; the model will not find them, or forget them",
             fix="leave them out: --classes with the names that have instances",
         )
-    if finding.code in _HARMLESS:
+    if finding.code in _HARMLESS and not (finding.code == "data.duplicate-image" and count > _COPIES * images):
         return replace(finding, severity="info")
     if finding.severity == "warning" and finding.code in _PER_INSTANCE and count < max(2, _SLIPS * instances):
         return replace(finding, severity="info")

@@ -19,7 +19,10 @@ _WORST = 9.0  # of one channel: three deviations, or a variance twenty times ano
 _ODD = 1.0  # a stem whose channels are off by a deviation on average
 _CLEAR = 0.3  # what another reading must explain
 
+_BLANK = 1.0  # deviation of pixels of 0 to 255
 _ENOUGH, _SURE, _BETTER = 12, 3.5, 1.08  # images, standard errors, and how much better exchanged colours must do
+
+Stem = tuple[nn.Conv2d, nn.Module]
 
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CAFFE = (103.53, 116.28, 123.675)  # blue, green, red
@@ -67,23 +70,27 @@ def _readings(numerics: Numerics) -> list[Reading]:
 
 
 @torch.no_grad()
-def by_losses(model: MaskRCNN, batches: Sequence[Batch], parts: Sequence[str]) -> list[Finding]:
-    """Whether a trained network answers better with red and blue exchanged; `parts` are the losses of what was trained.
+def both_ways(model: MaskRCNN, batch: Batch, parts: Sequence[str]) -> list[tuple[float, float]]:
+    """The losses of each image of a batch, as it is and with red and blue exchanged; `parts` are those that count."""
+    pairs = []
+    with as_in_training(model):
+        for index in range(len(batch.targets)):
+            one = batch.alone(index)
+            both = model(one), model(_exchanged(one, model.spec.numerics))
+            given, other = (sum(losses[part].item() for part in parts) for losses in both)
+            pairs.append((given, other))
+    return pairs
+
+
+def by_losses(model: MaskRCNN, pairs: Sequence[tuple[float, float]]) -> list[Finding]:
+    """Whether a trained network answers better with red and blue exchanged, by what `both_ways` gave for some images.
 
     Each image is held against itself, so that a dozen tell a difference that their mean would not.
     """
-    pairs = []
-    flipped = replace(model.spec.numerics, pixel_mean=model.spec.numerics.pixel_mean[::-1])
-    order = "rgb" if flipped.channel_order == "bgr" else "bgr"
-    with as_in_training(model):
-        for batch in batches:
-            for index in range(len(batch.targets)):
-                one = batch.alone(index)
-                exchanged = _exchanged(one, model.spec.numerics)
-                both = model(one), model(exchanged)
-                pairs.append([sum(losses[part].item() for part in parts) for losses in both])
     if len(pairs) < _ENOUGH:
         return []
+    flipped = model.spec.numerics.pixel_mean[::-1]
+    order = "rgb" if model.spec.numerics.channel_order == "bgr" else "bgr"
     given, other = (sum(column) / len(pairs) for column in zip(*pairs, strict=True))
     apart = [math.log(max(one, 1e-9) / max(two, 1e-9)) for one, two in pairs]
     error = stdev(apart) / math.sqrt(len(apart))
@@ -99,7 +106,7 @@ def by_losses(model: MaskRCNN, batches: Sequence[Batch], parts: Sequence[str]) -
             names=("channel_order",),
             evidence={"given": round(given, 4), "exchanged": round(other, 4), "images": len(pairs)},
             effect="features are not those that were learnt: some AP is lost, without an error",
-            fix=f'mg.load(path, numerics={{"channel_order": "{order}", "pixel_mean": {list(flipped.pixel_mean)}}})',
+            fix=f'mg.load(path, numerics={{"channel_order": "{order}", "pixel_mean": {list(flipped)}}})',
         )
     ]
 
@@ -108,7 +115,7 @@ def _exchanged(batch: Batch, numerics: Numerics) -> Batch:
     """A batch of one image with red and blue exchanged, and the other channel order's means."""
     pixels = torch.zeros_like(batch.pixels)
     height, width = batch.sizes[0]
-    raw = _raw(batch.pixels[0, :, :height, :width], numerics)
+    raw = raw_pixels(batch.pixels[0, :, :height, :width], numerics)
     order = "rgb" if numerics.channel_order == "bgr" else "bgr"
     mean, std = numerics.pixel_mean[::-1], numerics.pixel_std[::-1]
     reading = Reading("", order, numerics.pixel_scale, mean, std)
@@ -117,8 +124,13 @@ def _exchanged(batch: Batch, numerics: Numerics) -> Batch:
 
 
 @torch.no_grad()
-def examine(model: MaskRCNN, batches: list[Batch]) -> tuple[list[Finding], dict[str, float]]:
-    """Findings about the input, and how far the stem is off under each reading (0: as it was when it was trained)."""
+def examine(
+    model: MaskRCNN, batches: list[Batch], *, stem: Stem | None = None
+) -> tuple[list[Finding], dict[str, float]]:
+    """Findings about the input, and how far the stem is off under each reading (0: as it was when it was trained).
+
+    `stem` is what `first_norm` gave before a training that has moved it since.
+    """
     images = [
         batch.pixels[index, :, : size[0], : size[1]]
         for batch in batches
@@ -129,8 +141,11 @@ def examine(model: MaskRCNN, batches: list[Batch]) -> tuple[list[Finding], dict[
         return [], {}
     values = torch.cat([image.flatten(1) for image in images], 1)
     measured = {"mean": float(values.mean(1).mean()), "deviation": float(values.std(1).mean())}
+    blank = max(float(raw_pixels(image, model.spec.numerics).std()) for image in images)
+    if blank < _BLANK:
+        return [_blank(blank, len(images))], measured
     found: list[Finding] = []
-    stem = first_norm(model)
+    stem = stem or first_norm(model)
     if stem is None:
         unlike = model.spec.family == FROM_SCRATCH and not 0.05 < measured["deviation"] < 20
         return ([_odd(measured)] if unlike else []), measured
@@ -140,7 +155,7 @@ def examine(model: MaskRCNN, batches: list[Batch]) -> tuple[list[Finding], dict[
     numerics = model.spec.numerics
     given = _off(conv, norm, images)
     measured["stem_off"] = given
-    raw = [_raw(image, numerics) for image in images]
+    raw = [raw_pixels(image, numerics) for image in images]
     off = {
         reading.name: _off(conv, norm, [_read(image, reading, numerics) for image in raw])
         for reading in _readings(numerics)
@@ -195,7 +210,7 @@ def examine(model: MaskRCNN, batches: list[Batch]) -> tuple[list[Finding], dict[
     return found, measured
 
 
-def first_norm(model: MaskRCNN) -> tuple[nn.Conv2d, nn.Module] | None:
+def first_norm(model: MaskRCNN) -> Stem | None:
     """The first convolution and the norm behind it, where that norm keeps statistics."""
     modules = list(model.backbone.modules())
     first = next((one for one in modules if isinstance(one, nn.Conv2d)), None)
@@ -224,8 +239,8 @@ def _off(conv: nn.Conv2d, norm: nn.Module, images: list[Tensor]) -> float:
     return float(apart[alive].clamp(max=_WORST).mean())
 
 
-def _raw(image: Tensor, numerics: Numerics) -> Tensor:
-    """Pixels of 0 to 255 in the order red, green, blue."""
+def raw_pixels(image: Tensor, numerics: Numerics) -> Tensor:
+    """Pixels of 0 to 255 in the order red, green, blue, from an image [3, H, W] as the network is given it."""
     mean, std = image.new_tensor(numerics.pixel_mean), image.new_tensor(numerics.pixel_std)
     raw = (image * std[:, None, None] + mean[:, None, None]) / numerics.pixel_scale
     return raw.flip(0) if numerics.channel_order == "bgr" else raw
@@ -236,6 +251,19 @@ def _read(raw: Tensor, reading: Reading, numerics: Numerics) -> Tensor:
     ordered = raw.flip(0) if reading.order == "bgr" else raw
     mean, std = raw.new_tensor(reading.mean), raw.new_tensor(reading.std)
     return (ordered * reading.scale - mean[:, None, None]) / std[:, None, None]
+
+
+def _blank(deviation: float, images: int) -> Finding:
+    return Finding(
+        "data.pixels",
+        "error",
+        f"all pixels of each of the {images} images that were looked at are alike (deviation {deviation:.2g} of 255): "
+        "they are blank, or their values are lost when they are read",
+        names=("images",),
+        evidence={"deviation": round(deviation, 4), "images": images},
+        effect="there is nothing to be seen, and so nothing to be learnt",
+        fix="open one of the files; are values of 16 bits, or of 0 to 1, taken for those of 0 to 255?",
+    )
 
 
 def _odd(measured: dict[str, float]) -> Finding:

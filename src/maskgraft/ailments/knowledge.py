@@ -3,14 +3,19 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from statistics import mean
 
-from maskgraft.ailments.weights import is_fresh
+from torch import Tensor
+
+from maskgraft.ailments.weights import fresh_layers, is_fresh
 from maskgraft.errors import Finding
 from maskgraft.model import MaskRCNN
 from maskgraft.pulse import Pulse
 from maskgraft.spec import component
 
 _FEW = 12  # answers below which nothing is said
+_ODDS, _SURE, _SEEN = 0.4, 0.35, 0.5  # right less often, surer, and with better masks: labels at odds
+_ABSURD = 8.0  # times the first losses of random weights
 _MOSTLY = 0.6  # share of the answers that agree with another order of the classes
 
 
@@ -45,7 +50,27 @@ def examine(model: MaskRCNN, pulses: Sequence[Pulse], losses: Mapping[str, float
         return found
     correct = sum(times for (label, best), times in answers.items() if label == best) / count
     undecided = math.log(len(classes) + 1)
+    found += _lost_parts(model, losses, correct) if model.graft else []
     unsure = sum((one.unsure or 0) * one.truths for one in pulses) / max(1, sum(one.truths for one in pulses))
+    mask_iou = mean([one.mask_iou for one in pulses if one.mask_iou is not None] or [0.0])
+    given = Counter[int]()
+    for (_, best), times in answers.items():
+        given[best] += times
+    tells_apart = max(given.values()) < _MOSTLY * count  # what calls everything by one name knows nothing
+    if not found and tells_apart and correct < _ODDS and unsure < _SURE and mask_iou > _SEEN and count >= 2 * _FEW:
+        found.append(
+            Finding(
+                "train.labels",
+                "warning",
+                f"labels of training are at odds with what the network knows: at {count} true boxes it is right in "
+                f"{100 * correct:.0f} %, though it is sure that objects are there ({100 * (1 - unsure):.0f} %) and "
+                f"finds their masks (overlap {mask_iou:.2f}); no exchange of classes explains it",
+                names=classes,
+                evidence={"correct": round(correct, 4), "unsure": round(unsure, 4), "mask_iou": round(mask_iou, 4)},
+                effect="the class head unlearns what it knew; labels without a rule cannot be learnt",
+                fix="look at some images with their labels: `maskgraft data show`; were rows of a table mixed up?",
+            )
+        )
     if losses.get("cls", 0) > 0.85 * undecided and abs(unsure - 1 / (len(classes) + 1)) < 0.3 / (len(classes) + 1):
         found.append(
             Finding(
@@ -61,6 +86,83 @@ def examine(model: MaskRCNN, pulses: Sequence[Pulse], losses: Mapping[str, float
             )
         )
     return found
+
+
+def _lost_parts(model: MaskRCNN, losses: Mapping[str, float], correct: float) -> list[Finding]:
+    """Parts that a file gave, and that answer or look as drawn at random."""
+    where = model.graft.path if model.graft else "a file"
+    found = []
+    for part, loss, what in (("mask_head", "mask", "masks"), ("rpn", "rpn_cls", "proposals")):
+        if abs(losses.get(loss, 0.0) - math.log(2)) < 0.03 * math.log(2):
+            found.append(
+                Finding(
+                    "train.head-random",
+                    "warning",
+                    f"the {part} came from {where}, and answers as if it knew nothing: the {loss} loss is "
+                    f"{losses[loss]:.3f} where ln 2 = {math.log(2):.3f} is that of a random one",
+                    names=(part,),
+                    evidence={loss: round(losses[loss], 4), "random": round(math.log(2), 4)},
+                    effect=f"{what} are learnt from nothing; if that was not meant, the file's own were lost before",
+                    fix="maskgraft inspect says what the file holds",
+                )
+            )
+    if correct >= 0.5:
+        return found
+    norms = [one for one in model.backbone.modules() if isinstance(getattr(one, "running_var", None), Tensor)]
+    unset = [
+        one for one in norms if not one.get_buffer("running_mean").any() and _is_one(one.get_buffer("running_var"))
+    ]
+    if norms and len(unset) == len(norms) and not fresh_layers(model, "backbone"):
+        found.append(
+            Finding(
+                "train.batchnorm",
+                "error",
+                f"all {len(norms)} norms of the backbone have the statistics that norms begin with (mean 0, variance "
+                f"1), under weights that have been trained; {100 * correct:.0f} % of the true boxes are right",
+                names=("backbone",),
+                evidence={"norms": len(norms), "correct": round(correct, 4)},
+                effect="every activation has the wrong scale: what the weights know cannot be seen",
+                fix="load running_mean and running_var too; where they are lost, train_norms=true with large batches",
+            )
+        )
+    for part in ("backbone", "fpn"):
+        if layers := fresh_layers(model, part):
+            found.append(
+                Finding(
+                    "values.untrained",
+                    "warning",
+                    f"{len(layers)} layers of the {part}, first {layers[0]}, hold values as they are drawn at random, "
+                    f"where the heads above have learnt; {100 * correct:.0f} % of the true boxes are right",
+                    names=(part,),
+                    evidence={"layers": len(layers), "correct": round(correct, 4)},
+                    effect="what the heads know is of no use without the features that they learnt it on",
+                    fix="maskgraft inspect says what the file holds; from nothing, a training needs from_scratch=true",
+                )
+            )
+    return found
+
+
+def _is_one(values: Tensor) -> bool:
+    return bool((values == 1).all())
+
+
+def diverged(losses: Mapping[str, float], classes: int) -> list[Finding]:
+    """First losses that no sound weights have, trained or not."""
+    usual, total = 2 * math.log(2) + math.log(classes + 1) + 1, sum(losses.values())
+    if total < _ABSURD * usual:
+        return []
+    return [
+        Finding(
+            "values.diverged",
+            "error",
+            f"the losses begin at {total:.3g}, where random weights begin at about {usual:.2g}",
+            names=tuple(name for name, value in losses.items() if value > usual),
+            evidence={name: float(f"{value:.4g}") for name, value in losses.items()},
+            effect="the first steps throw the weights to infinity",
+            fix="start from a checkpoint that was saved before its training diverged; are the weights those of this "
+            "architecture?",
+        )
+    ]
 
 
 def _together(pulses: Sequence[Pulse]) -> Counter[tuple[int, int]]:

@@ -1,20 +1,23 @@
 """Learning rates that will not do: against what is usual, and against the gradients that this model has."""
 
 from collections.abc import Mapping
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 from maskgraft.errors import Finding
+from maskgraft.losses import LOSSES
 from maskgraft.recipe import ADAM_LR, ADAMS, Recipe, Resolved
 from maskgraft.schedules import lr_factor
 from maskgraft.stages import Span
 
+_EVEN = dict.fromkeys(LOSSES, 1.0)
 _MOMENTUM = 0.9  # of the usual rate
 _HIGH, _SURELY_HIGH = 12.0, 40.0  # multiples of the usual rate
 _LOW = 1 / 60
 _IDLE = 0.12  # of the rate on the mean of a stage: what leaves out neither warm-up nor decay has more
 _BIG_UPDATE = 0.03  # of a component's norm in one step: ten times what a training starts with
 _DECAYED = 2.0  # exponents by which weight decay alone shrinks the weights
+_SHRUNK = 2e-3  # the same in a single step
 
 
 def usual(recipe: Recipe, resolved: Resolved) -> float | None:
@@ -24,19 +27,23 @@ def usual(recipe: Recipe, resolved: Resolved) -> float | None:
     return ADAM_LR if recipe.optimizer.lower() in ADAMS else None
 
 
-def examine(resolved: Resolved, gradients: Mapping[str, float], weights: Mapping[str, float]) -> list[Finding]:
-    """Findings about the rates of each stage; `gradients` and `weights` are norms by component, at the start."""
+def examine(
+    resolved: Resolved, gradients: Mapping[str, float], weights: Mapping[str, float], *, numbers: int = 0
+) -> list[Finding]:
+    """Findings about the rates of each stage; `gradients` and `weights` are norms by component, at the start, and
+    `numbers` is how many there are in all."""
     recipe, found = resolved.recipe, list[Finding]()
     wanted = usual(recipe, resolved)
     for span in resolved.stages:
         usually = mean(
             lr_factor(recipe, step, steps=span.end - span.first, warmup=span.warmup) for step in _looks(span)
         )
-        found += _of_stage(recipe, span, wanted, usually, gradients, weights)
+        found += _of_stage(recipe, span, wanted, usually, gradients, weights, numbers)
     decay = recipe.weight_decay * sum(span.lr * (span.end - span.first) for span in resolved.stages)
     if recipe.optimizer.lower() == "sgd":
         decay /= 1 - recipe.momentum
-    if decay > _DECAYED and recipe.weight_decay > 5e-4:
+    step = recipe.weight_decay * max((span.lr for span in resolved.stages), default=0.0)
+    if (decay > _DECAYED and recipe.weight_decay > 5e-4) or step > _SHRUNK:
         found.append(
             Finding(
                 "train.weight-decay",
@@ -64,10 +71,13 @@ def _of_stage(
     usually: float,
     gradients: Mapping[str, float],
     weights: Mapping[str, float],
+    numbers: int,
 ) -> list[Finding]:
     rates = {part: span.lr * recipe.rates.get(part, 1.0) for part in gradients} or {"all": span.lr}
     norm = sum(value**2 for value in gradients.values()) ** 0.5
-    clipped = min(1.0, recipe.clip_norm / norm) if recipe.clip_norm and norm else 1.0
+    bounds = {"clip_norm": recipe.clip_norm, "clip_value": recipe.clip_value and recipe.clip_value * numbers**0.5}
+    bound, clip = min(((value, name) for name, value in bounds.items() if value), default=(0.0, ""))
+    clipped = min(1.0, bound / norm) if bound and norm else 1.0
     sgd = recipe.optimizer.lower() == "sgd"
     updates = {
         part: rates[part] * gradients[part] * clipped / (1 - recipe.momentum) / weights[part]
@@ -81,11 +91,19 @@ def _of_stage(
         "clipped_to": round(clipped, 6),
         "update_by_weight": {part: float(f"{value:.3g}") for part, value in updates.items()},
     }
-    multiple = span.lr / wanted if wanted else None
-    told = f"lr is {span.lr:g}" + (
-        f", {multiple:.3g} times the {wanted:g} that is usual for {recipe.optimizer} and a batch of {recipe.batch}"
-        if wanted and multiple
-        else ""
+    fastest, weight = max(rates, key=lambda part: rates[part]), median({**_EVEN, **recipe.weights}.values())
+    times = max(1.0, rates[fastest] / span.lr) * (weight if sgd and weight > 1 else 1.0)
+    multiple = times * span.lr / wanted if wanted else None
+    by = [f"multipliers of {rates[fastest] / span.lr:g} for the {fastest}"] if rates[fastest] > span.lr else []
+    by += [f"loss_weights of {weight:g}"] if sgd and weight > 1 else []
+    told = (
+        f"lr is {span.lr:g}"
+        + (f", with {' and '.join(by)}" if by else "")
+        + (
+            f", {multiple:.3g} times the {wanted:g} that is usual for {recipe.optimizer} and a batch of {recipe.batch}"
+            if wanted and multiple
+            else ""
+        )
     )
     biggest = max(updates, key=lambda part: updates[part], default="")
     if multiple and (multiple > _SURELY_HIGH or (multiple > _HIGH and updates and updates[biggest] > _BIG_UPDATE)):
@@ -98,11 +116,12 @@ def _of_stage(
                 names=("lr",),
                 evidence=evidence,
                 effect="losses grow or become NaN, and what the weights knew is lost in the first steps",
-                fix=f"lr={wanted:g}",
+                fix=f"lr={wanted:g}" if not by else "multipliers={}" if weight <= 1 else "loss_weights={}",
             )
         ]
     trained = {part: rate for part, rate in rates.items() if rate > 0}
-    effective = (multiple or 1.0) * usually * (clipped if sgd else 1.0) * max(trained.values(), default=0.0) / span.lr
+    slowest = max(trained.values(), default=0.0) / span.lr
+    effective = (span.lr / wanted if wanted else 1.0) * usually * (clipped if sgd else 1.0) * slowest
     if effective >= _LOW and usually >= _IDLE:
         return []
     if not trained:
@@ -115,8 +134,8 @@ def _of_stage(
         fix = "warmup=0, and milestones after most of the steps"
     elif clipped < 0.1 and sgd:
         why, fix = (
-            f"clip_norm {recipe.clip_norm:g} cuts a gradient of norm {norm:.3g} to {clipped:.2g} of it",
-            "clip_norm=10",
+            f"{clip} {getattr(recipe, clip):g} cuts a gradient of norm {norm:.3g} to {clipped:.2g} of it",
+            "clip_norm=10" if clip == "clip_norm" else "clip_norm=10 in the place of clip_value",
         )
     else:
         why, fix = "", f"lr={wanted:g}" if wanted else "a larger lr"

@@ -9,21 +9,25 @@ from maskgraft.errors import Finding
 from maskgraft.preprocess import network_size
 from maskgraft.pulse import Pulse
 from maskgraft.recipe import Recipe
-from maskgraft.spec import Spec
+from maskgraft.spec import Numerics, Spec
 
 _MET, _POOR, _BETTER = 0.75, 0.4, 0.12  # recall of anchors at 0.5 that could be better, that is too low; a fit's gain
+_LAX_ANCHOR, _LAX_REGION = 0.4, 0.3  # overlaps below which a positive has little of its object
+_CROWDED = 0.1  # share of images with more objects than may be found
 _SMALL = 8.0  # pixels of the input: a side of which little is left at a stride of 4
+_SHRUNK = 0.2  # share of objects that the recipe alone makes so small
 
 
 def examine(data: Dataset, spec: Spec, recipe: Recipe, pulses: Sequence[Pulse]) -> tuple[list[Finding], Coverage]:
     """Findings about anchors and sampling, and how anchors meet boxes at the size of the training."""
-    spec = at_training_size(spec, recipe)
+    home, spec = spec, at_training_size(spec, recipe)
     cover = anchor_coverage(data, spec)
     found = [
         *_anchors(data, spec, cover),
         *_sampled(spec, pulses),
         *_proposed(spec, pulses, cover),
-        *_sizes(data, spec, recipe),
+        *_sizes(data, spec, home, recipe),
+        *_cut_off(data, spec),
     ]
     return found, cover
 
@@ -122,6 +126,25 @@ def _sampled(spec: Spec, pulses: Sequence[Pulse]) -> list[Finding]:
                 fix="numerics={rpn_positive_iou = 0.7}",
             )
         )
+    for name, least, whose in (
+        ("rpn_positive_iou", _LAX_ANCHOR, "anchors"),
+        ("roi_positive_iou", _LAX_REGION, "regions"),
+    ):
+        if getattr(numerics, name) < least:
+            usual = 0.7 if whose == "anchors" else 0.5
+            found.append(
+                Finding(
+                    "train.sampling",
+                    "warning",
+                    f"{name} is {getattr(numerics, name):g}: {whose} that hardly touch an object are taught as that "
+                    f"object ({positives if whose == 'anchors' else foreground:.1f} an image, where there are "
+                    f"{each:.1f} objects); {usual:g} is usual",
+                    names=(name,),
+                    evidence=evidence,
+                    effect="everything near an object is called that object; boxes cannot be learnt from so far away",
+                    fix=f"numerics={{{name} = {usual:g}}}",
+                )
+            )
     most = int(numerics.roi_samples * numerics.roi_positive_fraction)
     if foreground < 0.6 * each and most < each:
         found.append(
@@ -209,30 +232,67 @@ def _proposed(spec: Spec, pulses: Sequence[Pulse], cover: Coverage) -> list[Find
     return found
 
 
-def _sizes(data: Dataset, spec: Spec, recipe: Recipe) -> list[Finding]:
-    """Objects that the chosen size of the input leaves too small."""
-    sides = []
-    for image in data.images:
-        height, width = network_size((image.height, image.width), spec.numerics)
-        for one in image.instances:
-            box = one.box
-            sides.append(min((box[2] - box[0]) * width / image.width, (box[3] - box[1]) * height / image.height))
+def _cut_off(data: Dataset, spec: Spec) -> list[Finding]:
+    """Images that have more objects than may be found."""
+    most = spec.numerics.max_detections
+    counts = [len(image.instances) for image in data.images if image.instances]
+    over = sum(count > most for count in counts)
+    if over <= _CROWDED * len(counts):
+        return []
+    return [
+        Finding(
+            "train.thresholds",
+            "warning",
+            f"max_detections is {most}, and {over} of {len(counts)} images have more objects, up to {max(counts)}; 100 "
+            "is usual",
+            names=("max_detections",),
+            evidence={"max_detections": most, "images": over, "most": max(counts)},
+            effect="what is found beyond that is cut off: AP stays low, whatever is learnt",
+            fix=f"numerics={{max_detections = {max(100, 2 * max(counts))}}}",
+        )
+    ]
+
+
+def _sizes(data: Dataset, spec: Spec, home: Spec, recipe: Recipe) -> list[Finding]:
+    """Objects that the chosen size of the input leaves too small; `home` has the size that the model came with."""
+    factor = sum(recipe.scale_jitter) / 2 if recipe.scale_jitter else 1.0
+    sides = [side * factor for side in _short_sides(data, spec.numerics)]
+    before = _short_sides(data, home.numerics)
     small = sum(side < _SMALL for side in sides)
-    if not sides or small < 0.5 * len(sides):
+    shrunk = small > _SHRUNK * len(sides) and sum(side < _SMALL for side in before) < small / 3
+    if not sides or (small < 0.5 * len(sides) and not shrunk):
         return []
     middle = sorted(sides)[len(sides) // 2]
     wanted = round(spec.numerics.min_size * 2.5 * _SMALL / max(middle, 1e-3))
+    wanted = min(wanted, home.numerics.min_size) if shrunk else wanted
+    jitter = f" and a scale_jitter of {factor:g} on the mean" if factor < 1 else ""
     return [
         Finding(
             "train.input-small",
             "warning",
             f"{100 * small / len(sides):.0f} % of the objects have a side below {_SMALL:g} pixels at an input of "
-            f"{spec.numerics.min_size} pixels ({'the recipe' if recipe.min_size else 'the model'} says so); half "
-            "have less "
-            f"than {middle:.1f}",
+            f"{spec.numerics.min_size} pixels ({'the recipe' if recipe.min_size else 'the model'} says so){jitter}; "
+            f"half have less than {middle:.1f}",
             names=("min_size",),
-            evidence={"small": small, "instances": len(sides), "median_side": round(middle, 2)},
+            evidence={
+                "small": small,
+                "instances": len(sides),
+                "median_side": round(middle, 2),
+                "min_size": spec.numerics.min_size,
+                "came_with": home.numerics.min_size,
+            },
             effect="the finest map has a cell for 4 pixels: such objects are a cell or less",
-            fix=f"min_size={wanted}, or crops of the images",
+            fix="scale_jitter=None" if factor < 0.5 else f"min_size={wanted}, or crops of the images",
         )
     ]
+
+
+def _short_sides(data: Dataset, numerics: Numerics) -> list[float]:
+    """The shorter side of each box, in pixels of the input."""
+    sides = []
+    for image in data.images:
+        height, width = network_size((image.height, image.width), numerics)
+        for one in image.instances:
+            box = one.box
+            sides.append(min((box[2] - box[0]) * width / image.width, (box[3] - box[1]) * height / image.height))
+    return sides

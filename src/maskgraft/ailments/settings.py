@@ -1,10 +1,10 @@
 """Settings of a recipe and of a model that undo each other, or the training."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from maskgraft.errors import Finding
 from maskgraft.losses import LOSSES
-from maskgraft.recipe import Resolved
+from maskgraft.recipe import Recipe, Resolved
 from maskgraft.spec import Spec
 
 _UNEQUAL = 20.0  # times the weight of another loss
@@ -14,7 +14,7 @@ _HELD = 1.0  # l2sp above which nothing moves
 def examine(spec: Spec, resolved: Resolved, losses: Mapping[str, float]) -> list[Finding]:
     """Findings about loss weights, precision, the pull to the start, and how results are made."""
     recipe, numerics = resolved.recipe, spec.numerics
-    found = [*_weights(resolved, losses)]
+    found = [*_weights(resolved, losses), *_sided(spec.classes, recipe)]
     if recipe.precision == "fp16" and numerics.norm_eps < 1e-7 and spec.arch.norm in ("batch", "frozen"):
         found.append(
             Finding(
@@ -68,6 +68,26 @@ def examine(spec: Spec, resolved: Resolved, losses: Mapping[str, float]) -> list
             )
         )
     return found
+
+
+def _sided(classes: Sequence[str], recipe: Recipe) -> list[Finding]:
+    """Classes that are each other's mirror image, in images that are mirrored."""
+    names = {name.lower() for name in classes}
+    pairs = [name for name in classes if "left" in name.lower() and name.lower().replace("left", "right") in names]
+    if not pairs or not recipe.flip:
+        return []
+    return [
+        Finding(
+            "train.flip",
+            "warning",
+            f"flip is {recipe.flip:g}, and {', '.join(pairs[:4])} {'has' if len(pairs) == 1 else 'have'} a right "
+            "counterpart among the classes: a mirrored image shows the one under the name of the other",
+            names=("flip",),
+            evidence={"classes": pairs, "flip": recipe.flip},
+            effect="left and right cannot be told apart",
+            fix="flip=0",
+        )
+    ]
 
 
 def _weights(resolved: Resolved, losses: Mapping[str, float]) -> list[Finding]:

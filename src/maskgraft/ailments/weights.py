@@ -61,7 +61,7 @@ def _fresh_and_frozen(model: MaskRCNN, part: str, training: frozenset[str]) -> l
         and f"{name}.weight" not in training
         and module.weight.numel() >= 512
     ]
-    fresh = [name for name, weight in frozen if is_fresh(weight.detach()) and not _is_scaled(modules, name)]
+    fresh = [name for name, weight in frozen if _is_drawn(modules, name, weight)]
     if not frozen or len(fresh) < 0.5 * len(frozen):
         return []
     return [
@@ -77,6 +77,22 @@ def _fresh_and_frozen(model: MaskRCNN, part: str, training: frozenset[str]) -> l
             fix="load trained weights, or train these too: policy=all",
         )
     ]
+
+
+def fresh_layers(model: MaskRCNN, part: str) -> list[str]:
+    """The convolutions of a component, where nine of ten or more are as an initialisation draws them."""
+    modules = dict(model.named_modules())
+    every = [
+        (name, module.weight)
+        for name, module in modules.items()
+        if isinstance(module, nn.Conv2d) and component(f"{name}.weight") == part and module.weight.numel() >= 512
+    ]
+    fresh = [name for name, weight in every if _is_drawn(modules, name, weight)]
+    return fresh if len(fresh) >= 0.9 * len(every) else []
+
+
+def _is_drawn(modules: Mapping[str, nn.Module], name: str, weight: Tensor) -> bool:
+    return is_fresh(weight.detach()) and not _is_scaled(modules, name)
 
 
 def _is_scaled(modules: Mapping[str, nn.Module], name: str) -> bool:

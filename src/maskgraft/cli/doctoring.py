@@ -1,5 +1,6 @@
 """The verb doctor: why a training will not work, or why it does not."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,12 +43,13 @@ def doctor(
     if run is not None:
         from maskgraft.runs import examine_run
 
-        found: Any = examine_run(run)
+        found: Any = examine_run(run, compare=True)
     elif data is not None and weights is not None:
         from maskgraft import coco
         from maskgraft import recipe as recipes
         from maskgraft.class_surgery import with_classes
         from maskgraft.cli.models import load_model
+        from maskgraft.cli.progress import examining
         from maskgraft.examining import examine
 
         dataset = coco.read(data, images or data.parent, classes=options.names(classes))
@@ -62,7 +64,7 @@ def doctor(
         model = load_model(weights, config, key, family, settings, None, device)
         if tuple(model.spec.classes) != dataset.classes:
             model = with_classes(model, dataset.classes)
-        found = examine(model, dataset, chosen, val=val)
+        found = examine(model, dataset, chosen, val=val, progress=partial(examining, quiet=as_json))
     if as_json:
         print_json(found.as_json())
     else:

@@ -373,6 +373,7 @@ def _train(
     from maskgraft.cli.progress import Watch
     from maskgraft.cli.tables import retention_tables
     from maskgraft.training import train as run_training
+    from maskgraft.watching import Stopped
 
     out_console = console(quiet=quiet)
     _print_rows(model, out_console)
@@ -381,6 +382,10 @@ def _train(
             run = run_training(
                 model, data, recipe, out=out, val=val, replay=replay, resume=resume, watcher=watch, doctor=doctor
             )
+        except Stopped:
+            if processes.leads():
+                raise
+            raise typer.Exit(2) from None
         except KeyboardInterrupt as stopped:
             watch.stop()
             told = str(stopped) or f"stopped at once; the last saved step is in {out / 'last'}"

@@ -90,6 +90,12 @@ class Watch:
         if self.live:
             self.live.start()
 
+    def examines(self, what: str) -> None:
+        """What the doctor looks at next: in the picture, or a line on standard error."""
+        self.now = f"looking at {what}"
+        if self.live is None or not self.live.is_started:
+            examining(what, quiet=self.console.quiet)
+
     def step(self, number: int, entry: Mapping[str, Any]) -> None:
         """After each step."""
         if not self.began:
@@ -161,6 +167,11 @@ class Watch:
                 note = f"{course.first:.3g} at first"
             rows.add_row(name, Text(course.line(log=not of_one, plain=plain), "cyan"), Text(value, "bold"), note)
         return Group(head, rows, Text(self.now, "dim", no_wrap=True, overflow="ellipsis"))
+
+
+def examining(what: str, *, quiet: bool = False) -> None:
+    """A line on standard error, which tells that something is done about a training that has not begun."""
+    Console(stderr=True, highlight=False, quiet=quiet, soft_wrap=True).print(f"looking at {what}", style="dim")
 
 
 def _mixed(before: float | None, value: float) -> float:

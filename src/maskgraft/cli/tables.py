@@ -7,7 +7,7 @@ from rich.table import Table
 
 from maskgraft.cli.show import table
 from maskgraft.evaluation import SUMMARY, Metrics
-from maskgraft.misses import KINDS
+from maskgraft.misses import HELPS, KINDS
 
 if TYPE_CHECKING:
     from maskgraft.forgetting import Retention
@@ -22,10 +22,10 @@ def percent(value: float | None) -> str:
 
 
 def shortfall_table(short: "Shortfall") -> Table:
-    """What each kind of error costs, dearest first."""
+    """What each kind of error costs, and what helps against it, dearest first."""
     ranked = sorted(short.kinds.items(), key=lambda item: -item[1].points)
     rows = [
-        (kind, f"+{100 * one.points:.1f}", one.objects or "–", one.detections or "–", KINDS[kind])
+        (kind, f"+{100 * one.points:.1f}", one.objects or "–", one.detections or "–", KINDS[kind], HELPS[kind])
         for kind, one in ranked
         if one.objects or one.detections
     ]
@@ -33,7 +33,7 @@ def shortfall_table(short: "Shortfall") -> Table:
         f"why mask AP50 is {percent(short.ap)} and not 100: what mending each by itself would add, "
         f"of {short.objects:,} objects"
     )
-    return table(title, ("", "AP50", "lost", "false", ""), rows, right=(1, 2, 3))
+    return table(title, ("", "AP50", "lost", "false", "", "what helps"), rows, right=(1, 2, 3))
 
 
 def metrics_tables(metrics: Metrics) -> list[Table]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from maskgraft import exhibits
-from maskgraft.misses import KINDS, RECALLS
+from maskgraft.misses import HELPS, KINDS, RECALLS
 from maskgraft.pages import charts
 from maskgraft.pages.charts import Series
 from maskgraft.pages.shell import figure, table
@@ -37,10 +37,16 @@ def _costs(short: Mapping[str, Any]) -> str:
         [(kind, max(one["points"], 0.0), f"+{100 * one['points']:.1f}") for kind, one in shown],
     )
     rows = [
-        [escape(kind), escape(KINDS.get(kind, "")), f"{one['objects']:,}", f"{one['detections']:,}"]
+        [
+            escape(kind),
+            escape(KINDS.get(kind, "")),
+            f"{one['objects']:,}",
+            f"{one['detections']:,}",
+            escape(HELPS.get(kind, "")),
+        ]
         for kind, one in shown
     ]
-    told = table(["kind", "what happens", "objects lost", "false detections"], rows, right=(2, 3))
+    told = table(["kind", "what happens", "objects lost", "false detections", "what helps"], rows, right=(2, 3))
     return f"<h2>Why not 100?</h2>\n{lead}\n{bars}\n{told}"
 
 

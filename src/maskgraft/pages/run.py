@@ -203,27 +203,53 @@ def _clipping(history: History) -> str:
     return f"; clipped at {at:g} in {100 * sum(norm > at for norm in norms) / len(norms):.0f} % of the steps"
 
 
+_PULSE = {
+    "recall": "objects that a proposal meets by half",
+    "anchored": "objects that an anchor meets",
+    "foreground_share": "sampled regions that are objects",
+    "correct": "true boxes whose class is right",
+    "mask_iou": "overlap of masks",
+}
+
+
 def _measured(history: History, times: Times) -> list[str]:
-    """What a doctor measured at the proposals and the regions, where one looked."""
-    pulses = [one for one in (*history.steps, *history.others) if isinstance(one.get("pulse"), Mapping)]
-    groups = (
-        (
-            "Proposals",
-            {
-                "recall": "objects that a proposal meets by half",
-                "anchored": "objects that an anchor meets",
-                "foreground_share": "sampled regions that are objects",
-                "correct": "true boxes whose class is right",
-                "mask_iou": "overlap of masks",
-            },
-            "shares, on the batches that were looked at",
-        ),
-    )
+    """What a doctor measured beside the losses, where one looked: proposals, steps of the weights, activations."""
+    every = (*history.steps, *history.others)
+    pulses = [one for one in every if isinstance(one.get("pulse"), Mapping)]
+    moved = [one for one in every if isinstance(one.get("updates"), Mapping)]
+
+    def named(entries: Sequence[Mapping[str, Any]], group: str) -> list[Series]:
+        names = dict.fromkeys(name for one in entries for name in one.get(group) or ())
+        return [Series(TITLES.get(name, name), _values(entries, group, name)) for name in names]
+
+    inside = [{"step": one["step"], **one["pulse"]} for one in pulses]
     return [
         charts.over_time(
-            title, [Series(what, _values(pulses, "pulse", name)) for name, what in named.items()], times, note=note
-        )
-        for title, named, note in groups
+            "Proposals",
+            [Series(what, _values(pulses, "pulse", name)) for name, what in _PULSE.items()],
+            times,
+            note="shares, on the batches that were looked at",
+        ),
+        charts.over_time(
+            "Update by weight",
+            named(moved, "updates"),
+            times,
+            log=True,
+            note="how far a step moves each part, of its norm: about a thousandth is usual, a tenth forgets everything",
+        ),
+        charts.over_time(
+            "Dead channels",
+            named(inside, "dead"),
+            times,
+            note="share of channels that are nought everywhere: at 1 nothing passes, and no gradient comes back",
+        ),
+        charts.over_time(
+            "Largest activations",
+            named(inside, "largest"),
+            times,
+            log=True,
+            note="absolute values; what grows without end explodes",
+        ),
     ]
 
 
