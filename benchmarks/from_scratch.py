@@ -217,7 +217,7 @@ def _drawn(data: Dataset, index: int, random: np.random.Generator) -> tuple[torc
     if random.random() < 0.5:
         scene = mirrored(scene)
     pixels = torch.from_numpy(scene.image.copy()).permute(2, 0, 1).float() / 255
-    boxes, labels, masks = (torch.from_numpy(a.copy()) for a in (scene.boxes, scene.labels, scene.masks))
+    boxes, labels, masks = (torch.from_numpy(a.copy()) for a in (scene.boxes, scene.labels, scene.masks.planes()))
     return pixels, {"boxes": boxes, "labels": labels + 1, "masks": masks.to(torch.uint8)}
 
 

@@ -11,6 +11,7 @@ from benchmarks import timing
 from benchmarks.peers import CLASSES, theirs_with, workplace
 from benchmarks.timing import Row
 from maskgraft import policy
+from maskgraft.cutouts import Cutouts
 from maskgraft.targets import Batch, Target
 
 # The losses by their names here and in torchvision.
@@ -55,7 +56,8 @@ def _steps(file: Path, *, everything: bool) -> dict[str, Callable[[], dict[str, 
     batch = _batch(side)
     pixels = list(batch.pixels)
     targets = [
-        {"boxes": one.boxes, "labels": one.labels + 1, "masks": one.masks.to(torch.uint8)} for one in batch.targets
+        {"boxes": one.boxes, "labels": one.labels + 1, "masks": torch.from_numpy(one.masks.planes()).to(torch.uint8)}
+        for one in batch.targets
     ]
     return {"ours": _step(ours, lambda: ours(batch)), "theirs": _step(theirs, lambda: theirs(pixels, targets))}
 
@@ -82,6 +84,6 @@ def _batch(side: int) -> Batch:
         masks = torch.zeros(8, side, side, dtype=torch.bool)
         for mask, (x1, y1, x2, y2) in zip(masks, boxes.int().tolist(), strict=True):
             mask[y1:y2, x1:x2] = True
-        targets.append(Target(boxes, torch.randint(0, CLASSES, (8,), generator=random), masks, None))
+        targets.append(Target(boxes, torch.randint(0, CLASSES, (8,), generator=random), Cutouts.of(masks.numpy())))
     pixels = torch.rand(2, 3, side, side, generator=random)
     return Batch(pixels, ((side, side),) * 2, tuple(targets), (1, 2))

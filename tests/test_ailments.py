@@ -26,6 +26,7 @@ from maskgraft.ailments import (
 )
 from maskgraft.ailments.courses import Facts
 from maskgraft.ailments.order import causes_first
+from maskgraft.cutouts import Cutouts
 from maskgraft.errors import Finding
 from maskgraft.losses import LOSSES
 from maskgraft.recipe import Recipe, resolve
@@ -118,7 +119,7 @@ def batch_of(images: int = 2) -> Batch:
     masks = torch.zeros(2, 96, 96, dtype=torch.bool)
     masks[0, 10:40, 10:40] = masks[1, 50:90, 30:80] = True
     boxes = torch.tensor([[10.0, 10, 40, 40], [30, 50, 80, 90]])
-    target = Target(boxes, torch.tensor([0, 1]), masks)
+    target = Target(boxes, torch.tensor([0, 1]), Cutouts.of(masks.numpy()))
     return Batch(pixels, ((96, 96),) * images, (target,) * images, tuple(range(images)), tuple(range(images)))
 
 

@@ -75,7 +75,8 @@ def test_boxes_masks_and_polygons_stay_on_the_pixels(data: coco.Dataset, kind: s
         red, _, blue = one.prepared.pixels * torch.tensor(NUMERICS.pixel_std)[:, None, None]
         disc = (red - blue) / NUMERICS.pixel_scale + 255 * (NUMERICS.pixel_mean[0] - NUMERICS.pixel_mean[2])
         outlines_ = target.polygons or [None] * len(target.labels)
-        for box, mask, label, parts in zip(target.boxes, target.masks, target.labels, outlines_, strict=True):
+        masks = torch.from_numpy(target.masks.planes())
+        for box, mask, label, parts in zip(target.boxes, masks, target.labels, outlines_, strict=True):
             rows, columns = torch.nonzero(mask.any(1)).squeeze(1), torch.nonzero(mask.any(0)).squeeze(1)
             drawn = torch.tensor((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
             assert (drawn - box).abs().max() <= 3.5
@@ -102,7 +103,7 @@ def test_a_seed_decides_everything(files: tuple[Path, Path]) -> None:
     for one, other in zip(load(0), load(2), strict=True):
         assert torch.equal(one.pixels, other.pixels)
         for mine, yours in zip(one.targets, other.targets, strict=True):
-            assert torch.equal(mine.boxes, yours.boxes) and torch.equal(mine.masks, yours.masks)
+            assert torch.equal(mine.boxes, yours.boxes) and np.array_equal(mine.masks.planes(), yours.masks.planes())
     torch.manual_seed(3)
     state = torch.get_rng_state()
     first = batches.sample(data.images[0], NUMERICS, recipe, 5, others=data.images)
@@ -119,7 +120,7 @@ def test_turning_and_flipping_twice_gives_the_scene_back(files: tuple[Path, Path
     scene = Scene.of(coco.read(*files).images[0])
     for there_and_back in (augmenting.flipped, augmenting.mirrored):
         again = there_and_back(there_and_back(scene))
-        assert np.array_equal(again.image, scene.image) and np.array_equal(again.masks, scene.masks)
+        assert np.array_equal(again.image, scene.image) and np.array_equal(again.masks.planes(), scene.masks.planes())
         assert np.allclose(again.boxes, scene.boxes)
     turned = augmenting.rotated(scene, 180, GREY)
     both = augmenting.mirrored(augmenting.flipped(scene))
@@ -133,9 +134,8 @@ def test_what_is_cut_away_is_no_instance(files: tuple[Path, Path]) -> None:
     half = augmenting.cropped(scene, top, left, bottom - top, (right - left) // 2)
     assert half.boxes[0].tolist() == pytest.approx([0, 0, (right - left) // 2, bottom - top], abs=1)
     assert half.polygons is not None and outlines.hull(half.polygons[0])[2] <= (right - left) // 2
-    corner = [
-        one for one in ((0, 0), (0, scene.size[1] - 5)) if not scene.masks[:, one[0] : 5, one[1] : one[1] + 5].any()
-    ]
+    covered = scene.masks.planes().any(0)
+    corner = [one for one in ((0, 0), (0, scene.size[1] - 5)) if not covered[one[0] : 5, one[1] : one[1] + 5].any()]
     assert not len(augmenting.cropped(scene, *corner[0], 5, 5).labels)
 
 
@@ -146,8 +146,8 @@ def test_what_is_pasted_hides_what_is_beneath(files: tuple[Path, Path]) -> None:
     for seed in range(12):
         scene, source = scenes[seed % 8], scenes[(seed + 1) % 8]
         found = augmenting.pasted(scene, source, np.random.default_rng(seed))
-        before = scene.masks.sum(0) > 1
-        assert not ((found.masks.sum(0) > 1) & ~before).any()  # nothing lies beneath what was pasted
+        before = scene.masks.planes().sum(0) > 1
+        assert not ((found.masks.planes().sum(0) > 1) & ~before).any()  # nothing lies beneath what was pasted
         hidden += found.polygons is None
         assert len(found.masks) == len(found.labels) == len(found.boxes)
     assert 0 < hidden < 12

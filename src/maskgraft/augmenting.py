@@ -19,10 +19,10 @@ from torchvision.transforms.v2 import functional as v2
 
 from maskgraft import coco, outlines
 from maskgraft.coco import ImageRecord
+from maskgraft.cutouts import Cutouts, extent
 from maskgraft.images import Pixels
-from maskgraft.preprocess import resize_masks
 from maskgraft.recipe import Recipe
-from maskgraft.segmentation import Mask, Polygon
+from maskgraft.segmentation import Polygon, Window
 
 _FEWEST_PIXELS = 4  # of an instance that is worth learning from after a cut
 _TRIES = 10  # crops drawn until one holds an instance
@@ -32,12 +32,12 @@ _MOST_PASTED = 4  # instances taken from one other image
 @dataclass(frozen=True, slots=True, eq=False)
 class Scene:
     """A photograph and its instances: `image` uint8 [H, W, 3] RGB, `boxes` float32 [N, 4] xyxy, `labels` int64 [N],
-    `masks` bool [N, H, W], and `polygons`, N of them or None where some instance has no polygon."""
+    N `masks`, and N `polygons` or None where some instance has no polygon."""
 
     image: Pixels
     boxes: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
-    masks: Mask
+    masks: Cutouts
     polygons: tuple[Polygon, ...] | None
 
     @property
@@ -49,7 +49,7 @@ class Scene:
     def of(record: ImageRecord) -> "Scene":
         """One image of a dataset, read from its file."""
         truth = coco.truth(record)
-        return Scene(record.load(), truth.boxes, truth.labels, truth.masks, truth.polygons)
+        return Scene(record.load(), truth.boxes, truth.labels, truth.cutouts(), truth.polygons)
 
 
 def augment(
@@ -88,8 +88,7 @@ def mirrored(scene: Scene) -> Scene:
         (width, 0, width, 0), np.float32
     )
     polygons = _moved(scene.polygons, ((-1, 0, width), (0, 1, 0)))
-    image, masks = np.ascontiguousarray(scene.image[:, ::-1]), np.ascontiguousarray(scene.masks[:, :, ::-1])
-    return Scene(image, boxes, scene.labels, masks, polygons)
+    return Scene(np.ascontiguousarray(scene.image[:, ::-1]), boxes, scene.labels, scene.masks.mirrored(), polygons)
 
 
 def flipped(scene: Scene) -> Scene:
@@ -99,21 +98,21 @@ def flipped(scene: Scene) -> Scene:
         (0, height, 0, height), np.float32
     )
     polygons = _moved(scene.polygons, ((1, 0, 0), (0, -1, height)))
-    image, masks = np.ascontiguousarray(scene.image[::-1]), np.ascontiguousarray(scene.masks[:, ::-1])
-    return Scene(image, boxes, scene.labels, masks, polygons)
+    return Scene(np.ascontiguousarray(scene.image[::-1]), boxes, scene.labels, scene.masks.flipped(), polygons)
 
 
 def rotated(scene: Scene, angle: float, grey: tuple[int, int, int]) -> Scene:
     """Turned about its middle by so many degrees, counter-clockwise, on a page of the same size."""
     height, width = scene.size
     image = v2.rotate(_planes(scene.image), angle, InterpolationMode.BILINEAR, fill=list(map(float, grey)))
-    masks = v2.rotate(torch.from_numpy(scene.masks).to(torch.uint8), angle, InterpolationMode.NEAREST)
+    planes = v2.rotate(torch.from_numpy(scene.masks.planes()).to(torch.uint8), angle, InterpolationMode.NEAREST)
     cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
     x, y = width / 2, height / 2
     matrix = ((cos, sin, x - cos * x - sin * y), (-sin, cos, y + sin * x - cos * y))
     polygons = _moved(scene.polygons, matrix)
     pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
-    return _settled(Scene(pixels, scene.boxes, scene.labels, masks.numpy().astype(np.bool_), polygons))
+    masks = Cutouts.of(planes.numpy().astype(np.bool_))
+    return _settled(Scene(pixels, scene.boxes, scene.labels, masks, polygons))
 
 
 def cropped(scene: Scene, top: int, left: int, height: int, width: int) -> Scene:
@@ -122,18 +121,19 @@ def cropped(scene: Scene, top: int, left: int, height: int, width: int) -> Scene
     polygons = _moved(scene.polygons, ((1, 0, -left), (0, 1, -top)))
     boxes = scene.boxes - np.array((left, top, left, top), np.float32)
     image = np.ascontiguousarray(scene.image[rows, columns])
-    masks = np.ascontiguousarray(scene.masks[:, rows, columns])
+    masks = scene.masks.seen_through((top, left, top + height, left + width))
     return _settled(Scene(image, boxes, scene.labels, masks, polygons), keep_whole=True)
 
 
 def shrunk(scene: Scene, size: tuple[int, int], top: int, left: int, grey: tuple[int, int, int]) -> Scene:
     """A smaller copy, of `size` (height, width), on a page as large as the scene."""
     rows, columns = slice(top, top + size[0]), slice(left, left + size[1])
-    image, masks = np.empty_like(scene.image), np.zeros_like(scene.masks)
+    image = np.empty_like(scene.image)
     image[:] = grey
     image[rows, columns] = _resized(scene.image, size)
-    masks[:, rows, columns] = resize_masks(torch.from_numpy(scene.masks), size).numpy()
-    y, x = size[0] / scene.size[0], size[1] / scene.size[1]
+    height, width = scene.size
+    masks = scene.masks.resized(size).seen_through((-top, -left, height - top, width - left))
+    y, x = size[0] / height, size[1] / width
     boxes = scene.boxes * np.array((x, y, x, y), np.float32) + np.array((left, top, left, top), np.float32)
     polygons = _moved(scene.polygons, ((x, 0, left), (0, y, top)))
     return _settled(Scene(image, boxes, scene.labels, masks, polygons), keep_whole=True)
@@ -166,15 +166,15 @@ def pasted(scene: Scene, source: Scene, random: np.random.Generator) -> Scene:
     """
     height, width = scene.size
     many = min(int(random.integers(1, _MOST_PASTED + 1)), len(source.labels))
-    image, masks, boxes, labels = scene.image.copy(), list(scene.masks), list(scene.boxes), list(scene.labels)
+    image, masks, boxes, labels = scene.image.copy(), list(scene.masks.planes()), list(scene.boxes), list(scene.labels)
     polygons: list[Polygon | None] = list(scene.polygons or [None] * len(masks))
+    extents = source.masks.extents()
     for index in random.permutation(len(source.labels))[:many].tolist():
-        left, top, right, bottom = _extent(source.masks[index])
+        top, left, bottom, right = extents[index]
         scale = min(random.uniform(0.5, 1.5), height / (bottom - top), width / (right - left))
         size = max(1, int((bottom - top) * scale)), max(1, int((right - left) * scale))
         y, x = int(random.integers(height - size[0] + 1)), int(random.integers(width - size[1] + 1))
-        part = source.masks[index : index + 1, top:bottom, left:right]
-        mask = resize_masks(torch.from_numpy(np.ascontiguousarray(part)), size)[0].numpy()
+        mask = source.masks[[index]].seen_through(extents[index]).resized(size).planes()[0]
         if mask.sum() < _FEWEST_PIXELS:
             continue
         patch = _resized(np.ascontiguousarray(source.image[top:bottom, left:right]), size)
@@ -182,9 +182,8 @@ def pasted(scene: Scene, source: Scene, random: np.random.Generator) -> Scene:
         image[area][mask] = patch[mask]
         for other, beneath in enumerate(masks):
             if (beneath[area] & mask).any():
-                masks[other] = beneath.copy()
-                masks[other][area] &= ~mask
-                boxes[other] = np.array(_extent(masks[other]), np.float32)
+                beneath[area] &= ~mask
+                boxes[other] = _box(extent(beneath))
                 polygons[other] = None
         page = np.zeros((height, width), np.bool_)
         page[area] = mask
@@ -192,7 +191,7 @@ def pasted(scene: Scene, source: Scene, random: np.random.Generator) -> Scene:
         move = ((columns, 0, x - left * columns), (0, rows, y - top * rows))
         outline = None if source.polygons is None else outlines.moved(source.polygons[index], np.array(move))
         masks.append(page)
-        boxes.append(np.array(_extent(page) if outline is None else outlines.hull(outline), np.float32))
+        boxes.append(_box(extent(page)) if outline is None else np.array(outlines.hull(outline), np.float32))
         labels.append(source.labels[index])
         polygons.append(outline)
     kept = [one for one, mask in enumerate(masks) if mask.sum() >= _FEWEST_PIXELS]
@@ -201,7 +200,7 @@ def pasted(scene: Scene, source: Scene, random: np.random.Generator) -> Scene:
         image,
         np.array([boxes[one] for one in kept], np.float32).reshape(-1, 4),
         np.array([labels[one] for one in kept], np.int64),
-        np.array([masks[one] for one in kept], np.bool_).reshape(-1, height, width),
+        Cutouts.of(np.array([masks[one] for one in kept], np.bool_).reshape(-1, height, width)),
         tuple(drawn) if len(drawn) == len(kept) else None,
     )
 
@@ -229,8 +228,8 @@ def _cropped(scene: Scene, height: int, width: int, random: np.random.Generator)
     for _ in range(_TRIES):
         top = int(random.integers(scene.size[0] - height + 1))
         left = int(random.integers(scene.size[1] - width + 1))
-        masks = scene.masks[:, top : top + height, left : left + width]
-        if not len(masks) or masks.sum((1, 2)).max() >= _FEWEST_PIXELS:
+        areas = scene.masks.seen_through((top, left, top + height, left + width)).areas()
+        if not areas or max(areas) >= _FEWEST_PIXELS:
             return _unless_empty(scene, lambda top=top, left=left: cropped(scene, top, left, height, width))  # type: ignore[misc]
     return scene
 
@@ -251,21 +250,20 @@ def _settled(scene: Scene, *, keep_whole: bool = False) -> Scene:
     """
     height, width = scene.size
     kept, boxes, polygons = [], [], []
-    for index, mask in enumerate(scene.masks):
-        if mask.sum() < _FEWEST_PIXELS:
+    for index, (area, seen) in enumerate(zip(scene.masks.areas(), scene.masks.extents(), strict=True)):
+        if area < _FEWEST_PIXELS:
             continue
-        box = tuple(scene.boxes[index].tolist())
-        whole = keep_whole and box[0] >= 0 and box[1] >= 0 and box[2] <= width and box[3] <= height
+        box = scene.boxes[index]
+        whole = keep_whole and (box[:2] >= 0).all() and box[2] <= width and box[3] <= height
+        left = _box(seen)
         if scene.polygons is not None:
             outline = outlines.cut(scene.polygons[index], width, height)
             if not outline:
                 continue
             polygons.append(outline)
-            seen = outlines.hull(outline)
-        else:
-            seen = _extent(mask)
+            left = np.array(outlines.hull(outline), np.float32)
         kept.append(index)
-        boxes.append(box if whole else seen)
+        boxes.append(box if whole else left)
     return Scene(
         scene.image,
         np.array(boxes, np.float32).reshape(-1, 4),
@@ -275,12 +273,10 @@ def _settled(scene: Scene, *, keep_whole: bool = False) -> Scene:
     )
 
 
-def _extent(mask: Mask) -> tuple[int, int, int, int]:
-    """The smallest box around a mask, xyxy; of no area where it is empty."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not rows.size:
-        return 0, 0, 0, 0
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+def _box(window: Window) -> npt.NDArray[np.float32]:
+    """A window of rows and columns as a box xyxy."""
+    top, left, bottom, right = window
+    return np.array((left, top, right, bottom), np.float32)
 
 
 def _planes(image: Pixels) -> Tensor:

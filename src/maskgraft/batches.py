@@ -5,6 +5,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from math import sqrt
@@ -12,15 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from maskgraft import lookouts, outlines, processes
 from maskgraft.augmenting import Scene, augment, mirrored
 from maskgraft.coco import ImageRecord
+from maskgraft.cutouts import Cutouts
 from maskgraft.errors import DataError, Finding, MaskgraftError
-from maskgraft.preprocess import Prepared, one_thread, prepare, resize_masks, stack
+from maskgraft.preprocess import Prepared, one_thread, prepare, stack
 from maskgraft.recipe import Recipe, replayed_in
 from maskgraft.spec import Numerics
 from maskgraft.targets import Batch, Target
@@ -64,7 +64,7 @@ def sample(
         to_input = np.array((((right - left) / columns, 0, left), (0, (bottom - top) / rows, top)))
         polygons = tuple(outlines.moved(one, to_input) for one in polygons)
     boxes, labels = torch.from_numpy(scene.boxes), torch.from_numpy(scene.labels)
-    target = Target(prepared.to_network(boxes), labels, _placed(torch.from_numpy(scene.masks), prepared), polygons)
+    target = Target(prepared.to_network(boxes), labels, _placed(scene.masks, prepared), polygons)
     return Sample(prepared, target, record.id, seed)
 
 
@@ -75,14 +75,11 @@ def _mean_colour(numerics: Numerics) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _placed(masks: Tensor, prepared: Prepared) -> Tensor:
-    """Masks [N, H, W] of the photograph where it lies in the network's input, which may be larger than it."""
+def _placed(masks: Cutouts, prepared: Prepared) -> Cutouts:
+    """Masks of the photograph where it lies in the network's input, which may be larger than it."""
     top, left, bottom, right = (round(side) for side in prepared.window)
-    resized = resize_masks(masks, (bottom - top, right - left))
     height, width = prepared.size
-    if resized.shape[1:] == prepared.size:
-        return resized
-    return F.pad(resized, (left, width - right, top, height - bottom))
+    return masks.resized((bottom - top, right - left)).seen_through((-top, -left, height - top, width - left))
 
 
 class _Images(Dataset[Sample | tuple[Finding, ...]]):
@@ -93,10 +90,17 @@ class _Images(Dataset[Sample | tuple[Finding, ...]]):
 
     def __getitem__(self, draw: Draw) -> Sample | tuple[Finding, ...]:
         try:
-            with one_thread():
-                return sample(self.records[draw[0]], self.numerics, self.recipe, draw[1], others=self.records)
+            return sample(self.records[draw[0]], self.numerics, self.recipe, draw[1], others=self.records)
         except MaskgraftError as error:
             return error.findings
+
+    def __getitems__(self, draws: list[Draw]) -> list[Sample | tuple[Finding, ...]]:
+        threads = torch.get_num_threads()
+        if threads == 1:  # as in a worker process
+            return [self[draw] for draw in draws]
+        with one_thread(), ThreadPoolExecutor(threads) as pool:
+            others = [pool.submit(self.__getitem__, draw) for draw in draws[1:]]
+            return [self[draws[0]], *(one.result() for one in others)]
 
 
 class _Epoch(Sampler[list[Draw]]):
@@ -161,9 +165,9 @@ def _split(draws: list[Draw], count: int) -> list[list[Draw]]:
 
 
 def collate(samples: Sequence[Sample], numerics: Numerics) -> Batch:
-    """Samples as one batch, padded to a common size."""
+    """Samples as one batch, padded to a common size; in a worker process at once where the others can read it."""
     return Batch(
-        stack([one.prepared for one in samples], numerics.pad_multiple),
+        stack([one.prepared for one in samples], numerics.pad_multiple, shared=get_worker_info() is not None),
         tuple(one.prepared.size for one in samples),
         tuple(one.target for one in samples),
         tuple(one.id for one in samples),

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskgraft import segmentation
+from maskgraft.cutouts import Cutouts
 from maskgraft.errors import DataError, Finding, Severity, UsageError, worst_first
 from maskgraft.faults import Faults
 from maskgraft.images import SUFFIXES, Pixels, load_image, orientation
@@ -99,19 +100,31 @@ class Truth:
 
     boxes: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
-    masks: Mask
+    segmentations: tuple[Segmentation, ...]
+    size: tuple[int, int]
     polygons: tuple[Polygon, ...] | None
+
+    @property
+    def masks(self) -> Mask:
+        """The masks on the whole image, drawn anew."""
+        return segmentation.decoded(self.segmentations, *self.size)
+
+    def cutouts(self) -> Cutouts:
+        """The masks, each cut to its object."""
+        return Cutouts.drawn(self.segmentations, self.size)
 
 
 def truth(image: ImageRecord) -> Truth:
     """The instances of an image that can be trained on, crowds left out."""
     instances = image.instances
-    polygons = [one.segmentation for one in instances if isinstance(one.segmentation, tuple)]
+    segmentations = tuple(one.segmentation for one in instances)
+    polygons = tuple(one for one in segmentations if isinstance(one, tuple))
     return Truth(
         boxes=np.array([one.box for one in instances], np.float32).reshape(-1, 4),
         labels=np.array([one.label for one in instances], np.int64),
-        masks=segmentation.decoded([one.segmentation for one in instances], image.height, image.width),
-        polygons=tuple(polygons) if len(polygons) == len(instances) else None,
+        segmentations=segmentations,
+        size=(image.height, image.width),
+        polygons=polygons if len(polygons) == len(instances) else None,
     )
 
 

@@ -32,9 +32,13 @@ def orientation(path: str | Path) -> Orientation:
     """The EXIF orientation of an image file, from its header. Raises `DataError` as `load_image` does."""
     path = Path(path)
     with _telling_faults(path), Image.open(path) as image:
-        tag = image.getexif().get(_ORIENTATION, 1)
-        tag = tag if tag in range(1, 9) else 1
-        return Orientation(tag, image.size, image.size[::-1] if tag >= 5 else image.size)
+        return _orientation(image)
+
+
+def _orientation(image: Image.Image) -> Orientation:
+    tag = image.getexif().get(_ORIENTATION, 1)
+    tag = tag if tag in range(1, 9) else 1
+    return Orientation(tag, image.size, image.size[::-1] if tag >= 5 else image.size)
 
 
 def load_image(path: str | Path, *, size: tuple[int, int] | None = None) -> Pixels:
@@ -45,8 +49,8 @@ def load_image(path: str | Path, *, size: tuple[int, int] | None = None) -> Pixe
     is missing or no image.
     """
     path = Path(path)
-    turn = orientation(path) if size is not None else None
     with _telling_faults(path), Image.open(path) as image:
+        turn = _orientation(image) if size is not None else None
         image.load()
         if turn is not None and turn.stored == size != turn.shown:
             image.getexif().pop(_ORIENTATION, None)
@@ -67,7 +71,8 @@ def _telling_faults(path: Path) -> Iterator[None]:
 
 def rgb_from_pil(image: Image.Image) -> Pixels:
     """A PIL image as uint8 [H, W, 3] RGB, with its EXIF orientation applied."""
-    image = ImageOps.exif_transpose(image)
+    if _orientation(image).tag != 1:  # of one that is upright, Pillow would give a copy
+        image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "I;16", "I;16B", "I;16L", "F"):  # PIL would clip these instead of scaling
         values = np.nan_to_num(np.asarray(image, dtype=np.float64))
         top = values.max(initial=0)

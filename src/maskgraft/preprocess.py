@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import ceil, floor, sqrt
+from math import ceil, floor, prod, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -190,8 +190,10 @@ def one_thread() -> Iterator[None]:
 
 def _bilinear(pixels: Tensor, size: Size) -> Tensor:
     """Pixels [3, h, w] at another size as torchvision resizes them, the same bits for any number of threads."""
+    # a batch of one by strides that say whether the channels lie side by side, which `pixels[None]` leaves open
+    page = pixels.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
     with one_thread():
-        return F.interpolate(pixels[None], size=size, mode="bilinear", align_corners=False)[0]
+        return F.interpolate(page, size=size, mode="bilinear", align_corners=False)[0]
 
 
 def resized(image: npt.NDArray[np.uint8], numerics: Numerics) -> npt.NDArray[np.float32]:
@@ -239,39 +241,25 @@ def _padded(pixels: Tensor, outside: Tensor, numerics: Numerics) -> tuple[Tensor
     return page, top, left
 
 
-def stack(prepared: Sequence[Prepared], multiple: int) -> Tensor:
-    """A batch [B, 3, H, W]: every image at the top left, zeros to the common size, a multiple of `multiple`."""
+def stack(prepared: Sequence[Prepared], multiple: int, *, shared: bool = False) -> Tensor:
+    """A batch [B, 3, H, W]: every image at the top left, zeros to the common size, a multiple of `multiple`.
+
+    `shared`: in memory that other processes can be given without a copy.
+    """
     height = ceil(max(one.size[0] for one in prepared) / multiple) * multiple
     width = ceil(max(one.size[1] for one in prepared) / multiple) * multiple
-    batch = torch.empty((len(prepared), 3, height, width), memory_format=torch.channels_last)
+    shape = len(prepared), 3, height, width
+    if shared:
+        memory = torch.UntypedStorage._new_shared(4 * prod(shape))  # type: ignore[no-untyped-call]
+        batch = torch.empty(0).set_(memory, 0, shape, (3 * height * width, 1, 3 * width, 3))
+    else:
+        batch = torch.empty(shape, memory_format=torch.channels_last)
     for page, one in zip(batch, prepared, strict=True):
         rows, columns = one.size
         page[:, :rows, :columns] = one.pixels
         page[:, rows:] = 0
         page[:, :rows, columns:] = 0
     return batch
-
-
-def resize_masks(masks: Tensor, size: Size) -> Tensor:
-    """Bool masks [N, H, W] at another size, by the nearest pixel as `torch.nn.functional.interpolate` chooses it."""
-    height, width = masks.shape[1:]
-    resized = np.zeros((len(masks), *size), np.bool_)
-    if not len(masks):
-        return torch.from_numpy(resized)
-    rows, columns = _nearest(height, size[0]), _nearest(width, size[1])
-    # An object fills a small part of most photographs: only its rows and columns are looked up.
-    for mask, page in zip(masks.numpy(), resized, strict=True):
-        down, across = (np.flatnonzero(mask.any(axis)[which]) for axis, which in ((1, rows), (0, columns)))
-        if len(down) and len(across):
-            tall, wide = slice(down[0], down[-1] + 1), slice(across[0], across[-1] + 1)
-            page[tall, wide] = mask[rows[tall, None], columns[None, wide]]
-    return torch.from_numpy(resized)
-
-
-def _nearest(before: int, after: int) -> npt.NDArray[np.int64]:
-    """For each of `after` places the one of `before` that torch takes: rounded down, in float32."""
-    places = np.arange(after, dtype=np.float32) * np.float32(before / after)
-    return np.minimum(places.astype(np.int64), before - 1)
 
 
 def as_rgb(image: Any) -> npt.NDArray[np.uint8]:

@@ -35,9 +35,9 @@ def preview_augmented(
 def picture_of(sample: batches.Sample, numerics: Numerics, classes: tuple[str, ...]) -> Image.Image:
     """One sample as a picture: its pixels in grey levels again, and its truth over them."""
     shapes = [
-        draw.Shape((box[0], box[1], box[2], box[3]), mask.numpy(), classes[label], draw.colour(label))
+        draw.Shape((box[0], box[1], box[2], box[3]), mask, classes[label], draw.colour(label))
         for box, mask, label in zip(
-            sample.target.boxes.tolist(), sample.target.masks, sample.target.labels.tolist(), strict=True
+            sample.target.boxes.tolist(), sample.target.masks.planes(), sample.target.labels.tolist(), strict=True
         )
     ]
     return draw.overlay(_grey_levels(sample, numerics), shapes)

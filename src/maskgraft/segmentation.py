@@ -18,6 +18,7 @@ Polygon = tuple[npt.NDArray[np.float64], ...]
 Rle = Mapping[str, Any]
 Segmentation = Polygon | Rle
 Mask = npt.NDArray[np.bool_]
+Window = tuple[int, int, int, int]  # top, left, bottom, right in whole pixels
 
 # Beyond this many picture sizes a coordinate is a mistake, and drawing it would take memory by its distance.
 _FAR = 10
@@ -216,3 +217,27 @@ def decoded(masks: Sequence[Segmentation], height: int, width: int) -> Mask:
 
     drawn: Mask = coco_mask.decode([encoded(one, height, width) for one in masks]).view(np.bool_).transpose(2, 0, 1)
     return drawn
+
+
+def cut(mask: Segmentation, height: int, width: int) -> tuple[Window, Mask]:
+    """The smallest window that holds all of a mask, and what lies in it: pixel for pixel as `decoded` draws it.
+
+    A mask without a pixel has the window (0, 0, 0, 0).
+    """
+    runs = unpacked_runs(encoded(mask, height, width)["counts"])
+    if runs is None or not runs[1::2].any():
+        return (0, 0, 0, 0), np.zeros((0, 0), np.bool_)
+    ends = np.cumsum(runs)
+    begins, ends = ends[: len(runs) // 2 * 2 : 2], ends[1::2]
+    begins, lasts = (one[ends > begins] for one in (begins, ends - 1))
+    (first_column, first_row), (last_column, last_row) = divmod(begins, height), divmod(lasts, height)
+    left, right = int(first_column[0]), int(last_column[-1]) + 1
+    # a run that goes on in the next column has the lowest row of its own and the highest of that one
+    whole = bool((first_column != last_column).any())
+    top, bottom = (0, height) if whole else (int(first_row.min()), int(last_row.max()) + 1)
+    edges = np.zeros(2 * len(begins) + 2, np.int64)
+    edges[1:-1:2] = (first_column - left) * (bottom - top) + first_row - top
+    edges[2:-1:2] = (last_column - left) * (bottom - top) + last_row - top + 1
+    edges[-1] = (right - left) * (bottom - top)
+    inside = np.arange(len(edges) - 1) % 2 == 1
+    return (top, left, bottom, right), np.repeat(inside, np.diff(edges)).reshape(right - left, bottom - top).T

@@ -1,7 +1,6 @@
 """What a training step should have answered: truth matched to anchors and proposals, samples drawn, mask targets."""
 
 from dataclasses import dataclass, replace
-from math import prod
 from typing import Any, Literal
 
 import numpy as np
@@ -9,6 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from maskgraft.cutouts import Cutouts
 from maskgraft.ops import boxes as box_ops
 from maskgraft.torchvision_ops import roi_align
 
@@ -19,30 +19,29 @@ Polygons = tuple[tuple[npt.NDArray[np.float64], ...], ...]
 class Target:
     """The truth of one image, in pixels of the network's input.
 
-    `boxes` float32 [N, 4] xyxy, `labels` int64 [N] in 0..K-1, `masks` bool [N, h, w]. `polygons`, where the data has
-    them, hold for each instance its parts, each float64 [2P] as x, y, x, y …
+    `boxes` float32 [N, 4] xyxy, `labels` int64 [N] in 0..K-1, `masks` those of the instances, which stay in the
+    memory of the processor. `polygons`, where the data has them, hold for each instance its parts, each float64 [2P] as
+    x, y, x, y …
     """
 
     boxes: Tensor
     labels: Tensor
-    masks: Tensor
+    masks: Cutouts
     polygons: Polygons | None = None
 
     def to(self, device: torch.device) -> "Target":
         """The same truth on another device."""
-        return Target(self.boxes.to(device), self.labels.to(device), self.masks.to(device), self.polygons)
+        return replace(self, boxes=self.boxes.to(device), labels=self.labels.to(device))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Planes of bytes are most of what a worker process would send; as bits they are an eighth.
-        bits = np.packbits(self.masks.cpu().numpy())
-        return _unpacked, (self.boxes, self.labels, bits, tuple(self.masks.shape), self.polygons)
+        # A worker process would give each tensor a shared memory of its own, which takes longer than these few numbers.
+        return _received, (self.boxes.cpu().numpy(), self.labels.cpu().numpy(), self.masks, self.polygons)
 
 
-def _unpacked(
-    boxes: Tensor, labels: Tensor, bits: npt.NDArray[np.uint8], shape: tuple[int, ...], polygons: Polygons | None
+def _received(
+    boxes: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], masks: Cutouts, polygons: Polygons | None
 ) -> Target:
-    masks = np.unpackbits(bits, count=prod(shape)).view(np.bool_).reshape(shape)
-    return Target(boxes, labels, torch.from_numpy(masks).to(boxes.device), polygons)
+    return Target(torch.from_numpy(boxes), torch.from_numpy(labels), masks, polygons)
 
 
 def match(overlaps: Tensor, *, positive: float, negative: float, rescue: bool) -> tuple[Tensor, Tensor]:
@@ -96,8 +95,21 @@ def mask_targets(
         return _drawn(target.polygons, which, boxes, side)
     regions = torch.cat((which[:, None].to(boxes.dtype), boxes), 1)
     soft = method == "soft-bitmap"
-    pooled: Tensor = roi_align(target.masks[:, None].float(), regions, side, 1.0, -1, aligned=not soft)[:, 0]
+    pooled: Tensor = roi_align(_planes(target.masks, boxes.device), regions, side, 1.0, -1, aligned=not soft)[:, 0]
     return pooled if soft else (pooled >= 0.5).float()
+
+
+def _planes(masks: Cutouts, device: torch.device) -> Tensor:
+    """Masks on their whole picture, float32 [N, 1, height, width], laid together on the device."""
+    pixels = torch.from_numpy(np.concatenate([np.zeros(0, np.bool_), *(part.ravel() for part in masks.parts)]))
+    if device.type == "cuda":
+        pixels = pixels.pin_memory()  # else the copy would wait for all that the device has still to do
+    pixels = pixels.to(device, non_blocking=True)
+    ends = np.cumsum([part.size for part in masks.parts]).tolist()
+    planes = torch.zeros((len(masks), 1, *masks.size), device=device)
+    for plane, (top, left, bottom, right), part, end in zip(planes, masks.windows, masks.parts, ends, strict=True):
+        plane[0, top:bottom, left:right] = pixels[end - part.size : end].view(part.shape)
+    return planes
 
 
 def _drawn(polygons: Polygons, which: Tensor, boxes: Tensor, side: int) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import maskgraft as mg
+from maskgraft.cutouts import Cutouts
 from maskgraft.errors import CheckpointError
 from maskgraft.families import FAMILIES, identify, recognise
 from maskgraft.files import LazyArray, Tensors
@@ -141,7 +142,7 @@ def one_step(model: mg.MaskRCNN, image: np.ndarray) -> None:
     masks = torch.zeros(1, *prepared.size, dtype=torch.bool)
     masks[0, y1:y2, x1:x2] = True
     polygon = prepared.to_network(torch.tensor(outline, dtype=torch.float32).reshape(-1, 4)).reshape(-1).numpy()
-    target = Target(boxes=boxes, labels=torch.tensor([0]), masks=masks, polygons=((polygon,),))
+    target = Target(boxes=boxes, labels=torch.tensor([0]), masks=Cutouts.of(masks.numpy()), polygons=((polygon,),))
     batch = Batch(stack([prepared], numerics.pad_multiple), (prepared.size,), (target,))
     torch.manual_seed(0)
     losses = model.train()(batch)

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 
 import maskgraft as mg
+from maskgraft.cutouts import Cutouts
 from maskgraft.detections import Detections
 from maskgraft.model import MaskRCNN
 from maskgraft.ops.boxes import iou
-from maskgraft.preprocess import prepare, resize_masks, stack
+from maskgraft.preprocess import prepare, stack
 from maskgraft.targets import Batch, Target
 from tests.golden.views import VIEWS
 
@@ -170,16 +171,16 @@ def batch_of(case: Case, model: MaskRCNN) -> Batch:
     prepared = prepare(image, model.spec.numerics)
     scale = np.array((prepared.size[1] / width, prepared.size[0] / height))
     polygons = truth.get("polygons_original", truth.get("polygons"))
-    masks = torch.zeros(len(truth["labels"]), height, width, dtype=torch.bool)
+    masks = np.zeros((len(truth["labels"]), height, width), np.bool_)
     if "gt_masks_packed" in case.golden:
         packed = case.golden["gt_masks_packed"]
         at = (height, width) if packed.shape[1] == -(-height * width // 8) else prepared.size
         bits = np.unpackbits(packed, axis=1)[:, : at[0] * at[1]]
-        masks = torch.from_numpy(bits.reshape(-1, *at).astype(bool))
+        masks = bits.reshape(-1, *at).astype(bool)
     target = Target(
         boxes=prepared.to_network(torch.tensor(truth["boxes_xyxy_original"])),
         labels=torch.tensor(truth["labels"]) - case.about["detections"]["first_label"],
-        masks=resize_masks(masks, prepared.size),
+        masks=Cutouts.of(masks).resized(prepared.size),
         polygons=tuple(((np.array(part).reshape(-1, 2) * scale).ravel(),) for part in polygons),
     )
     return Batch(stack([prepared], model.spec.numerics.pad_multiple), (prepared.size,), (target,))
