@@ -130,15 +130,17 @@ def detections(
     """
     probabilities = logits.softmax(1)
     scores = probabilities[:, :-1]
-    moved = box_ops.decode(deltas, regions, weights, clip, both_ways=clip_both, inclusive=inclusive, wider=wider)
-    moved = moved if clip_after else box_ops.clip(moved, window)
-    moved = place(moved.reshape(-1, 4)).reshape(moved.shape)
     if class_choice == "best":
         best = one_hot(probabilities.argmax(1), probabilities.shape[1])[:, :-1].bool()
         which, label = torch.nonzero(best & (scores >= score_threshold), as_tuple=True)
     else:
         which, label = torch.nonzero(scores > score_threshold, as_tuple=True)
-    boxes = moved[which, torch.zeros_like(label) if agnostic else label]
+    row = torch.zeros_like(label) if agnostic else label
+    chosen = deltas.reshape(len(regions), deltas.shape[1] // 4, 4)[which, row]
+    boxes = box_ops.decode(
+        chosen, regions[which], weights, clip, both_ways=clip_both, inclusive=inclusive, wider=wider
+    )[:, 0]
+    boxes = place(boxes if clip_after else box_ops.clip(boxes, window))
     found = Scored(boxes, scores[which, label], label)
     if min_size > 0:
         found = _at_least(found, min_size, inclusive_areas)
