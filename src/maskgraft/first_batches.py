@@ -93,5 +93,4 @@ def look(looks: annotations.Looks, batch: Batch, numerics: Numerics) -> None:
     for index, (target, (height, width)) in enumerate(zip(batch.targets, batch.sizes, strict=True)):
         pixels = inputs.raw_pixels(batch.pixels[index, :, :height, :width].float().cpu(), numerics)
         picture = pixels.clamp(0, 255).byte().permute(1, 2, 0).numpy()
-        masks = (mask[:height, :width].cpu().numpy() for mask in target.masks)
-        looks.add(picture, target.boxes.tolist(), masks)
+        looks.add(picture, target.boxes.tolist(), target.masks.planes()[:, :height, :width])
