@@ -371,8 +371,9 @@ def test_what_a_run_has_come_to() -> None:
     kept = {"classes": {"cat": {"mask": [0.5, 0.1]}}, "agreement": {"found": 0, "kept": None}, "images": 8}
     (lost,) = outcomes.forgotten(kept)
     assert lost.code == "train.forgetting" and lost.severity == "warning" and "cat 50 → 10" in lost.message
-    (fine,) = outcomes.forgotten({**kept, "classes": {"cat": {"mask": [0.5, 0.48]}}})
-    assert fine.severity == "info"
+    for after, images, severity in ((0.48, 50, "info"), (0.3, 8, "info"), (0.3, 50, "warning")):
+        (told,) = outcomes.forgotten({**kept, "images": images, "classes": {"cat": {"mask": [0.5, after]}}})
+        assert told.severity == severity
     found = {"found": 20, "kept": 0.2, "mask_iou": 0.8}
     (gone,) = outcomes.forgotten({**kept, "classes": {}, "agreement": found})
     assert gone.severity == "warning" and "20 % are" in gone.message

@@ -9,7 +9,9 @@ from maskgraft.misses import HELPS, KINDS
 
 _DEAR = 0.02  # points of AP50, 0..1, from which a kind of error is worth a word
 _KNEW = 0.2  # mask AP from which a class was known before
-_LOST, _SHARE_LOST = 0.1, 0.25  # AP below what it was, and as a part of it, that is more than chance
+_LOST, _SHARE_LOST = 0.1, 0.25  # AP below what it was, and as a part of it, that is more than chance on many images
+_LOST_OF_FEW, _SHARE_OF_FEW = 0.2, 0.6  # and on fewer than `_MANY`
+_MANY = 24
 _FEW, _HALF = 10, 0.5  # things found before, and the part of them that should be found still
 
 
@@ -42,7 +44,8 @@ def forgotten(kept: Mapping[str, Any]) -> Iterator[Finding]:
     if knew:
         before, after = (mean(pair[index] for pair in knew.values()) for index in (0, 1))
         lost = before - after
-        grave = lost > _LOST and lost > _SHARE_LOST * before
+        least, share = (_LOST, _SHARE_LOST) if kept["images"] >= _MANY else (_LOST_OF_FEW, _SHARE_OF_FEW)
+        grave = lost > least and lost > share * before
         worst = sorted(knew, key=lambda name: knew[name][1] - knew[name][0])[:5]
         shown = ", ".join(f"{name} {100 * knew[name][0]:.0f} → {100 * knew[name][1]:.0f}" for name in worst)
         yield Finding(
