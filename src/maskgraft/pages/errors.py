@@ -38,7 +38,7 @@ def _costs(short: Mapping[str, Any]) -> str:
     )
     rows = [
         [
-            escape(kind),
+            f'<span class="whole">{escape(kind)}</span>',
             escape(KINDS.get(kind, "")),
             f"{one['objects']:,}",
             f"{one['detections']:,}",
