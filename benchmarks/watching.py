@@ -22,7 +22,7 @@ from maskgraft.policy import Trainable
 from maskgraft.recipe import Resolved
 from maskgraft.watching import Moment, Verdict
 
-_SIDE, _STEPS = 128, 4 * EVERY
+_SIDE, _STEPS = 128, 2 * EVERY
 _BAR = 0.03
 
 
@@ -31,7 +31,7 @@ def run(*, quick: bool, out: Path | None, tensorflow: str | None) -> None:
 
     What happens once, the examination before the first step, is measured by itself. TensorFlow is not needed.
     """
-    steps, rounds = (12, 1) if quick else (_STEPS, 3)
+    steps, rounds = (12, 1) if quick else (_STEPS, 2)
     alone, watched, inside, same = list[float](), list[float](), list[float](), True
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -39,7 +39,7 @@ def run(*, quick: bool, out: Path | None, tensorflow: str | None) -> None:
         torch.manual_seed(0)
         numerics = {"min_size": _SIDE, "max_size": _SIDE}
         mg.save(mg.MaskRCNN.from_scratch("small", data.classes, numerics=numerics), place / "model")
-        recipe = mg.Recipe(batch=4, workers=0, policy="all", steps=steps, evaluate_every=0, retention=0)
+        recipe = mg.Recipe(batch=2, workers=0, policy="all", steps=steps, evaluate_every=0, retention=0)
         for number in range(rounds):
             off, on, doctor = _Clock(), _Clock(), _Clocked(Attendant(data))
             model = place / "model"
@@ -51,7 +51,7 @@ def run(*, quick: bool, out: Path | None, tensorflow: str | None) -> None:
             inside.append(doctor.spent / steps / (on.step_seconds - doctor.spent / steps))
     share, apart = statistics.median(inside), statistics.median(watched) / statistics.median(alone) - 1
     row = Row(
-        f"a step of training, of {steps}, 4 images of {_SIDE} pixels, the doctor looking on",
+        f"a step of training, of {steps}, 2 images of {_SIDE} pixels, the doctor looking on",
         statistics.median(watched),
         statistics.median(alone),
         "without the doctor",
