@@ -78,6 +78,20 @@ def test_two_processes_give_the_loss_curve_of_one(
     assert not list(two.glob(".*")) and (two / "last" / "model.safetensors").exists()
 
 
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform == "win32", reason="torchrun needs a Unix")
+def test_a_doctor_of_two_processes_tells_once_and_ends_both(folder: Path) -> None:
+    high = ["--policy", "all", "--steps", "2", "--lr", "1", "--doctor"]
+    with pytest.raises(AssertionError) as stopped:
+        run_training(folder, "doctor-stop", *high, "stop", several=2)
+    assert str(stopped.value).count("error train.lr-high") == 1
+    told = [entry for entry in lines(folder / "doctor-stop") if "findings" in entry]
+    assert sum(found["code"] == "train.lr-high" for entry in told for found in entry["findings"]) == 1
+    assert not curve(folder / "doctor-stop")
+    fixed = run_training(folder, "doctor-fix", *high, "fix", several=2)
+    assert [entry["lr"] for entry in curve(fixed)][-1] == 0.005
+
+
 def test_processes_share_each_part_of_each_batch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = coco.read(folder / "data" / "instances.json", folder / "data" / "images")
     asked = Recipe(batch=4, accumulate=2)
