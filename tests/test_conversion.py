@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from torchvision.models import detection, resnet
 from typer.testing import CliRunner
 
@@ -154,8 +155,8 @@ def test_between_the_tensorflows(one: str, other: str, home_file, tmp_path: Path
     # which bottleneck convolution strides, and how C5 does, is in no config
     barred = {finding.names[0] for finding in done.findings if finding.severity == "warning"}
     assert barred == {"numerics.stride_in", "numerics.stride_at", "numerics.res5_stride"}
-    assert done.files[-1].name == "pipeline.config"
-    assert "faster_rcnn_resnet50" + "_keras" * (one == "tf1") in done.files[-1].read_text()
+    assert [path.name for path in done.files[-2:]] == ["pipeline.config", "label_map.pbtxt"]
+    assert "faster_rcnn_resnet50" + "_keras" * (one == "tf1") in done.files[-2].read_text()
 
 
 @pytest.mark.parametrize("one", ["detectron2", "matterport"])
@@ -327,3 +328,59 @@ def test_the_verb(home_file, tmp_path: Path) -> None:
     done = run.invoke(app, ["convert", source, "--to", "torchvision", "--out", str(out), "--accept", "--json"])
     assert done.exit_code == 0
     assert json.loads(done.stdout)["files"] == [str(out)]
+
+
+def test_configs_of_detectron_hold_integers_where_their_frameworks_take_nothing_else(home_file, tmp_path: Path) -> None:
+    """yacs compares types: 0.0 is refused where the default is 0, and 0.001 cannot be said at all."""
+    for to, key in (
+        ("detectron2", "PROPOSAL_GENERATOR"),
+        ("maskrcnn-benchmark", "RPN"),
+    ):
+        for number, (value, said) in enumerate(((0.0, 0), (2.0, 2), (0.001, None))):
+            mg.save(mg.load(home_file("detectron2"), numerics={"rpn_min_size": value}), tmp_path / f"{to}{number}")
+            done = converted(tmp_path / f"{to}{number}", to, tmp_path / f"{to}{number}", accept=True)
+            found = yaml.safe_load(done.files[-1].read_text())["MODEL"].get(key, {}).get("MIN_SIZE")
+            assert (found, type(found)) == (said, type(said))
+            barred = {name for finding in done.findings for name in finding.names}
+            assert ("numerics.rpn_min_size" in barred) == (said is None)
+
+
+def test_what_is_written_for_detectron2_builds_the_architecture(home_file, tmp_path: Path) -> None:
+    """Wide proposal heads, two of them, and a C5 that is dilated: nothing but the config can say so."""
+    written = {}
+    for name in ("matterport", "chainer"):
+        (tmp_path / name).mkdir()
+        done = converted(home_file(name), "detectron2", tmp_path / name, accept=True)
+        written[name] = yaml.safe_load(done.files[-1].read_text())["MODEL"]
+        arch = done.spec.arch
+        assert written[name]["RPN"]["CONV_DIMS"] == [arch.rpn_channels] * arch.rpn_convs
+        assert written[name]["ROI_MASK_HEAD"]["POOLER_SAMPLING_RATIO"] == done.spec.numerics.roi_sampling
+    assert written["matterport"]["ROI_HEADS"]["NAME"] == "StandardROIHeads"
+    assert written["chainer"]["ROI_HEADS"]["NAME"] == "Res5ROIHeads"
+
+
+def test_norms_of_all_gpus_travel_as_those_of_one(tmp_path: Path) -> None:
+    model = tiny_model()
+    model.spec = replace(model.spec, arch=replace(model.spec.arch, norm="sync"))
+    mg.save(model, tmp_path / "saved")
+    for to in ("torchvision", "detectron2", "mmdet"):
+        (tmp_path / to).mkdir()
+        assert converted(tmp_path / "saved", to, tmp_path / to, accept=True).spec.arch.norm == "batch"
+
+
+@pytest.mark.parametrize("one", ["tf1", "tf2"])
+def test_a_label_map_is_written_that_names_the_classes(one: str, home_file, tmp_path: Path) -> None:
+    family, classes = SLIM[one][0].family, ("TV", "unused 2", 'a "müller" \\ kite')
+    model = mg.load(home_file(one))
+    model.spec = replace(model.spec, classes=classes)
+    mg.save(model, tmp_path / "saved")
+    for folder in ("there", "copy"):
+        (tmp_path / folder).mkdir()
+    done = converted(tmp_path / "saved", family, tmp_path / "there")
+    assert (tmp_path / "there" / "label_map.pbtxt") in done.files
+    copy = converted(done.files[0], family, tmp_path / "copy")
+    for path in (done.files[0], copy.files[0]):
+        read = mg.load(path).spec
+        assert read.classes == classes
+        assert read.learned["classes"].how == "read"
+    assert "id: 2" not in (tmp_path / "copy" / "label_map.pbtxt").read_text()  # an id that stands for nothing

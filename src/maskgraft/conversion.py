@@ -12,6 +12,7 @@ from maskgraft.errors import CheckpointError, Finding, UsageError, worst_first
 from maskgraft.families import Identified, configs, family, identify, unwrapped
 from maskgraft.families.family import Family
 from maskgraft.families.homes import HOMES, Home
+from maskgraft.families.pipeline_config import label_map_of
 from maskgraft.files import LazyArray, Tensors, open_checkpoint
 from maskgraft.files.containers import CONTAINERS
 from maskgraft.files.writing import atomic
@@ -99,13 +100,14 @@ def convert(
         raise NotExpressible(findings)
     if accept:
         findings = [replace(one, severity="warning") if one.severity == "error" else one for one in findings]
-    beside = place.with_name(home.config) if home.config else None
+    texts = {home.config: written.config, home.labels: written.labels}
+    beside = {place.with_name(name): text for name, text in texts.items() if name}
     write, places, _ = CONTAINERS[container]
-    files = (*places(place), *((beside,) if beside else ()))
+    files = (*places(place), *beside)
     _refuse_existing(files, overwrite)
-    if beside:
-        with atomic(beside) as temporary:
-            temporary.write_text(written.config)
+    for path, text in beside.items():
+        with atomic(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     write(place, written.arrays, written.about)
     return Conversion(files, to, written.spec, written.settings, written.numerics, worst_first(findings))
 
@@ -164,17 +166,25 @@ def _same(known: Identified, opened: Tensors, out: Path, container: str, *, over
         message = f"entries of the file that are no plain data are not written: {', '.join(lost)}"
         findings.append(Finding("names.unexpected", "info", message, names=tuple(lost)))
     write, places, _ = CONTAINERS[container]
-    found = configs.find(opened.path, known.family.configs)
-    beside = out.with_name(found.name) if found is not None else None
-    copied = found is not None and beside is not None and found.resolve() != beside.resolve()
-    files = (*places(out), *((beside,) if beside is not None and copied else ()))
+    beside = {
+        out.with_name(path.name): path.read_bytes()
+        for path in _companions(opened.path, known.family)
+        if path.resolve() != out.with_name(path.name).resolve()
+    }
+    files = (*places(out), *beside)
     _refuse_existing(files, overwrite)
-    if found is not None and beside is not None and copied:
-        text = found.read_bytes()
-        with atomic(beside) as temporary:
+    for path, text in beside.items():
+        with atomic(path) as temporary:
             temporary.write_bytes(text)
     write(out, arrays, about)
     return Conversion(files, known.family.name, known.spec, findings=worst_first(findings))
+
+
+def _companions(checkpoint: Path, there: Family) -> list[Path]:
+    """The config beside a checkpoint, and the label map that it names."""
+    found = configs.find(checkpoint, there.configs)
+    labels = label_map_of(found) if found is not None and found.name == "pipeline.config" else None
+    return [path for path in (found, labels) if path is not None]
 
 
 def _is_plain(value: Any) -> bool:

@@ -14,7 +14,7 @@ from maskgraft.families import mmdet_settings
 from maskgraft.families.configs import parse_yaml
 from maskgraft.families.family import Family, Reading
 from maskgraft.families.homes import Home
-from maskgraft.families.pipeline_config import read_text, write_text
+from maskgraft.families.pipeline_config import entries, read_text, write_label_map, write_text
 from maskgraft.files import LazyArray, Tensors
 from maskgraft.links import Array, Link
 from maskgraft.restating import Arrays
@@ -42,7 +42,8 @@ _SAME_GREY = 1e-3  # grey levels within which two means are one
 class Translated:
     """The tensors under the names of their new home, and what goes with them.
 
-    `config` is the text of the config beside the file, `about` what else stands in the file. `settings` are those that
+    `config` is the text of the config beside the file, `labels` that of the label map, `about` what else stands in the
+    file. `settings` are those that
     the user must give the home framework, `numerics` the same for `mg.load`.
     """
 
@@ -53,6 +54,7 @@ class Translated:
     settings: Mapping[str, Any]
     numerics: Mapping[str, Any]
     findings: tuple[Finding, ...]
+    labels: str = ""
 
 
 def translate(spec: Spec, arrays: Mapping[str, Array], there: Family, home: Home) -> Translated:
@@ -84,7 +86,8 @@ def translate(spec: Spec, arrays: Mapping[str, Array], there: Family, home: Home
         about = {"meta": mmdet_settings.meta(aimed)}
     elif nested and not home.config:
         about = {"cfg": text}
-    got = _read(there, home, table, held, text if home.config else "", about).spec
+    labels = write_label_map(spec.classes) if home.labels else ""
+    got = _read(there, home, table, held, text if home.config else "", about, labels).spec
     told = {name: getattr(wanted, name) for name in home.told if getattr(wanted, name) != getattr(got.numerics, name)}
     if told:
         got = got.with_numerics(told)
@@ -96,6 +99,7 @@ def translate(spec: Spec, arrays: Mapping[str, Array], there: Family, home: Home
         settings={home.told[name]: value for name, value in told.items()},
         numerics=told,
         findings=(*_differences(wanted, got.numerics, arch, there), *_names_of_classes(spec, got, there)),
+        labels=labels,
     )
 
 
@@ -154,13 +158,23 @@ def _theirs(table: tuple[Link, ...], held: Arrays) -> Arrays:
 
 
 def _read(
-    there: Family, home: Home, table: tuple[Link, ...], held: Arrays, config: str, about: Mapping[str, Any]
+    there: Family,
+    home: Home,
+    table: tuple[Link, ...],
+    held: Arrays,
+    config: str,
+    about: Mapping[str, Any],
+    labels: str = "",
 ) -> Reading:
-    """What the family's own reader makes of the tensors and their config."""
+    """What the family's own reader makes of the tensors, their config and their label map."""
     lazy = {name: LazyArray.of(array) for name, array in _theirs(table, held).items()}
     tensors = Tensors(Path("converted"), "memory", lazy, about)
-    parse = read_text if home.language == "protobuf" else parse_yaml
-    return there.read(tensors, parse(config) if config else None)
+    if not config:
+        return there.read(tensors, None)
+    parsed = dict(read_text(config) if home.language == "protobuf" else parse_yaml(config))
+    if labels:
+        parsed["label_map"] = {item["id"]: item["name"] for item in entries(read_text(labels), "item")}
+    return there.read(tensors, parsed)
 
 
 def _same_arch(wanted: Arch, got: Arch, there: Family) -> None:
@@ -268,7 +282,7 @@ def _nested(there: Family, home: Home, spec: Spec) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key in dict.fromkeys(key for _, key, _ in there.settings):
         readers = [(name, convert) for name, one, convert in there.settings if one == key]
-        value = _said(readers, spec.numerics)
+        value = _said(readers, spec.numerics, whole=key in home.whole)
         if value is not None:
             flat[key] = value
     flat |= home.settings(spec)
@@ -282,15 +296,16 @@ def _nested(there: Family, home: Home, spec: Spec) -> dict[str, Any]:
     return nested
 
 
-def _said(readers: list[tuple[str, Callable[[Any], Any]]], numerics: Numerics) -> Any:
+def _said(readers: list[tuple[str, Callable[[Any], Any]]], numerics: Numerics, *, whole: bool) -> Any:
     """The value of a key that is read as what `numerics` has, or None: the forms that numbers have are tried.
 
-    Words and switches are none of them; `Home.settings` says those.
+    Words and switches are none of them; `Home.settings` says those. `whole`: the key takes an integer and nothing else.
     """
     values = [getattr(numerics, name) for name, _ in readers]
     if any(isinstance(value, str | bool) for value in values):
         return None
-    for form in _forms(values):
+    tried = [int(value) if whole and isinstance(value, float) else value for value in values]
+    for form in _forms(tried):
         try:
             if all(convert(form) == value for (_, convert), value in zip(readers, values, strict=True)):
                 return form

@@ -24,7 +24,8 @@ class Home:
     of the file in which it reads its settings, "" where a constructor or a class is told them, and `language` that of
     its text. `settings` are those that come of the whole spec, `sets` the fields of `Numerics` among them. `told` are
     the fields that are set by hand, with the name they go by. `era` gives the era of its names where that depends on
-    the architecture. `lacks` is how our names of tensors end that it has none for.
+    the architecture. `lacks` is how our names of tensors end that it has none for. `whole` are the keys of its config
+    that take integers only. `labels` is the name of the file beside it that names the classes.
     """
 
     containers: tuple[str, ...]
@@ -36,9 +37,13 @@ class Home:
     sets: frozenset[str] = frozenset()
     era: Callable[[Arch], str] | None = None
     lacks: tuple[str, ...] = ()
+    whole: frozenset[str] = frozenset()
+    labels: str = ""
 
     def arch(self, arch: Arch) -> Arch:
         """The architecture in which the family would hold a model of `arch`."""
+        one: dict[str, Any] = {name: "batch" for name in _NORMS if getattr(arch, name) == "sync"}
+        arch = replace(arch, **one)
         changed = {
             name: change.get(getattr(arch, name), getattr(arch, name)) if isinstance(change, Mapping) else change
             for name, change in self.changes.items()
@@ -51,6 +56,8 @@ class Home:
         return result
 
 
+# Norms of all GPUs are those of one in a file, whose framework is told at training which they are.
+_NORMS = ("norm", "neck_norm", "rpn_norm", "box_norm", "fc_norm", "mask_norm", "upsample_norm")
 _FOLDED = {"frozen": "none", "affine": "none"}
 _ALL_FOLDED = {**_FOLDED, "batch": "none"}
 _FIXED = {"affine": "frozen", "batch": "frozen"}
@@ -104,10 +111,13 @@ def _detectron2(spec: Spec) -> Settings:
         "RESNETS.NUM_GROUPS": arch.groups,
         "RESNETS.WIDTH_PER_GROUP": arch.width_per_group,
         "RESNETS.STEM_OUT_CHANNELS": arch.stem_width,
+        "RESNETS.RES2_OUT_CHANNELS": 256 if arch.block == "bottleneck" else 64,
+        "RESNETS.RES5_DILATION": 2 if arch.neck == "dc5" else 1,
         "RESNETS.NORM": _named_norm(arch.norm),
         "RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"] if pyramid else levels,
         "ANCHOR_GENERATOR.SIZES": [list(sizes) for sizes in numerics.anchor_sizes],
         "RPN.IN_FEATURES": [*levels, "p6"] if pyramid else levels,
+        "RPN.CONV_DIMS": [arch.rpn_channels] * arch.rpn_convs,
         "ROI_HEADS.NAME": "Res5ROIHeads" if arch.neck == "c4" else "StandardROIHeads",
         "ROI_HEADS.IN_FEATURES": levels,
         "ROI_HEADS.NUM_CLASSES": arch.classes,
@@ -121,6 +131,7 @@ def _detectron2(spec: Spec) -> Settings:
         "ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": arch.box_rows == "agnostic",
         "ROI_MASK_HEAD.NAME": "MaskRCNNConvUpsampleHead",
         "ROI_MASK_HEAD.POOLER_TYPE": pooler,
+        "ROI_MASK_HEAD.POOLER_SAMPLING_RATIO": numerics.roi_sampling,
         "ROI_MASK_HEAD.NUM_CONV": arch.mask_convs,
         "ROI_MASK_HEAD.CONV_DIM": arch.mask_channels,
         "ROI_MASK_HEAD.NORM": _named_norm(arch.mask_norm),
@@ -133,23 +144,54 @@ def _detectron2(spec: Spec) -> Settings:
             "FPN.NORM": _named_norm(arch.neck_norm),
         }
     masks = "polygon" if numerics.mask_targets == "polygon" else "bitmask"
-    said = {"INPUT.FORMAT": numerics.channel_order.upper(), "INPUT.MASK_FORMAT": masks}
+    said = {"VERSION": 2, "INPUT.FORMAT": numerics.channel_order.upper(), "INPUT.MASK_FORMAT": masks}
     return {**said, **{f"MODEL.{key}": value for key, value in model.items()}}
 
 
 def _maskrcnn_benchmark(spec: Spec) -> Settings:
-    numerics, pyramid = spec.numerics, spec.arch.neck == "fpn"
+    """What builds the architecture, and the settings that a pyramid has under names of its own."""
+    arch, numerics, pyramid = spec.arch, spec.numerics, spec.arch.neck == "fpn"
     sizes = numerics.anchor_sizes
-    return {
-        "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
-        "MODEL.MASK_ON": True,
-        "INPUT.TO_BGR255": numerics.channel_order == "bgr",
-        "MODEL.RESNETS.STRIDE_IN_1X1": numerics.stride_in == "1x1",
-        "MODEL.ROI_BOX_HEAD.NUM_CLASSES": spec.arch.classes + 1,
-        "MODEL.RPN.ANCHOR_SIZES": [one for level in sizes for one in level] if pyramid else list(sizes[0]),
-        "MODEL.RPN.POST_NMS_TOP_N_TEST": numerics.rpn_post_nms,
-        **({"MODEL.RPN.FPN_POST_NMS_TOP_N_TEST": numerics.rpn_post_nms} if pyramid else {}),
+    model: dict[str, Any] = {
+        "META_ARCHITECTURE": "GeneralizedRCNN",
+        "MASK_ON": True,
+        "BACKBONE.CONV_BODY": f"R-{_depth(arch)}-{'FPN' if pyramid else 'C4'}",
+        "RESNETS.STRIDE_IN_1X1": numerics.stride_in == "1x1",
+        "RESNETS.NUM_GROUPS": arch.groups,
+        "RESNETS.WIDTH_PER_GROUP": arch.width_per_group,
+        "RESNETS.STEM_OUT_CHANNELS": arch.stem_width,
+        "RESNETS.BACKBONE_OUT_CHANNELS": arch.neck_channels if pyramid else 1024,
+        "CLS_AGNOSTIC_BBOX_REG": arch.box_rows.startswith("agnostic"),
+        "RPN.ANCHOR_SIZES": [one for level in sizes for one in level] if pyramid else list(sizes[0]),
+        "RPN.POST_NMS_TOP_N_TEST": numerics.rpn_post_nms,
+        "ROI_BOX_HEAD.NUM_CLASSES": arch.classes + 1,
+        "ROI_MASK_HEAD.POOLER_SAMPLING_RATIO": numerics.roi_sampling,
+        "ROI_MASK_HEAD.SHARE_BOX_FEATURE_EXTRACTOR": not pyramid,
     }
+    if arch.norm == "group":
+        model |= {"RESNETS.STEM_FUNC": "StemWithGN", "RESNETS.TRANS_FUNC": "BottleneckWithGN"}
+    if pyramid:
+        scales = [1 / 4, 1 / 8, 1 / 16, 1 / 32]
+        model |= {
+            "RPN.USE_FPN": True,
+            "RPN.ANCHOR_STRIDE": [4, 8, 16, 32, 64],
+            "RPN.FPN_POST_NMS_TOP_N_TEST": numerics.rpn_post_nms,
+            "FPN.USE_GN": arch.neck_norm == "group",
+            "ROI_HEADS.USE_FPN": True,
+            "ROI_BOX_HEAD.POOLER_SCALES": scales,
+            "ROI_BOX_HEAD.FEATURE_EXTRACTOR": f"FPN{'Xconv1fc' if arch.box_convs else '2MLP'}FeatureExtractor",
+            "ROI_BOX_HEAD.PREDICTOR": "FPNPredictor",
+            "ROI_BOX_HEAD.USE_GN": arch.box_norm == "group" or arch.fc_norm == "group",
+            "ROI_BOX_HEAD.NUM_STACKED_CONVS": arch.box_convs or 4,
+            "ROI_BOX_HEAD.CONV_HEAD_DIM": arch.box_conv_channels,
+            "ROI_BOX_HEAD.MLP_HEAD_DIM": arch.box_fc_width,
+            "ROI_MASK_HEAD.POOLER_SCALES": scales,
+            "ROI_MASK_HEAD.FEATURE_EXTRACTOR": "MaskRCNNFPNFeatureExtractor",
+            "ROI_MASK_HEAD.USE_GN": arch.mask_norm == "group",
+            "ROI_MASK_HEAD.CONV_LAYERS": [arch.mask_channels] * arch.mask_convs,
+            "ROI_MASK_HEAD.RESOLUTION": 2 * numerics.mask_pool_size,
+        }
+    return {"INPUT.TO_BGR255": numerics.channel_order == "bgr", **{f"MODEL.{key}": one for key, one in model.items()}}
 
 
 def _detectron(spec: Spec) -> Settings:
@@ -157,9 +199,10 @@ def _detectron(spec: Spec) -> Settings:
     said = {
         "MODEL.NUM_CLASSES": spec.arch.classes + 1,
         "RESNETS.STRIDE_1X1": spec.numerics.stride_in == "1x1",
+        "MRCNN.ROI_XFORM_SAMPLING_RATIO": spec.numerics.roi_sampling,
     }
     if spec.arch.neck == "fpn":
-        return {**said, "FPN.RPN_ANCHOR_START_SIZE": sizes[0][0]}
+        return {**said, "FPN.RPN_ANCHOR_START_SIZE": int(sizes[0][0])}
     return {**said, "RPN.SIZES": list(sizes[0])}
 
 
@@ -237,6 +280,7 @@ _PIPELINE: dict[str, Any] = {
     "config": "pipeline.config",
     "language": "protobuf",
     "settings": tf_settings.settings,
+    "labels": tf_settings.LABEL_MAP,
     "sets": frozenset(name for name, _, _ in FROM_CONFIG),
 }
 
@@ -250,6 +294,7 @@ HOMES: Mapping[str, Home] = {
         config="config.yaml",
         settings=_detectron2,
         sets=_SIZES,
+        whole=frozenset({"MODEL.PROPOSAL_GENERATOR.MIN_SIZE", "MODEL.RPN.BOUNDARY_THRESH"}),
     ),
     "maskrcnn-benchmark": Home(
         ("torch model",),
@@ -257,6 +302,7 @@ HOMES: Mapping[str, Home] = {
         config="config.yaml",
         settings=_maskrcnn_benchmark,
         sets=_SIZES,
+        whole=frozenset({"MODEL.RPN.MIN_SIZE", "MODEL.RPN.STRADDLE_THRESH"}),
     ),
     "detectron-caffe2": Home(
         ("pickle blobs",),
@@ -268,6 +314,7 @@ HOMES: Mapping[str, Home] = {
         },
         settings=_detectron,
         sets=_SIZES,
+        whole=frozenset({"TEST.RPN_MIN_SIZE", "TRAIN.RPN_STRADDLE_THRESH"}),
     ),
     "mmdet": Home(
         ("torch state_dict",),

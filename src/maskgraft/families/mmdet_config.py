@@ -177,6 +177,7 @@ def _regions(config: Config) -> dict[str, Any]:
         "roi_sampling": _when(int, layer.get("sampling_ratio"), layer.get("sample_num")),
         "box_pool_size": _when(int, layer.get("output_size"), layer.get("out_size")),
         "mask_pool_size": _when(int, for_masks.get("output_size"), for_masks.get("out_size")),
+        "res5_stride": _when(int, setting(head, "shared_head.stride")),
         "box_delta_weights": tuple(round(1 / std, 9) for std in _numbers(stds)) if stds else None,
         "box_beta": _beta(setting(head, "bbox_head.loss_bbox")),
     }

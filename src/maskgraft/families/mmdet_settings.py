@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from maskgraft.spec import Arch, NormKind, Spec
+from maskgraft.spec import Arch, NormKind, Numerics, Spec
 
 # The fields of `Numerics` that it carries.
 FIELDS = frozenset(
     "channel_order pixel_mean pixel_std min_size max_size pad_multiple stride_in norm_eps anchor_sizes anchor_ratios "
     "anchor_offset rpn_delta_weights rpn_pre_nms rpn_post_nms rpn_nms_threshold rpn_min_size roi_aligned roi_sampling "
-    "box_pool_size mask_pool_size box_delta_weights score_threshold nms_threshold max_detections mask_threshold".split()
+    "box_pool_size mask_pool_size res5_stride box_delta_weights score_threshold nms_threshold max_detections "
+    "mask_threshold".split()
 )
 
 
@@ -21,15 +22,18 @@ def settings(spec: Spec) -> Mapping[str, Any]:
     first = numerics.anchor_sizes[0]
     align = {"type": "RoIAlign", "sampling_ratio": numerics.roi_sampling, "aligned": numerics.roi_aligned}
     layers = {"out_channels": arch.neck_channels if pyramid else 1024, "featmap_strides": strides[:4]}
-    depth = sum(arch.blocks) * 3 + 2
+    norm = {"norm_cfg": _norm(arch.norm, numerics.norm_eps), "norm_eval": True, "style": style}
+    depth = {"depth": sum(arch.blocks) * (3 if arch.block == "bottleneck" else 2) + 2}
+    widths = [(64 if arch.block == "basic" else 256) * 2**stage for stage in range(4)]
     backbone: dict[str, Any] = {
         "type": "ResNeXt" if arch.groups > 1 else "ResNet",
-        "depth": depth,
+        **depth,
+        "stem_channels": arch.stem_width,
         "num_stages": 4 if pyramid else 3,
+        "strides": (1, 2, 2, 2)[: 4 if pyramid else 3],
+        "dilations": (1, 1, 1, 1)[: 4 if pyramid else 3],
         "out_indices": (0, 1, 2, 3) if pyramid else (2,),
-        "norm_cfg": _norm(arch.norm) | {"eps": numerics.norm_eps},
-        "norm_eval": True,
-        "style": style,
+        **norm,
     }
     if arch.groups > 1:
         backbone |= {"groups": arch.groups, "base_width": arch.width_per_group}
@@ -45,21 +49,24 @@ def settings(spec: Spec) -> Mapping[str, Any]:
             "num_classes": arch.classes,
             "reg_class_agnostic": arch.box_rows == "agnostic",
             "bbox_coder": _coder(numerics.box_delta_weights),
-            **({} if arch.box_head == "res5" else _box_head(arch)),
-        },
-        "mask_roi_extractor": {
-            "type": "SingleRoIExtractor",
-            "roi_layer": align | {"output_size": numerics.mask_pool_size},
-            **layers,
+            **(_mean_head(widths[-1], numerics) if arch.box_head == "res5" else _box_head(arch, numerics)),
         },
         "mask_head": {
             "type": "FCNMaskHead",
             "num_convs": arch.mask_convs,
+            "in_channels": arch.neck_channels if pyramid else widths[-1],
+            "norm_cfg": _norm(arch.mask_norm, numerics.norm_eps),
             "conv_out_channels": arch.mask_channels,
             "num_classes": arch.classes,
             "class_agnostic": arch.mask_rows == "agnostic",
         },
     }
+    if pyramid:
+        layer = align | {"output_size": numerics.mask_pool_size}
+        head["mask_roi_extractor"] = {"type": "SingleRoIExtractor", "roi_layer": layer, **layers}
+    else:
+        stride = {"stage": 3, "stride": numerics.res5_stride, "dilation": 1}
+        head["shared_head"] = {"type": "ResLayer", **depth, **stride, **norm}
     model: dict[str, Any] = {
         "type": "MaskRCNN",
         "data_preprocessor": {
@@ -78,16 +85,16 @@ def settings(spec: Spec) -> Mapping[str, Any]:
             "num_convs": arch.rpn_convs,
             "anchor_generator": {
                 "type": "AnchorGenerator",
-                "scales": list(first) if not pyramid else [size / strides[0] for size in first],
+                "scales": [size / strides[0] for size in first],
                 "ratios": list(numerics.anchor_ratios),
                 "strides": strides,
-                **({} if pyramid else {"base_sizes": [1]}),
                 "center_offset": numerics.anchor_offset,
             },
             "bbox_coder": _coder(numerics.rpn_delta_weights),
             "loss_cls": {"type": "CrossEntropyLoss", "use_sigmoid": True},
         },
         "roi_head": head,
+        "train_cfg": None,
         "test_cfg": {
             "rpn": {
                 "nms_pre": numerics.rpn_pre_nms,
@@ -104,13 +111,19 @@ def settings(spec: Spec) -> Mapping[str, Any]:
         },
     }
     if pyramid:
-        model["neck"] = {"type": "FPN", "out_channels": arch.neck_channels, "num_outs": 5}
+        model["neck"] = {
+            "type": "FPN",
+            "in_channels": widths,
+            "out_channels": arch.neck_channels,
+            "num_outs": 5,
+            "norm_cfg": _norm(arch.neck_norm, numerics.norm_eps),
+        }
     pipeline = [
         {"type": "LoadImageFromFile"},
         {"type": "Resize", "scale": (numerics.max_size, numerics.min_size), "keep_ratio": True},
-        {"type": "PackDetInputs"},
+        {"type": "PackDetInputs", "meta_keys": ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")},
     ]
-    return {"model": model, "test_pipeline": pipeline}
+    return {"model": model, "test_dataloader": {"dataset": {"pipeline": pipeline}}}
 
 
 def meta(spec: Spec) -> Mapping[str, Any]:
@@ -119,8 +132,10 @@ def meta(spec: Spec) -> Mapping[str, Any]:
     return {"mmdet_version": "3.3.0", "dataset_meta": {"classes": list(spec.classes)}, "cfg": text + "\n"}
 
 
-def _norm(kind: NormKind) -> dict[str, Any]:
-    return {"type": "GN", "num_groups": 32} if kind == "group" else {"type": "BN"}
+def _norm(kind: NormKind, eps: float) -> dict[str, Any] | None:
+    if kind == "none":
+        return None
+    return {"type": "GN", "num_groups": 32, "eps": eps} if kind == "group" else {"type": "BN", "eps": eps}
 
 
 def _coder(weights: tuple[float, float, float, float]) -> dict[str, Any]:
@@ -128,11 +143,18 @@ def _coder(weights: tuple[float, float, float, float]) -> dict[str, Any]:
     return {"type": "DeltaXYWHBBoxCoder", "target_means": [0.0] * 4, "target_stds": stds}
 
 
-def _box_head(arch: Arch) -> dict[str, Any]:
+def _box_head(arch: Arch, numerics: Numerics) -> dict[str, Any]:
     return {
         "in_channels": arch.neck_channels,
+        "roi_feat_size": numerics.box_pool_size,
         "num_shared_convs": arch.box_convs,
         "conv_out_channels": arch.box_conv_channels,
         "num_shared_fcs": arch.box_fcs,
         "fc_out_channels": arch.box_fc_width,
+        "norm_cfg": _norm(arch.box_norm, numerics.norm_eps),
     }
+
+
+def _mean_head(channels: int, numerics: Numerics) -> dict[str, Any]:
+    side = numerics.box_pool_size // numerics.res5_stride
+    return {"with_avg_pool": True, "roi_feat_size": side, "in_channels": channels}

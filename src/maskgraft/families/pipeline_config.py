@@ -5,7 +5,7 @@ cannot be told from a repeated field of one entry, so that `entries` asks for th
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,16 +84,28 @@ def read_pipeline(path: Path) -> Mapping[str, Any]:
         raise _refused(
             path, f"is no pipeline.config: it has no `model`, but {', '.join(list(config)[:5]) or 'nothing'}"
         )
+    found = _label_map(path, config)
+    if found is not None:
+        config["label_map"] = read_label_map(found)
+    return config
+
+
+def label_map_of(path: Path) -> Path | None:
+    """The label map that a `pipeline.config` names, at its own place or beside the config; `None` without one."""
+    return _label_map(path, _read(path))
+
+
+def _label_map(path: Path, config: Mapping[str, Any]) -> Path | None:
     for reader in ("train_input_reader", "eval_input_reader"):
         for one in entries(config, reader):
             named = one.get("label_map_path") if isinstance(one, Mapping) else None
-            if not isinstance(named, str) or "label_map" in config:
+            if not isinstance(named, str):
                 continue
             beside = path.with_name(named.replace("\\", "/").rpartition("/")[2] or "label_map.pbtxt")
             found = next((place for place in (Path(named), beside) if place.is_file()), None)
             if found is not None:
-                config["label_map"] = read_label_map(found)
-    return config
+                return found
+    return None
 
 
 def read_label_map(path: Path) -> dict[int, str]:
@@ -113,6 +125,22 @@ def read_label_map(path: Path) -> dict[int, str]:
     if not classes:
         raise _refused(path, "is no label map: it has no item")
     return classes
+
+
+def write_label_map(classes: Sequence[str]) -> str:
+    """A label map as text, class k - 1 under id k; ids that stand for nothing ("unused 12") are left out.
+
+    write_label_map(["kite", "boat"])     # "item {\n  id: 1\n  name: \"kite\"\n}\n…"
+    """
+    items = [(number, name) for number, name in enumerate(classes, 1) if name != unused(number)]
+    return "".join(
+        f"item {{\n  id: {number}\n  name: {json.dumps(name, ensure_ascii=False)}\n}}\n" for number, name in items
+    )
+
+
+def unused(number: int) -> str:
+    """The name of an id that a label map leaves out."""
+    return f"unused {number}"
 
 
 def _read(path: Path) -> Mapping[str, Any]:

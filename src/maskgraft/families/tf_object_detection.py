@@ -12,7 +12,7 @@ from maskgraft.errors import CheckpointError, Finding
 from maskgraft.families.class_names import COCO_90, numbered
 from maskgraft.families.configs import changes_from, setting
 from maskgraft.families.family import Config, class_count_fault, learned, unsupported
-from maskgraft.families.pipeline_config import entries
+from maskgraft.families.pipeline_config import entries, unused
 from maskgraft.files import Tensors
 from maskgraft.links import Link, Transpose, background_last, xy_first
 from maskgraft.spec import NUMERICS_FIELDS, Arch, Learned, Numerics
@@ -267,7 +267,7 @@ def class_names(arch: Arch, config: Config | None) -> tuple[tuple[str, ...], Lea
     """The names of the classes, and how they were learned; id k of a label map is class k - 1."""
     labels = config.get("label_map") if config is not None else None
     if labels:
-        names = tuple(labels.get(number, f"unused {number}") for number in range(1, arch.classes + 1))
+        names = tuple(labels.get(number, unused(number)) for number in range(1, arch.classes + 1))
         return names, Learned("read", "the label map that the config names")
     if arch.classes == len(COCO_90):
         return COCO_90, Learned("assumed", "90 classes: COCO's category ids")

@@ -1,10 +1,11 @@
-"""The `pipeline.config` of the TF Object Detection API, written from a spec: the model, and nothing of the training."""
+"""The `pipeline.config` of the TF Object Detection API, written from a spec: the model, and its label map."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from maskgraft.spec import Spec
 
+LABEL_MAP = "label_map.pbtxt"
 _MODEL = "model.faster_rcnn"
 _HEADS = f"{_MODEL}.second_stage_box_predictor.mask_rcnn_box_predictor"
 _NMS = f"{_MODEL}.second_stage_post_processing.batch_non_max_suppression"
@@ -82,6 +83,7 @@ def settings(spec: Spec) -> Mapping[str, Any]:
         **{f"{_MODEL}.{key}": value for key, value in said.items()},
         **{f"{_HEADS}.{key}": value for key, value in heads.items()},
         **{f"{_NMS}.{key}": value for key, value in suppression.items()},
+        **{f"{reader}.label_map_path": LABEL_MAP for reader in ("train_input_reader", "eval_input_reader")},
     }
 
 
