@@ -47,7 +47,7 @@ _SETTINGS: dict[str, Any] = {
     "evaluate_every": 0,
     "retention": 0,
 }
-_PHOTO_SIDE, _PHOTO_STEPS = 192, (300, 100)
+_PHOTO_SIDE, _PHOTO_STEPS = 192, (250, 60)
 _FRESH: dict[str, Any] = {"fresh_rows": 10.0}
 _HELD: dict[str, Any] = {**_FRESH, "distil": 0.2}
 # name: whether the old classes are labelled, and what the recipe adds
@@ -55,7 +55,7 @@ _WAYS: dict[str, tuple[bool, dict[str, Any]]] = {
     "full": (True, _FRESH),
     "held": (True, _HELD),
     "plain": (False, {}),
-    "kept": (False, {**_HELD, "complete": 0.6}),
+    "kept": (False, _HELD),  # and "complete"
 }
 
 
@@ -83,7 +83,7 @@ def _shapes(folder: Path, *, quick: bool) -> Iterator[dict[str, Any]]:
         )
     )
     settings = {**_SETTINGS, "steps": 2 if quick else 200}
-    yield from _compared("shapes", folder, learnt, (train, val), settings, quick=quick)
+    yield from _compared("shapes", folder, learnt, (train, val), settings, complete=None if quick else 0.6)
 
 
 def _learnt(folder: Path, *, quick: bool) -> Path:
@@ -109,9 +109,12 @@ def _compared(
     data: tuple[Dataset, Dataset],
     settings: dict[str, Any],
     *,
-    quick: bool,
+    complete: float | None,
 ) -> Iterator[dict[str, Any]]:
-    """The four trainings on the first of `data`, judged on the second; what is known after each of them."""
+    """The four trainings on the first of `data`, judged on the second; what is known after each of them.
+
+    `complete` is the least score of labels that are completed; None where the model has learnt too little to find any.
+    """
     train, val = data
     new = train.classes[-1]
     judged = mg.evaluate(mg.load(learnt), val).per_class
@@ -119,9 +122,7 @@ def _compared(
     told: dict[str, Any] = {"before": before, "settings": settings, "images": len(train.trainable())}
     told["images_of_the_new"] = len((alone := _only(train, new)).images)
     for name, (labelled, added) in _WAYS.items():
-        own = dict(added)
-        if quick:
-            own.pop("complete", None)  # a model that has learnt nothing finds nothing
+        own = {**added, **({"complete": complete} if name == "kept" and complete else {})}
         torch.manual_seed(5)
         model, curve = mg.load(learnt, classes=train.classes), Curve()
         recipe = Recipe(**settings, **own)
@@ -183,9 +184,8 @@ def _photographs(folder: Path, *, quick: bool) -> Iterator[dict[str, Any] | str]
     first_recipe["steps"] = 2 if quick else _PHOTO_STEPS[0]
     judged = replace(val[new], images=val[new].trainable()[: 4 if quick else None])
     began = mg.train(model, train[old], Recipe(**first_recipe), out=folder / "first")
-    for told in _compared(
-        "photographs", folder, folder / "first" / "last", (train[new], judged), settings, quick=quick
-    ):
+    learnt, data = folder / "first" / "last", (train[new], judged)
+    for told in _compared("photographs", folder, learnt, data, settings, complete=None if quick else 0.3):
         yield {
             "old": old,
             "new": new,
