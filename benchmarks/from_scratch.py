@@ -10,7 +10,7 @@ torchvision's is its own Mask R-CNN with the settings of its reference script: R
 for 16 images in proportion, momentum 0.9, decay 1e-4, warm-up over the first epoch, a tenth after 16/26 and 22/26 of
 the time, mirrored images. It has the pictures of ours and as many seconds of the processor, twice: once as the script
 is, which brings pictures to 800 pixels, two in a batch; and once with the input size, anchors, proposals and batch of
-ours, which is the fairer peer. Its last evaluation is beyond that time, and for 800 pixels of fewer pictures.
+ours, which is the fairer peer. It is judged once, beyond that time, and for 800 pixels on fewer pictures.
 """
 
 import os
@@ -96,12 +96,8 @@ def add_peers(document: dict[str, Any], train: Dataset, val: Dataset, *, quick: 
     """Measure torchvision's for the seconds of ours, each written when it is done."""
     seconds = document["ours"]["cpu_seconds"]
     peers = {
-        "torchvision, our input": partial(
-            reference, train, val, options=_OUR_INPUT, batch=BATCH, evaluations=1 if quick else 4
-        ),
-        "torchvision, as its script is": partial(
-            reference, train, _few(val, 2 if quick else 50), options={}, batch=2, evaluations=0
-        ),
+        "torchvision, our input": partial(reference, train, val, options=_OUR_INPUT, batch=BATCH),
+        "torchvision, as its script is": partial(reference, train, _few(val, 2 if quick else 50), options={}, batch=2),
     }
     for name, peer in peers.items():
         document[name] = peer(seconds=seconds)
@@ -169,9 +165,9 @@ def learn(folder: Path, train: Dataset, val: Dataset, *, steps: int) -> dict[str
 
 
 def reference(
-    train: Dataset, val: Dataset, *, seconds: float, options: Mapping[str, Any], batch: int, evaluations: int
+    train: Dataset, val: Dataset, *, seconds: float, options: Mapping[str, Any], batch: int
 ) -> dict[str, Any]:
-    """torchvision's Mask R-CNN, for so many seconds of the processor; `evaluations` on the way count as in ours."""
+    """torchvision's Mask R-CNN, for so many seconds of the processor, and judged after them."""
     curve, random, rate = Curve(), np.random.default_rng(0), 0.02 * batch / 16
     torch.manual_seed(0)
     model = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=len(train.classes) + 1, **options)
@@ -196,8 +192,6 @@ def reference(
         optimizer.step()
         step += 1
         curve.step(step, {"total": total.item()})
-        if share * evaluations >= len(curve.points) + 1:
-            curve.evaluated(step, _judged(model, val))
     curve.evaluated(step, _judged(model, val))
     settings = {
         "architecture": "maskrcnn_resnet50_fpn",

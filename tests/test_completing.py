@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import maskgraft as mg
 from maskgraft import shapes, state
+from maskgraft.cli import app
 from maskgraft.coco import Dataset
 from maskgraft.completing import COMPLETED, absent_classes
 from maskgraft.model import MaskRCNN
@@ -122,3 +124,28 @@ def test_a_model_that_knows_nothing_cannot_complete(data: Dataset, tmp_path: Pat
     model.graft = None
     with pytest.raises(mg.UsageError, match="complete hold"):
         mg.train(model, data, SHORT.model_copy(update={"complete": 0.5}), out=tmp_path / "run")
+
+
+def test_the_command_line_keeps_the_classes_of_the_checkpoint(data: Dataset, tmp_path: Path) -> None:
+    """The file lists the new class alone; the model has those that it knew too, or those that are asked for."""
+    entries = json.loads(data.path.read_text())
+    star = next(one["id"] for one in entries["categories"] if one["name"] == "star")
+    entries["categories"] = [one for one in entries["categories"] if one["id"] == star]
+    entries["annotations"] = [one for one in entries["annotations"] if one["category_id"] == star]
+    (tmp_path / "star.json").write_text(json.dumps(entries))
+    mg.save(start(), tmp_path / "old")
+    files = [tmp_path / "old", "--annotations", tmp_path / "star.json", "--images", data.folder]
+    files += ["--val-annotations", data.path]
+    fixed = ["--steps", 1, "--workers", 0, "--doctor", "off", "--retention", 0, "--complete", finds(start()), "--json"]
+
+    def typed(out: str, *further: object) -> tuple[int, str]:
+        arguments = ["train", *files, "--out", tmp_path / out, *fixed, *further]
+        done = CliRunner().invoke(app, [str(one) for one in arguments])
+        return done.exit_code, str(done.exception)
+
+    assert typed("every")[0] == 0
+    assert mg.load(tmp_path / "every" / "last").spec.classes == ("disc", "box", "triangle", "star")
+    assert typed("some", "--classes", "triangle,star")[0] == 0
+    assert mg.load(tmp_path / "some" / "last").spec.classes == ("triangle", "star")
+    code, told = typed("wrong", "--classes", "triangel,star")
+    assert code and "neither" in told and "triangel" in told and not (tmp_path / "wrong").exists()

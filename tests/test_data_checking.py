@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import maskgraft as mg
 from maskgraft import coco, similarity
 from maskgraft.cli import app
-from tests.tiny import draw_dataset, tiny_spec
+from tests.tiny import draw_dataset, tiny_model, tiny_spec
 
 Edit = Callable[[dict[str, Any], Path], None]
 
@@ -211,3 +211,10 @@ def test_the_verbs(frames: tuple[Path, Path], tmp_path: Path) -> None:
     assert done.exit_code == 1, done.output
     assert "data.mask-crossing" in json.loads(done.output)["layers"]["quality"]
     assert (tmp_path / "worst" / "worst.jpg").stat().st_size > 1000
+
+
+def test_a_saved_model_tells_its_conventions(tmp_path: Path) -> None:
+    mg.save(tiny_model(("disc", "box")), tmp_path / "saved")
+    instances, images = draw_dataset(tmp_path / "drawn", images=4)
+    done = CliRunner().invoke(app, ["data", "check", str(instances), str(images), "--for", str(tmp_path / "saved")])
+    assert done.exit_code < 2, done.output
