@@ -143,9 +143,9 @@ def test_the_command_line_keeps_the_classes_of_the_checkpoint(data: Dataset, tmp
         done = CliRunner().invoke(app, [str(one) for one in arguments])
         return done.exit_code, str(done.exception)
 
-    assert typed("every")[0] == 0
+    assert typed("every") == (0, "None")
     assert mg.load(tmp_path / "every" / "last").spec.classes == ("disc", "box", "triangle", "star")
-    assert typed("some", "--classes", "triangle,star")[0] == 0
-    assert mg.load(tmp_path / "some" / "last").spec.classes == ("triangle", "star")
+    assert typed("some", "--classes", "box,triangle,star") == (0, "None")
+    assert mg.load(tmp_path / "some" / "last").spec.classes == ("box", "triangle", "star")
     code, told = typed("wrong", "--classes", "triangel,star")
     assert code and "neither" in told and "triangel" in told and not (tmp_path / "wrong").exists()
