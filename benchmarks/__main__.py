@@ -17,8 +17,9 @@ BENCHMARKS = {
     "training_step": "forward, losses, backward and optimizer, beside torchvision",
     "feeding": "photographs and masks to batches, beside torchvision's reference",
     "evaluating": "COCO's metrics, beside pycocotools",
-    "growth": "prediction by side, instances and classes, beside torchvision",
+    "growth": "prediction by side, instances and classes; feeding by workers; a training step by processes",
     "watching": "what the doctor's watch costs a step of training, beside the same training without it",
+    "on-gpu": "predicting and training on a GPU, beside torchvision",
     "stuck": "is the first finding of the doctor the cause, over trainings with eighty known faults",
 }
 

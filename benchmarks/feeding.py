@@ -2,14 +2,15 @@
 
 Theirs is the data path of its detection reference (https://github.com/pytorch/vision/tree/main/references/detection):
 the dataset decodes polygons by pycocotools and mirrors, in worker processes; the model resizes and normalises images
-and masks when they arrive. Ours does all of it in the workers.
+and masks when they arrive. Ours does all of it in the workers; its masks are ready for the pooling of mask targets,
+which takes them cut to their objects (`maskgraft.cutouts`).
 """
 
 import contextlib
 import copy
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,33 +34,37 @@ BATCH = 2
 
 def run(*, quick: bool, out: Path | None, tensorflow: str | None) -> None:
     with workplace() as (folder, file):
-        numerics = mg.load(file).spec.numerics
-        annotations, photos = _data(folder)
-        data = mg.read_coco(annotations, photos)
-        reference = _Reference(data, annotations, photos)
-        resize = GeneralizedRCNNTransform(
-            numerics.min_size, numerics.max_size, list(numerics.pixel_mean), list(numerics.pixel_std)
-        )
-        told = _agreement(data, numerics, reference, resize)
-        rows = []
-        for workers in (2,) if quick else (0, 2):
-
-            def ours(workers: int = workers) -> None:
-                recipe = Recipe(batch=BATCH, workers=workers, min_size=numerics.min_size, flip=0.5)
-                for _ in batches.loader(data.images, numerics, recipe, epoch=0):
-                    pass
-
-            def theirs(workers: int = workers) -> None:
-                for images, targets in _theirs(reference, workers):
-                    resize(images, targets)
-
-            spent = timing.alternate(1 if quick else 3, {"ours": ours, "theirs": theirs})
-            many = len(data.images) // BATCH * BATCH
-            work = f"decode, mirror, resize, masks ready: an image of 800 pixels, {workers} workers"
-            rows.append(
-                Row(work, spent["ours"] / many, spent["theirs"] / many, "torchvision's reference", "≥ 2×", told)
-            )
+        rows = loading(folder, file, workers=(2,) if quick else (0, 2), rounds=1 if quick else 3, bar="≥ 2×")
     timing.report("feeding", rows, quick=quick, out=out)
+
+
+def loading(folder: Path, file: Path, *, workers: Sequence[int], rounds: int, bar: str) -> list[Row]:
+    """An epoch of batches with each number of worker processes, the seconds being those of one image."""
+    numerics = mg.load(file).spec.numerics
+    annotations, photos = _data(folder)
+    data = mg.read_coco(annotations, photos)
+    reference = _Reference(data, annotations, photos)
+    resize = GeneralizedRCNNTransform(
+        numerics.min_size, numerics.max_size, list(numerics.pixel_mean), list(numerics.pixel_std)
+    )
+    told = _agreement(data, numerics, reference, resize)
+    rows = []
+    for number in workers:
+
+        def ours(number: int = number) -> None:
+            recipe = Recipe(batch=BATCH, workers=number, min_size=numerics.min_size, flip=0.5)
+            for _ in batches.loader(data.images, numerics, recipe, epoch=0):
+                pass
+
+        def theirs(number: int = number) -> None:
+            for images, targets in _theirs(reference, number):
+                resize(images, targets)
+
+        spent = timing.alternate(rounds, {"ours": ours, "theirs": theirs})
+        many = len(data.images) // BATCH * BATCH
+        work = f"decode, mirror, resize, masks ready: an image of 800 pixels, {number} workers"
+        rows.append(Row(work, spent["ours"] / many, spent["theirs"] / many, "torchvision's reference", bar, told))
+    return rows
 
 
 def _data(folder: Path) -> tuple[Path, Path]:

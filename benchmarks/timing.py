@@ -35,15 +35,22 @@ class Row:
         return self.theirs / self.ours if self.ours and self.theirs else None
 
 
-def alternate(rounds: int, works: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
-    """Median seconds of each work, which take turns; one turn before the clock runs."""
+def alternate(
+    rounds: int, works: Mapping[str, Callable[[], Any]], *, settle: Callable[[], Any] = lambda: None
+) -> dict[str, float]:
+    """Median seconds of each work, which take turns; one turn before the clock runs.
+
+    `settle` waits until what was begun has ended: `torch.cuda.synchronize` for works on a GPU.
+    """
     for work in works.values():
         work()
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds):
         for name, work in works.items():
+            settle()
             begin = time.perf_counter()
             work()
+            settle()
             times[name].append(time.perf_counter() - begin)
     return {name: statistics.median(spent) for name, spent in times.items()}
 

@@ -12,6 +12,7 @@ from benchmarks.peers import CLASSES, theirs_with, workplace
 from benchmarks.timing import Row
 from maskgraft import policy
 from maskgraft.cutouts import Cutouts
+from maskgraft.precision import Precision, autocast
 from maskgraft.targets import Batch, Target
 
 # The losses by their names here and in torchvision.
@@ -34,32 +35,55 @@ def run(*, quick: bool, out: Path | None, tensorflow: str | None) -> None:
 
 def _training(file: Path, rounds: int) -> Row:
     """A step of two images of 416 pixels; stem and first stage frozen, as torchvision trains."""
-    compared = _steps(file, everything=True)  # so that nothing is drawn by lot
-    mine, others = compared["ours"](), compared["theirs"]()
-    furthest = max(abs(mine[ours] - others[theirs]) / others[theirs] for ours, theirs in _LOSSES.items())
-    spent = timing.alternate(rounds, _steps(file, everything=False))
-    told = f"the five losses within {furthest:.1e}, all regions sampled"
+    told = agreement(file)
+    spent = timing.alternate(rounds, steps(file))
     return Row("training step, 2 images of 416 pixels", spent["ours"], spent["theirs"], "torchvision", "≥ 1.25×", told)
 
 
-def _steps(file: Path, *, everything: bool) -> dict[str, Callable[[], dict[str, float]]]:
-    side = 416
+def agreement(file: Path, device: str = "cpu") -> str:
+    """How far the losses of two images are from torchvision's, when every region is sampled and nothing is by lot."""
+    compared = steps(file, everything=True, device=device)
+    mine, others = compared["ours"](), compared["theirs"]()
+    furthest = max(abs(mine[ours] - others[theirs]) / others[theirs] for ours, theirs in _LOSSES.items())
+    return f"the five losses within {furthest:.1e}, all regions sampled"
+
+
+def steps(
+    file: Path,
+    *,
+    everything: bool = False,
+    device: str = "cpu",
+    images: int = 2,
+    side: int = 416,
+    precision: Precision = "float32",
+) -> dict[str, Callable[[], dict[str, float]]]:
+    """A step of each model with the same weights and truth; ours in `precision`."""
     options: dict[str, Any] = {"min_size": side, "max_size": side, "image_mean": [0.0] * 3, "image_std": [1.0] * 3}
     numerics = None
     if everything:
         options |= {"rpn_batch_size_per_image": _EVERYTHING, "box_batch_size_per_image": _EVERYTHING}
         numerics = {"rpn_samples": _EVERYTHING, "roi_samples": _EVERYTHING}
-    theirs, ours = theirs_with(file, **options).train(), mg.load(file, numerics=numerics).train()
+    theirs, ours = theirs_with(file, **options).train().to(device), mg.load(file, numerics=numerics).train().to(device)
     policy.apply(ours, "3+")
     for name, parameter in theirs.named_parameters():
         parameter.requires_grad_(name.startswith(_TRAINED))
-    batch = _batch(side)
+    batch = drawn(side, images).to(torch.device(device))
     pixels = list(batch.pixels)
     targets = [
-        {"boxes": one.boxes, "labels": one.labels + 1, "masks": torch.from_numpy(one.masks.planes()).to(torch.uint8)}
+        {
+            "boxes": one.boxes,
+            "labels": one.labels + 1,
+            "masks": torch.from_numpy(one.masks.planes()).to(device, torch.uint8),
+        }
         for one in batch.targets
     ]
-    return {"ours": _step(ours, lambda: ours(batch)), "theirs": _step(theirs, lambda: theirs(pixels, targets))}
+
+    def we() -> dict[str, torch.Tensor]:
+        with autocast(torch.device(device), precision):
+            losses: dict[str, torch.Tensor] = ours(batch)
+            return losses
+
+    return {"ours": _step(ours, we), "theirs": _step(theirs, lambda: theirs(pixels, targets))}
 
 
 def _step(model: Any, losses: Callable[[], dict[str, torch.Tensor]]) -> Callable[[], dict[str, float]]:
@@ -70,20 +94,21 @@ def _step(model: Any, losses: Callable[[], dict[str, torch.Tensor]]) -> Callable
         optimizer.zero_grad(set_to_none=True)
         torch.stack(list(found.values())).sum().backward()
         optimizer.step()
-        return {name: value.item() for name, value in found.items()}
+        return dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True))
 
     return step
 
 
-def _batch(side: int) -> Batch:
+def drawn(side: int, images: int) -> Batch:
+    """A batch of noise with eight boxes an image."""
     random = torch.Generator().manual_seed(0)
     targets = []
-    for _ in range(2):
+    for _ in range(images):
         corners = torch.rand(8, 2, generator=random) * side * 0.6
         boxes = torch.cat((corners, corners + 20 + torch.rand(8, 2, generator=random) * side * 0.3), 1)
         masks = torch.zeros(8, side, side, dtype=torch.bool)
         for mask, (x1, y1, x2, y2) in zip(masks, boxes.int().tolist(), strict=True):
             mask[y1:y2, x1:x2] = True
         targets.append(Target(boxes, torch.randint(0, CLASSES, (8,), generator=random), Cutouts.of(masks.numpy())))
-    pixels = torch.rand(2, 3, side, side, generator=random)
-    return Batch(pixels, ((side, side),) * 2, tuple(targets), (1, 2))
+    pixels = torch.rand(images, 3, side, side, generator=random)
+    return Batch(pixels, ((side, side),) * images, tuple(targets), tuple(range(images)))

@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks import reading, timing
+from benchmarks import on_gpu, reading, timing
 from benchmarks.timing import Row
 
 ROOT = Path(__file__).parent.parent
@@ -58,3 +59,19 @@ def test_the_reading_benchmark_runs(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "reading", "--quick", "--out", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True)
     assert (tmp_path / "reading.json").exists()
+
+
+def test_what_needs_a_gpu_says_so_where_there_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    on_gpu.run(quick=True, out=tmp_path / "on-gpu.json", tensorflow=None)
+    told = capsys.readouterr().out
+    assert told.count("| not measured | torchvision |") == 4 and "torch sees no GPU" in told
+
+
+@pytest.mark.long
+def test_the_works_of_a_gpu_run_on_a_cpu_too() -> None:
+    rows = on_gpu.measured("cpu", images=1, side=64, rounds=1)
+    assert len(rows) == 4 and all(row.ratio for row in rows)
+    loss = float(rows[-1].agreement.split()[4].rstrip(","))
+    assert loss < 1e-4
