@@ -154,3 +154,14 @@ def test_zeros_before_leave_half_of_an_odd_map(size: int) -> None:
     for kernel in (7, 3, 1):
         conv = ConvNorm(1, 1, kernel, norm_kind="none", eps=0.0, bias=False, stride=2, padding="same-before")
         assert conv(x).shape[-1] == 16
+
+
+def test_boxes_end_where_the_photograph_did_before_its_sides_were_rounded() -> None:
+    """PaddleDetection's `Resize` keeps 91 × 121 · 128/91 as it is for cutting, and its pixels are 128 × 170."""
+    prepared = Prepared(torch.zeros(3, 128, 170), (91, 121), (0, 0, 128, 170), (128 / 91, 128 / 91))
+    wide = torch.tensor([[-10.0, -10, 200, 200]])
+    for unrounded, right in ((True, 121 * 128 / 91), (False, 170.0)):
+        made = model(clip_unrounded=unrounded)
+        boxes = made.propose([torch.ones(1)], [torch.zeros(1, 4)], [wide], made.clip_size(prepared, (128, 192))).boxes
+        assert boxes[0].tolist() == pytest.approx([0, 0, right, 128])
+        assert made.detection_window(prepared) == pytest.approx((0, 0, 128, right))

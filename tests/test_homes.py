@@ -72,3 +72,21 @@ def test_the_home_framework_takes_it_and_finds_the_same(home: str, source: str, 
 
 def unlike(taken: set[int], count: int) -> torch.Tensor:
     return torch.tensor([float(index not in taken) for index in range(count)])
+
+
+@pytest.mark.long
+def test_the_kept_case_is_what_paddledetection_computes(tmp_path: Path) -> None:
+    python = os.environ.get("MASKGRAFT_PPDET")
+    if not python:
+        pytest.skip("MASKGRAFT_PPDET names no Python that has PaddleDetection")
+    folder = HERE.parent / "golden" / "paddledetection"
+    made = tmp_path / "golden.npz"
+    run = subprocess.run(
+        [python, "-W", "ignore", str(folder / "made.py"), str(made)], capture_output=True, text=True, timeout=300
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    with np.load(made) as again, np.load(folder / "golden.npz") as kept:
+        assert set(again) == set(kept)
+        for name in kept:
+            largest = max(np.abs(kept[name]).max(), 1e-6)
+            assert np.abs(again[name] - kept[name]).max() <= 1e-3 * largest, name

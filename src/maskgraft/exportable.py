@@ -91,8 +91,7 @@ class Exportable(nn.Module):
         if numerics.rpn_score_threshold is not None:
             chances = scores.sigmoid() if numerics.rpn_rank == "logit" else scores
             counts = chances > numerics.rpn_score_threshold
-        size = self.padded if numerics.rpn_clip_padded else self.prepared.size
-        window = model.window((0, 0, *size))
+        window = model.window((0, 0, *model.clip_size(self.prepared, self.padded)))
         least = numerics.rpn_min_size
         if least is not None and numerics.rpn_min_size_in == "photograph":
             least *= (self.prepared.scale[0] * self.prepared.scale[1]) ** 0.5
@@ -195,10 +194,7 @@ class Exportable(nn.Module):
         moved = self._decoded(
             deltas, prepared.to_original(regions) if decoded_there else regions, numerics.box_delta_weights
         )
-        seen = prepared.size if numerics.detect_padded else None
-        window = model.window(
-            (0, 0, *prepared.original) if decoded_there else (0, 0, *seen) if seen else prepared.window
-        )
+        window = model.window((0, 0, *prepared.original) if decoded_there else model.detection_window(prepared))
         moved = moved if numerics.clip_after_nms else box_ops.clip(moved, window)
         if suppressed_there and not decoded_there:
             moved = prepared.to_original(moved)

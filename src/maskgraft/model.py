@@ -144,7 +144,7 @@ class MaskRCNN(nn.Module):
         logits: Sequence[Tensor],
         deltas: Sequence[Tensor],
         anchors: Sequence[Tensor],
-        size: Size,
+        size: tuple[float, float],
         *,
         scale: float = 1.0,
     ) -> selection.Scored:
@@ -259,7 +259,7 @@ class MaskRCNN(nn.Module):
             logits,
             deltas,
             prepared.to_original(regions) if decoded_there else regions,
-            self.window((0, 0, *prepared.original) if decoded_there else self._detection_window(prepared)),
+            self.window((0, 0, *prepared.original) if decoded_there else self.detection_window(prepared)),
             place=prepared.to_original if suppressed_there and not decoded_there else _as_they_are,
             class_choice=numerics.class_choice,
             agnostic=self.spec.arch.box_rows.startswith("agnostic"),
@@ -286,8 +286,18 @@ class MaskRCNN(nn.Module):
         column = torch.zeros_like(found.labels) if self.spec.arch.mask_rows == "agnostic" else found.labels
         return found, masks[torch.arange(len(masks), device=masks.device), column].sigmoid()
 
-    def _detection_window(self, prepared: Prepared) -> Window:
-        return (0, 0, *prepared.size) if self.spec.numerics.detect_padded else prepared.window
+    def clip_size(self, prepared: Prepared, padded: Size) -> tuple[float, float]:
+        """The height and width to which the proposals of an image are cut, of which `padded` is the padded input's."""
+        if self.spec.numerics.rpn_clip_padded:
+            return padded
+        return prepared.unrounded if self.spec.numerics.clip_unrounded else prepared.size
+
+    def detection_window(self, prepared: Prepared) -> Window:
+        """Top, left, bottom and right to which detections are cut, in pixels of the input."""
+        numerics = self.spec.numerics
+        if numerics.detect_padded:
+            return (0, 0, *prepared.size)
+        return (0, 0, *prepared.unrounded) if numerics.clip_unrounded else prepared.window
 
     # ---- what they are joined to -----------------------------------------------------------------------------------
 
@@ -390,7 +400,7 @@ class MaskRCNN(nn.Module):
             [anchor_ops.per_anchor(one, 1)[0, :, 0] for one in logits.values()],
             [anchor_ops.per_anchor(one, 4)[0] for one in deltas.values()],
             anchors,
-            _size(pixels) if self.spec.numerics.rpn_clip_padded else prepared.size,
+            self.clip_size(prepared, _size(pixels)),
             scale=sqrt(prepared.scale[0] * prepared.scale[1]),
         )
         return maps, logits, deltas, anchors, found

@@ -45,6 +45,11 @@ class Prepared:
         """Height and width of the pixels."""
         return int(self.pixels.shape[1]), int(self.pixels.shape[2])
 
+    @property
+    def unrounded(self) -> tuple[float, float]:
+        """Height and width of the photograph, scaled, before they are whole pixels."""
+        return self.original[0] * self.scale[0], self.original[1] * self.scale[1]
+
     def to_network(self, boxes: Tensor) -> Tensor:
         """Boxes [N, 4] in pixels of the photograph, in pixels of the network's input."""
         y, x = self.scale

@@ -148,6 +148,7 @@ class Numerics:
     inclusive_areas: bool = False  # … and so have areas and overlaps
     decoded_wider: bool = False  # boxes from deltas are half a pixel wider on all sides (MMDetection 2's legacy coder)
     clip_after_nms: bool = False  # boxes are cut to the image, and those of no area dropped, after suppression
+    clip_unrounded: bool = False  # for detecting, boxes are cut to the photograph's sides before they are whole pixels
     corner_boxes: bool = False  # coordinates run from the first pixel, 0, to the last, width - 1 (Matterport)
     # proposals
     rpn_activation: Literal["relu", "relu6"] = "relu"

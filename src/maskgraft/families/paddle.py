@@ -35,6 +35,7 @@ NUMERICS = Numerics(
     normalise_first=False,
     size_rounding="even",
     box_scale="factor",
+    clip_unrounded=True,
     norm_eps=1e-5,
     stride_in="3x3",
     anchor_order="size",
