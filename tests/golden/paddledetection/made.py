@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 MOST_VALUES = 1200  # of one stage
-SCALE = {  # that detections are many, sure, and of several sizes
-    "rpn_rois_score.weight": 0.6,
-    "rpn_rois_delta.weight": 0.1,
-    "bbox_score.weight": 2.0,
+SCALE = {  # that maps stay at about one, and that detections are many, sure, and of several sizes
+    "fpn_inner_res": 0.1,
+    "rpn_rois_score.weight": 0.5,
+    "rpn_rois_delta.weight": 0.05,
+    "bbox_score.weight": 1.5,
     "bbox_delta.weight": 0.3,
-    "mask_fcn_logits.weight": 2.0,
 }
 
 
@@ -30,7 +30,7 @@ def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
     if len(shape) == 1:
         return (0.1 * values).astype(np.float32)
     inputs = shape[0] if len(shape) == 2 else np.prod(shape[1:])
-    scale = next((scale for ending, scale in SCALE.items() if name.endswith(ending)), 1.0)
+    scale = next((scale for part, scale in SCALE.items() if part in name), 1.0)
     return (scale * np.sqrt(6 / inputs) * values).astype(np.float32)
 
 
