@@ -25,7 +25,8 @@ def roi_align(map_: Tensor, regions: Tensor, *, size: int, scale: float, samplin
         return on_gpu
     images, channels, height, width = map_.shape
     if not len(regions):
-        return map_.new_zeros(0, channels, size, size)
+        # channels side by side as in the other levels' features, else all of them would be laid anew beside it
+        return map_.new_zeros(0, size, size, channels).permute(0, 3, 1, 2)
     x1, y1, x2, y2 = (regions[:, 1:].float() * scale - (0.5 if aligned else 0.0)).unbind(1)
     rows, row_weights = _axis(y1, y2, height, size=size, sampling=sampling, aligned=aligned)
     columns, column_weights = _axis(x1, x2, width, size=size, sampling=sampling, aligned=aligned)
