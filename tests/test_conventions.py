@@ -74,6 +74,15 @@ def test_corner_anchors_are_one_pixel_smaller() -> None:
     assert (plain - corners).tolist() == [[0, 0, 1, 1]] * 3
 
 
+def test_candidates_of_no_chance_are_left_out_where_a_threshold_says_so() -> None:
+    """A probability below float32's smallest number is 0, and 0 does not pass a threshold of 0."""
+    scores, anchors = [[2.0, -3.0, -200.0]], [SQUARES[[0, 2, 2]] + torch.tensor([[0.0], [0.0], [200.0]])]
+    for threshold, kept in ((None, 3), (0.0, 2), (0.5, 1)):
+        made = model(rpn_score_threshold=threshold)
+        found = made.propose([torch.tensor(one) for one in scores], [torch.zeros(3, 4)], anchors, (400, 400))
+        assert len(found.boxes) == kept
+
+
 def test_unclamped_deltas_make_boxes_as_large_as_they_say() -> None:
     anchor, deltas = torch.tensor([[40.0, 40, 41, 41]]), torch.tensor([[0.0, 0, 6, 6]])
     for clip, side in ((4.135166556742356, 62.5), (None, 403.43)):
@@ -108,6 +117,13 @@ def test_a_region_answers_for_every_class_or_for_the_best() -> None:
     best = detect(logits, SQUARES, class_choice="best", nms_threshold=1.0)
     assert best.labels.tolist() == [1, 0]
     assert best.boxes.tolist() == [SQUARES[2].tolist(), SQUARES[0].tolist()]
+
+
+def test_thin_detections_are_dropped_or_not() -> None:
+    thin = torch.tensor([[10.0, 10, 10.005, 42], [40, 40, 72, 72]])
+    logits = [[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]]
+    assert len(detect(logits, thin, box_min_size=0.0, score_threshold=0.5).labels) == 2
+    assert len(detect(logits, thin, box_min_size=0.01, score_threshold=0.5).labels) == 1
 
 
 def test_the_best_class_counts_from_the_threshold_on() -> None:

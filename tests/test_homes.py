@@ -42,6 +42,8 @@ def test_the_home_framework_takes_it_and_finds_the_same(home: str, source: str, 
     with opened(source, tmp_path / "case") as case:
         mg.save(case.load(case.about["checkpoint"]), tmp_path / "saved")
         image = case.golden["image"]
+        # of the same network in its first home: five times what float32 moved its scores by there
+        allowed = max(1e-4, 5 * case.about["detections"]["score_noise"])
     done = mg.convert(tmp_path / "saved", to=home, out=tmp_path / f"model{ending}", accept=True)
     np.save(tmp_path / "photo.npy", image)
     run = subprocess.run(
@@ -66,7 +68,7 @@ def test_the_home_framework_takes_it_and_finds_the_same(home: str, source: str, 
         taken.add(twin)
         assert ours.labels[twin] == labels[index]
         assert overlaps[index, twin] > 0.99
-        assert abs(ours.scores[twin] - scores[index]) < 5e-4
+        assert abs(ours.scores[twin] - scores[index]) < allowed
         assert (ours.masks[twin] ^ masks[index]).sum() <= 0.02 * (ours.masks[twin] | masks[index]).sum() + 2
 
 

@@ -104,7 +104,7 @@ ELSEWHERE: dict[str, str | None] = {
     "anchor_order": None,
     "anchor_rounding": "ops/test_boxes.py::test_anchors_of_detectron",
     "anchor_stride": None,
-    "box_min_size": None,
+    "box_min_size": "test_conventions.py::test_thin_detections_are_dropped_or_not",
     "box_scale": "test_preprocess.py::test_boxes_scale_by_sides_by_the_factor_or_by_their_mean",
     "delta_clip_both": "ops/test_boxes.py::test_sizes_are_clamped_above_and_where_asked_below",
     "detect_in": None,
@@ -123,7 +123,7 @@ ELSEWHERE: dict[str, str | None] = {
     "rpn_pre_nms": "test_conventions.py::test_candidates_of_a_level_or_of_the_image",
     "rpn_rank": "test_conventions.py::test_saturated_probabilities_keep_the_order_of_anchors",
     "rpn_scope": "test_conventions.py::test_levels_suppress_each_other_or_not",
-    "rpn_score_threshold": None,
+    "rpn_score_threshold": ("test_conventions.py::test_candidates_of_no_chance_are_left_out_where_a_threshold_says_so"),
     "size_rounding": "test_preprocess.py::test_sizes",
 }
 

@@ -116,7 +116,8 @@ def detections_alone(model: MaskRCNN, golden: dict[str, np.ndarray]) -> list[int
     return alone
 
 
-# Each convention that the family sets and the photograph can tell, and what another framework has instead.
+# Conventions that the family sets and the photograph can tell, and what another framework has instead; that strides are
+# nominal it cannot: the padded sides are multiples of all of them.
 FLIPS = {
     "channel_order": "bgr",
     "pixel_mean": (0.5, 0.5, 0.5),
@@ -125,7 +126,6 @@ FLIPS = {
     "resize": "opencv",
     "norm_eps": 1e-2,
     "stride_in": "1x1",
-    "anchor_stride": "grid",
     "anchor_rounding": True,
     "clip_unrounded": False,
     "rpn_min_size": 16.0,
