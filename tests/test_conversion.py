@@ -176,8 +176,12 @@ def test_out_of_model_garden_only_what_went_in(home_file, tmp_path: Path) -> Non
     (tmp_path / "back").mkdir()
     back = converted(there.files[0], "detectron2", tmp_path / "back", accept=True)
     assert_alike(there.files[0], back)
-    with pytest.raises(CheckpointError, match="P6 is a learned convolution"):
+    with pytest.raises(CheckpointError) as raised:
         converted(home_file("model garden"), "detectron2", tmp_path, accept=True)
+    said = [finding.message for finding in raised.value.findings]
+    assert len(said) == 2
+    assert "P6 is a learned convolution" in said[0]
+    assert "a norm for each level" in said[1]
 
 
 @pytest.mark.parametrize("one", ["tf1", "tf2"])

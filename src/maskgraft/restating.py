@@ -32,10 +32,19 @@ def restate(arrays: Mapping[str, Array], before: Arch, after: Arch, wanted: Iter
     Norms that are new have the statistics of no change. Raises `CheckpointError` for what cannot be restated.
     """
     names = set(wanted)
+    faults: list[Finding] = []
     if before.coarsest != after.coarsest and "fpn" == before.neck == after.neck:
-        arrays = _with_coarsest(arrays) if after.coarsest == "conv" else _without_coarsest(arrays)
+        try:
+            arrays = _with_coarsest(arrays) if after.coarsest == "conv" else _without_coarsest(arrays)
+        except CheckpointError as error:
+            faults += error.findings
     if before.rpn_norm != after.rpn_norm:
-        arrays = _without_proposal_norms(arrays, eps) | _proposal_norms(arrays, names, eps)
+        try:
+            arrays = _without_proposal_norms(arrays, eps) | _proposal_norms(arrays, names, eps)
+        except CheckpointError as error:
+            faults += error.findings
+    if faults:
+        raise CheckpointError(faults)
     result = {name: array for name, array in arrays.items() if name in names}
     for pair in _pairs({*arrays, *names}):
         result |= _norm(arrays, names, pair, eps, _kind(before, pair.norm), _kind(after, pair.norm))
@@ -280,4 +289,5 @@ def _narrow(array: Array) -> Array:
 
 
 def _impossible(message: str, name: str) -> CheckpointError:
-    return CheckpointError(Finding("family.unknown", "error", message, names=(name,)))
+    fix = "maskgraft's own folder (mg.save) and ONNX (mg.export) hold the model as it is"
+    return CheckpointError(Finding("family.unknown", "error", message, names=(name,), fix=fix))
