@@ -140,6 +140,13 @@ class Curve:
     def begin(self, resolved: Resolved, trainable: Trainable, findings: Sequence[mg.Finding]) -> None:
         """The clock runs already."""
 
+    def examines(self, what: str) -> None:
+        """No doctor looks on."""
+
+    def found(self, number: int, findings: Sequence[mg.Finding]) -> None:
+        """Say what keeps the run waiting."""
+        print(*(str(one) for one in findings), sep="\n", flush=True)
+
     def step(self, number: int, entry: Mapping[str, Any]) -> None:
         """Say every now and then where it stands."""
         if number % 50 == 0:
