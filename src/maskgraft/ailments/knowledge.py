@@ -15,6 +15,7 @@ from maskgraft.spec import component
 
 _FEW = 12  # answers below which nothing is said
 _ODDS, _SURE, _SEEN = 0.4, 0.35, 0.5  # right less often, surer, and with better masks: labels at odds
+_OUTPUTS, _UNSAID = ("mask_predictor", "rpn.objectness"), 1.0  # logits that say nothing: 27 to 73 %
 _ABSURD = 8.0  # times the first losses of random weights
 _MOSTLY = 0.6  # share of the answers that agree with another order of the classes
 
@@ -50,7 +51,8 @@ def examine(model: MaskRCNN, pulses: Sequence[Pulse], losses: Mapping[str, float
         return found
     correct = sum(times for (label, best), times in answers.items() if label == best) / count
     undecided = math.log(len(classes) + 1)
-    found += _lost_parts(model, losses, correct) if model.graft else []
+    largest = {name: max(one.largest.get(name, 0.0) for one in pulses) for name in _OUTPUTS}
+    found += _lost_parts(model, losses, largest, correct) if model.graft else []
     unsure = sum((one.unsure or 0) * one.truths for one in pulses) / max(1, sum(one.truths for one in pulses))
     mask_iou = mean([one.mask_iou for one in pulses if one.mask_iou is not None] or [0.0])
     given = Counter[int]()
@@ -88,12 +90,18 @@ def examine(model: MaskRCNN, pulses: Sequence[Pulse], losses: Mapping[str, float
     return found
 
 
-def _lost_parts(model: MaskRCNN, losses: Mapping[str, float], correct: float) -> list[Finding]:
-    """Parts that a file gave, and that answer or look as drawn at random."""
+def _lost_parts(
+    model: MaskRCNN, losses: Mapping[str, float], largest: Mapping[str, float], correct: float
+) -> list[Finding]:
+    """Parts that a file gave, and that answer or look as drawn at random; `largest` are their largest logits."""
     where = model.graft.path if model.graft else "a file"
     found = []
-    for part, loss, what in (("mask_head", "mask", "masks"), ("rpn", "rpn_cls", "proposals")):
-        if abs(losses.get(loss, 0.0) - math.log(2)) < 0.03 * math.log(2):
+    for output, part, loss, what in (
+        ("mask_predictor", "mask_head", "mask", "masks"),
+        ("rpn.objectness", "rpn", "rpn_cls", "proposals"),
+    ):
+        undecided = abs(losses.get(loss, 0.0) - math.log(2)) < 0.03 * math.log(2)
+        if undecided and largest.get(output, 0.0) < _UNSAID:
             found.append(
                 Finding(
                     "train.head-random",
