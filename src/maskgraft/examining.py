@@ -200,7 +200,9 @@ def _measured(
         tell("labels of validation")
         there = [take(model, batch) for batch in _drawn(model, val, recipe, images=_COMPARED)[0]]
         found += knowledge.exchanged(model, there, f"of validation ({val.path.name})")
-    if len(knowledge.known(model)) == len(model.spec.classes):
+    # a head that had more classes takes what they were for those that are left: its answers are no evidence
+    dropped = model.graft is not None and bool(model.graft.dropped)
+    if len(knowledge.known(model)) == len(model.spec.classes) and not dropped:
         tell("objects that have no annotation")
         found += unlabelled.examine(model, data, images=_affordable(seen, steps))
     if parts := knowledge.trained(model):
