@@ -1,4 +1,4 @@
-"""The loop in the documentation is run as it stands."""
+"""The loop in the README is run as it stands."""
 
 from pathlib import Path
 
@@ -10,16 +10,16 @@ from maskgraft import policy
 from tests.test_training import fresh
 from tests.tiny import draw_dataset
 
-PAGE = Path(__file__).parent.parent / "docs" / "training.md"
+PAGE = Path(__file__).parent.parent / "README.md"
 
 
 def block(title: str) -> str:
     """The first Python block under a title."""
-    under = PAGE.read_text(encoding="utf-8").split(f"## {title}\n")[1]
+    under = PAGE.read_text(encoding="utf-8").split(f"### {title}\n")[1]
     return under.split("```python\n")[1].split("```")[0]
 
 
-def test_the_loop_of_the_documentation_trains(
+def test_the_loop_of_the_readme_trains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -27,7 +27,7 @@ def test_the_loop_of_the_documentation_trains(
     instances.rename("train.json")
     images.rename("photos")
     mg.save(fresh(), "runs/first/best")
-    code = block("Your own loop")
+    code = block("A loop of your own")
     assert len([line for line in code.splitlines() if line.strip()]) <= 31
     torch.manual_seed(0)
     exec(compile(code, str(PAGE), "exec"), {})
