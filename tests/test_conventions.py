@@ -54,6 +54,17 @@ def test_saturated_probabilities_keep_the_order_of_anchors() -> None:
     assert propose(scores, [SQUARES], rpn_rank="logit").boxes[0].tolist() == SQUARES[2].tolist()
 
 
+# the second and the third overlap; a heap of four gives the third one first
+FOUR = torch.tensor([[60.0, 60, 92, 92], [0, 0, 32, 32], [1, 0, 33, 32], [60, 0, 92, 32]])
+TAKEN = {"first": [0, 1, 3], "heap": [0, 2, 3]}
+
+
+@pytest.mark.parametrize("ties", TAKEN)
+def test_of_equal_scores_the_first_is_kept_or_what_a_heap_gives_first(ties: str) -> None:
+    found = propose([[50.0] * 4], [FOUR], nms_ties=ties, rpn_rank="probability-first")
+    assert found.boxes.tolist() == FOUR[TAKEN[ties]].tolist()
+
+
 def test_boxes_of_no_area_stay_where_nothing_is_filtered() -> None:
     outside = torch.tensor([[-40.0, 10, -8, 42]])
     assert len(propose([[1.0]], [outside], rpn_min_size=0.0).boxes) == 0
@@ -181,3 +192,9 @@ def test_boxes_end_where_the_photograph_did_before_its_sides_were_rounded() -> N
         boxes = made.propose([torch.ones(1)], [torch.zeros(1, 4)], [wide], made.clip_size(prepared, (128, 192))).boxes
         assert boxes[0].tolist() == pytest.approx([0, 0, right, 128])
         assert made.detection_window(prepared) == pytest.approx((0, 0, 128, right))
+
+
+@pytest.mark.parametrize("ties", TAKEN)
+def test_detections_of_equal_score_stay_in_the_order_of_their_regions(ties: str) -> None:
+    found = detect([[5.0, 0.0, 0.0]] * 4, FOUR, nms_ties=ties, nms_apart=True)
+    assert found.boxes.tolist() == FOUR[TAKEN[ties]].tolist()

@@ -169,6 +169,7 @@ class Numerics:
     delta_clip_both: bool = False  # and to at least its negative
     nms_at_threshold: bool = False  # an overlap that equals the threshold suppresses too
     nms_apart: bool = False  # one suppression a class; else one for all, their boxes shifted apart in float32
+    nms_ties: Literal["first", "heap"] = "first"  # suppression takes equal scores in order, or `ops.ties.popped`
     nms_flat_last: bool = False  # a box of no area that is kept is the last of its class (TensorFlow 1.15 to 2.1)
     # region features
     level_epsilon: Literal["outside", "inside"]  # floor(4 + log2(s/224) + ε) or floor(4 + log2(s/224 + ε)) …

@@ -29,6 +29,7 @@ def found(golden: dict[str, np.ndarray], *, flat_last: bool) -> Scored:
         nms_threshold=NUMERICS.nms_threshold,
         nms_at_threshold=NUMERICS.nms_at_threshold,
         nms_apart=NUMERICS.nms_apart,
+        nms_ties=NUMERICS.nms_ties,
         nms_flat_last=flat_last,
         max_detections=NUMERICS.max_detections,
         max_per_class=NUMERICS.max_per_class,

@@ -45,6 +45,7 @@ NUMERICS = Numerics(
     rpn_delta_weights=(10.0, 10.0, 5.0, 5.0),
     delta_clip=None,
     nms_apart=True,
+    nms_ties="heap",
     nms_flat_last=True,
     level_epsilon="outside",
     level_epsilon_value=0.0,

@@ -11,6 +11,7 @@ from torch.nn.functional import one_hot
 
 from maskgraft.ops import boxes as box_ops
 from maskgraft.ops.boxes import Weights, Window
+from maskgraft.ops.ties import popped
 from maskgraft.torchvision_ops import batched_nms, nms
 
 
@@ -41,6 +42,7 @@ def proposals(
     nms_threshold: float,
     nms_at_threshold: bool,
     nms_apart: bool,
+    nms_ties: Literal["first", "heap"],
     nms_flat_last: bool,
     min_size: float | None,
     clip_after: bool,
@@ -80,6 +82,7 @@ def proposals(
         found = replace(found, boxes=box_ops.clip(found.boxes, window))
     if min_size is not None and not clip_after:
         found = _at_least(found, min_size, inclusive_areas)
+    found = found if nms_ties == "first" else found[_popped(found)]
     kept = suppress(
         found,
         nms_threshold,
@@ -110,6 +113,7 @@ def detections(
     nms_threshold: float,
     nms_at_threshold: bool,
     nms_apart: bool,
+    nms_ties: Literal["first", "heap"],
     nms_flat_last: bool,
     max_detections: int,
     max_per_class: int | None,
@@ -144,14 +148,18 @@ def detections(
     found = Scored(boxes, scores[which, label], label)
     if min_size > 0:
         found = _at_least(found, min_size, inclusive_areas)
+    order = torch.arange(len(found.labels), device=label.device) if nms_ties == "first" else _popped(found)
     kept = suppress(
-        found,
+        found[order],
         nms_threshold,
         at_threshold=nms_at_threshold,
         apart=nms_apart,
         flat_last=nms_flat_last,
         inclusive=inclusive_areas,
     )
+    if nms_ties != "first":  # what stays is then in order of score again, and where scores are equal of region
+        kept = order[kept].sort().values
+        kept = kept[found.scores[kept].sort(descending=True, stable=True).indices]
     if max_per_class is not None and len(kept):
         of_class = one_hot(found.labels[kept])
         kept = kept[(of_class.cumsum(0) * of_class).amax(1) <= max_per_class]
@@ -213,6 +221,12 @@ def _one_by_one(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float)
         stays[of_label[nms(boxes[of_label], scores[of_label], threshold)]] = True
     chosen = torch.nonzero(stays).squeeze(1)
     return chosen[scores[chosen].sort(descending=True, stable=True).indices]
+
+
+def _popped(found: Scored) -> Tensor:
+    """Indices of scored boxes, label by label, each in the order of a heap of its own."""
+    of_each = [torch.nonzero(found.labels == label).squeeze(1) for label in torch.unique(found.labels)]
+    return torch.cat([found.labels[:0], *(one[popped(found.scores[one])] for one in of_each)])
 
 
 def _at_least(found: Scored, min_size: float, inclusive: bool) -> Scored:
