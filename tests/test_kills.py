@@ -202,7 +202,8 @@ def whole_replayed(data: coco.Dataset, old: coco.Dataset, tmp_path_factory: pyte
     return folder
 
 
-@pytest.mark.parametrize("step", [3, 7])  # in the first epoch, and in the second, which draws other old images
+# in the first epoch, and in the second, which draws other old images
+@pytest.mark.parametrize("step", [pytest.param(3, marks=pytest.mark.long), 7])
 def test_a_kill_while_old_images_are_replayed_loses_nothing(
     data: coco.Dataset, old: coco.Dataset, tmp_path: Path, whole_replayed: Path, step: int
 ) -> None:

@@ -56,6 +56,7 @@ def as_found(case: Case) -> Detections:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", AGAIN)
 def test_every_detection_is_that_of_one_of_two_runs_at_home(name: str, tmp_path: Path) -> None:
     with wherever_it_is(name, tmp_path / name) as case, np.load(AGAIN[name]) as arrays:

@@ -202,6 +202,7 @@ def found(boxes: torch.Tensor, **changes: Any) -> Scored:
         "nms_threshold": 0.6,
         "nms_at_threshold": False,
         "nms_apart": True,
+        "nms_ties": "first",
         "nms_flat_last": False,
         "max_detections": 10,
         "max_per_class": None,
