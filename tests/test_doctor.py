@@ -92,6 +92,7 @@ def test_looking_on_changes_no_byte(folder: Path, data: coco.Dataset, tmp_path: 
     assert [line for line in written if "losses" in line] == [line for line in lines(tmp_path / "alone")]
 
 
+@pytest.mark.long
 def test_first_steps_are_judged_where_nothing_was_examined(folder: Path, data: coco.Dataset, tmp_path: Path) -> None:
     cut = replace(
         data, images=tuple(replace(one, annotations=tuple(map(narrow, one.annotations))) for one in data.images)
@@ -125,6 +126,7 @@ def test_a_worker_that_dies_in_the_middle_of_a_step(data: coco.Dataset, tmp_path
     assert grave(mg.doctor(run=tmp_path / "run").findings)[0] == "train.loader-died"
 
 
+@pytest.mark.long
 def test_a_run_says_what_was_forgotten_or_why_it_does_not(folder: Path, data: coco.Dataset, tmp_path: Path) -> None:
     train(mg.load(folder / "model"), data, QUICK, out=tmp_path / "told")
     (tmp_path / "told" / "retention.json").unlink()

@@ -175,7 +175,7 @@ def same(whole: Path, torn: Path) -> None:
     assert sorted(path.name for path in torn.iterdir()) == sorted(path.name for path in whole.iterdir())
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.long), 3])
 def test_a_kill_beside_workers_loses_nothing(data: coco.Dataset, tmp_path: Path, whole: Path, workers: int) -> None:
     recipe = RECIPE.model_copy(update={"workers": workers})
 
