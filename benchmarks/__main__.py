@@ -22,6 +22,7 @@ BENCHMARKS = {
     "on-gpu": "predicting and training on a GPU, beside torchvision",
     "stuck": "is the first finding of the doctor the cause, over trainings with eighty known faults",
 }
+GO_ON = ("from-scratch", "retention")  # they train for so long that a run may have to be stopped
 
 
 def main() -> None:
@@ -33,11 +34,16 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="measure nothing; print what was measured, for the README")
     parser.add_argument("--quick", action="store_true", help="small files, few rounds: does it run, and about where")
     parser.add_argument("--out", type=Path, help="a folder for the JSON; else benchmarks/results, unless --quick")
+    parser.add_argument(
+        "--go-on", action="store_true", help=f"of {' and '.join(GO_ON)}: measure only what the JSON does not have yet"
+    )
     parser.add_argument("--tensorflow", help="a Python interpreter that has TensorFlow, for the comparison with it")
     options = parser.parse_args()
     for name in options.names:
         if name not in BENCHMARKS:
             parser.error(f"there is no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
+    if options.go_on and not set(options.names or BENCHMARKS) <= set(GO_ON):
+        parser.error(f"--go-on is for {' and '.join(GO_ON)}")
     if options.table:
         print(readme(options.names or tuple(BENCHMARKS)))
         return
@@ -47,6 +53,7 @@ def main() -> None:
             quick=options.quick,
             out=options.out / f"{name}.json" if options.out else None,
             tensorflow=options.tensorflow,
+            **({"go_on": True} if options.go_on else {}),
         )
         print(flush=True)
 

@@ -11,6 +11,9 @@ for 16 images in proportion, momentum 0.9, decay 1e-4, warm-up over the first ep
 the time, mirrored images. It has the pictures of ours and as many seconds of the processor, twice: once as the script
 is, which brings pictures to 800 pixels, two in a batch; and once with the input size, anchors, proposals and batch of
 ours, which is the fairer peer. It is judged once, beyond that time, and for 800 pixels on fewer pictures.
+
+A run that was stopped goes on with `--go-on`: what the JSON has is not measured again, and a training of torchvision's
+begins where it stood a minute before it was stopped.
 """
 
 import os
@@ -36,6 +39,7 @@ from maskgraft.augmenting import Scene, mirrored
 from maskgraft.coco import Dataset
 from maskgraft.detections import Detections
 from maskgraft.evaluation import Metrics, coco_metrics
+from maskgraft.files.writing import atomic
 from maskgraft.policy import Trainable
 from maskgraft.recipe import Recipe, Resolved
 
@@ -67,42 +71,49 @@ _OUR_INPUT: dict[str, Any] = {
     "rpn_batch_size_per_image": NUMERICS["rpn_samples"],
     "box_batch_size_per_image": NUMERICS["roi_samples"],
 }
-LEARNT = Path(__file__).parent.parent / "runs" / "benchmarks" / "shapes"
+RUNS = Path(__file__).parent.parent / "runs" / "benchmarks"
+LEARNT = RUNS / "shapes"
 _MILESTONES = (16 / 26, 22 / 26)
+_KEPT_EVERY = 60  # seconds of the processor
 
 
-def run(*, quick: bool, out: Path | None, tensorflow: str | None) -> None:
+def run(*, quick: bool, out: Path | None, tensorflow: str | None, go_on: bool = False) -> None:
+    document = timing.earlier("from-scratch", quick=quick, out=out) if go_on else {}
+    measured = timing.go(document)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         train, val = pictures(folder, images=16 if quick else 2000, held_out=4 if quick else 200)
-        ours = learn(folder / "run", train, val, steps=4 if quick else STEPS)
-        if not quick:
-            shutil.rmtree(LEARNT, ignore_errors=True)
-            shutil.copytree(folder / "run" / "best", LEARNT)
-        document = {
-            "machine": timing.machine(),
-            "quick": quick,
-            "bar": {"mask_ap": BAR, "minutes": MINUTES, "cores": CORES},
-            "reached": ours["curve"][-1]["mask_ap"] >= BAR and ours["cpu_seconds"] <= 60 * MINUTES * CORES,
-            "data": {"classes": CLASSES, "side": SIDE, "images": len(train.images), "held_out": len(val.images)},
-            "ours": ours,
+        if "ours" not in document:
+            ours = learn(folder / "run", train, val, steps=4 if quick else STEPS)
+            if not quick:
+                shutil.rmtree(LEARNT, ignore_errors=True)
+                shutil.copytree(folder / "run" / "best", LEARNT)
+            measured.append("ours")
+            document |= {
+                "machine": timing.machine(),
+                "quick": quick,
+                "bar": {"mask_ap": BAR, "minutes": MINUTES, "cores": CORES},
+                "reached": ours["curve"][-1]["mask_ap"] >= BAR and ours["cpu_seconds"] <= 60 * MINUTES * CORES,
+                "data": {"classes": CLASSES, "side": SIDE, "images": len(train.images), "held_out": len(val.images)},
+                "ours": ours,
+            }
+            timing.write("from-scratch", document, quick=quick, out=out)  # each of the others takes as long
+        _print("ours", document["ours"])
+        few = _few(val, 2 if quick else 50)
+        peers = {
+            "torchvision, our input": partial(reference, train, val, options=_OUR_INPUT, batch=BATCH),
+            "torchvision, as its script is": partial(reference, train, few, options={}, batch=2),
         }
-        _print("ours", ours)
-        timing.write("from-scratch", document, quick=quick, out=out)  # each of the others takes as long
-        add_peers(document, train, val, quick=quick, out=out)
-
-
-def add_peers(document: dict[str, Any], train: Dataset, val: Dataset, *, quick: bool, out: Path | None) -> None:
-    """Measure torchvision's for the seconds of ours, each written when it is done."""
-    seconds = document["ours"]["cpu_seconds"]
-    peers = {
-        "torchvision, our input": partial(reference, train, val, options=_OUR_INPUT, batch=BATCH),
-        "torchvision, as its script is": partial(reference, train, _few(val, 2 if quick else 50), options={}, batch=2),
-    }
-    for name, peer in peers.items():
-        document[name] = peer(seconds=seconds)
-        _print(name, document[name])
-        timing.write("from-scratch", document, quick=quick, out=out)
+        for name, peer in peers.items():
+            if name not in document:
+                place = RUNS / f"{name}.pt"
+                if not go_on:
+                    place.unlink(missing_ok=True)
+                document[name] = peer(seconds=document["ours"]["cpu_seconds"], kept=None if quick else place)
+                measured.append(name)
+                timing.write("from-scratch", document, quick=quick, out=out)
+                place.unlink(missing_ok=True)
+            _print(name, document[name])
 
 
 def _print(name: str, one: Mapping[str, Any]) -> None:
@@ -123,10 +134,10 @@ def pictures(folder: Path, *, images: int, held_out: int, classes: Sequence[str]
 
 
 class Curve:
-    """A watcher that notes mask AP by step and seconds."""
+    """A watcher that notes mask AP by step and seconds, after those that were spent before."""
 
-    def __init__(self) -> None:
-        self.began, self.cpu_began = time.perf_counter(), time.process_time()
+    def __init__(self, *, seconds: float = 0.0, cpu_seconds: float = 0.0) -> None:
+        self.began, self.cpu_began = time.perf_counter() - seconds, time.process_time() - cpu_seconds
         self.points: list[dict[str, Any]] = []
 
     @property
@@ -172,17 +183,37 @@ def learn(folder: Path, train: Dataset, val: Dataset, *, steps: int) -> dict[str
 
 
 def reference(
-    train: Dataset, val: Dataset, *, seconds: float, options: Mapping[str, Any], batch: int
+    train: Dataset, val: Dataset, *, seconds: float, options: Mapping[str, Any], batch: int, kept: Path | None = None
 ) -> dict[str, Any]:
-    """torchvision's Mask R-CNN, for so many seconds of the processor, and judged after them."""
-    curve, random, rate = Curve(), np.random.default_rng(0), 0.02 * batch / 16
+    """torchvision's Mask R-CNN, for so many seconds of the processor, and judged after them.
+
+    `kept` is a file in which it stands every minute, and from which it goes on.
+    """
+    random, rate = np.random.default_rng(0), 0.02 * batch / 16
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     model = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=len(train.classes) + 1, **options)
     optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=1e-4)
-    records, step = train.trainable(), 0
-    warmup = min(1000, max(1, len(records) // batch - 1))
+    records, step, curve = train.trainable(), 0, Curve()
     order: list[int] = []
+    if kept is not None and kept.exists():
+        state = torch.load(kept, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["torch"])
+        random.bit_generator.state = state["random"]
+        step, order = state["step"], state["order"]
+        curve = Curve(seconds=state["seconds"], cpu_seconds=state["cpu_seconds"])
+    warmup = min(1000, max(1, len(records) // batch - 1))
+    saved = curve.cpu_seconds
     while step == 0 or curve.cpu_seconds < seconds:
+        if kept is not None and curve.cpu_seconds > saved + _KEPT_EVERY:
+            saved = curve.cpu_seconds
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "torch": torch.get_rng_state()}
+            state |= {"random": random.bit_generator.state, "step": step, "order": order}
+            with atomic(kept) as temporary:
+                torch.save({**state, "seconds": curve.seconds, "cpu_seconds": curve.cpu_seconds}, temporary)
         if len(order) < batch:
             order = random.permutation(len(records)).tolist()
         share = curve.cpu_seconds / seconds
@@ -199,7 +230,9 @@ def reference(
         optimizer.step()
         step += 1
         curve.step(step, {"total": total.item()})
+    spent = {"seconds": round(curve.seconds, 1), "cpu_seconds": round(curve.cpu_seconds, 1)}
     curve.evaluated(step, _judged(model, val))
+    curve.points[-1] |= spent
     settings = {
         "architecture": "maskrcnn_resnet50_fpn",
         "short_side": options.get("min_size", 800),
@@ -210,7 +243,7 @@ def reference(
         "norm": "batch",
         "judged_on": len(val.images),
     }
-    return _told(curve, step, model, settings)
+    return _told(curve, step, model, settings) | spent
 
 
 def _drawn(data: Dataset, index: int, random: np.random.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -135,9 +136,36 @@ def report(name: str, rows: Sequence[Row], *, quick: bool, out: Path | None, mor
     write(name, {"machine": machine(), "quick": quick, "rows": lines, **more}, quick=quick, out=out)
 
 
+def earlier(name: str, *, quick: bool, out: Path | None) -> dict[str, Any]:
+    """What a benchmark has written already where `write` would write it; nothing where there is none.
+
+    Ends the program where that was measured on another machine: figures of two do not stand side by side.
+    """
+    target = _target(name, quick=quick, out=out)
+    if target is None or not target.exists():
+        return {}
+    document: dict[str, Any] = json.loads(target.read_text())
+    if document["machine"] != (here := machine()):
+        raise SystemExit(f"{target} was measured on another machine, {document['machine']}; this is {here}: begin anew")
+    return document
+
+
+def go(document: dict[str, Any]) -> list[str]:
+    """Note in a document that a run begins, or goes on, and of which code; gives the list of what it measures."""
+    measured: list[str] = []
+    told = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=RESULTS, capture_output=True, text=True)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    document.setdefault("goes", []).append({"began": now, "code": told.stdout.strip() or None, "measured": measured})
+    return measured
+
+
+def _target(name: str, *, quick: bool, out: Path | None) -> Path | None:
+    return out or (None if quick else RESULTS / f"{name}.json")
+
+
 def write(name: str, document: Mapping[str, Any], *, quick: bool, out: Path | None) -> None:
     """Write a result as JSON to `out`; a whole run without `out` writes `benchmarks/results`."""
-    target = out or (None if quick else RESULTS / f"{name}.json")
+    target = _target(name, quick=quick, out=out)
     if target is not None:
         target.parent.mkdir(exist_ok=True, parents=True)
         target.write_text(json.dumps(document, indent=1) + "\n")
