@@ -189,8 +189,10 @@ def _photographs(folder: Path, earlier: dict[str, Any], *, quick: bool) -> Itera
         yield {"not_measured": f"there are no photographs in {place.name}"}
         return
     old, new = _PHOTO_CLASSES[:3], _PHOTO_CLASSES[1:]
-    wide = [one.id for one in _photos(place, _PHOTO_CLASSES).trainable() if _is_wide(one)][: 8 if quick else None]
-    first, second = (_photos(place, names, only=wide) for names in (old, new))
+    wide = [one for one in _photos(place, _PHOTO_CLASSES).trainable() if _is_wide(one)]
+    if quick:
+        wide = [one for one in wide if {0, 3} <= {part.label for part in one.annotations}][:4]
+    first, second = (_photos(place, names, only=[one.id for one in wide]) for names in (old, new))
     small: dict[str, Any] = {"min_size": _PHOTO_SIDE, "max_size": _PHOTO_SIDE * 4 // 3}
     settings = _SETTINGS | {"batch": 4, "steps": 2 if quick else _PHOTO_STEPS[1]}
     about: dict[str, Any] = {

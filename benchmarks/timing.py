@@ -151,11 +151,10 @@ def earlier(name: str, *, quick: bool, out: Path | None) -> dict[str, Any]:
 
 
 def go(document: dict[str, Any]) -> list[str]:
-    """Note in a document that a run begins, or goes on, and of which code; gives the list of what it measures."""
+    """Note in a document when a run begins, or goes on; gives the list of what it measures."""
     measured: list[str] = []
-    told = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=RESULTS, capture_output=True, text=True)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    document.setdefault("goes", []).append({"began": now, "code": told.stdout.strip() or None, "measured": measured})
+    document.setdefault("goes", []).append({"began": now, "measured": measured})
     return measured
 
 

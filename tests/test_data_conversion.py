@@ -195,6 +195,7 @@ def test_plain_numbers_are_instances_of_one_class(drawn: coco.Dataset, tmp_path:
     done = mg.convert_data(tmp_path / "source", out=tmp_path / "coco")
     assert done.classes == ("object",)
     assert done.instances == sum(len(visible(image)) for image in drawn.images)
+    assert mg.convert_data(tmp_path / "source", out=tmp_path / "cells", classes=["cell"]).classes == ("cell",)
 
 
 def shape_dataset(folder: Path, kind: str, shapes: list[dict[str, Any]]) -> Converted:
@@ -230,6 +231,59 @@ def test_grouped_shapes_are_one_instance_and_lines_are_none(tmp_path: Path) -> N
     assert [finding.code for finding in done.findings] == ["data.mask-points"]
 
 
+SQUARE = {"label": "cat", "shape_type": "rectangle", "points": [[5, 5], [15, 15]]}
+BOX = {"name": "rect", "x": 10, "y": 20, "width": 30, "height": 10}
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "says"),
+    [
+        ("labelme", {**SQUARE, "points": 5}, "no points"),
+        ("labelme", {**SQUARE, "points": [[5, 5], ["a", 15]]}, "no points"),
+        ("labelme", {**SQUARE, "label": None}, "no label"),
+        ("labelme", {**SQUARE, "shape_type": "rectangle", "points": [[5, 5]]}, "rectangle of 1 points"),
+        ("labelme", 3, "no label"),
+        ("via", {**BOX, "width": None}, "lack numbers"),
+        ("via", {"name": "polygon", "all_points_x": [1, 2], "all_points_y": [1, 2]}, "as many x as y"),
+        ("via", None, "no shape"),
+    ],
+)
+def test_shapes_that_are_none_are_told(tmp_path: Path, kind: str, shape: Any, says: str) -> None:
+    with pytest.raises(mg.DataError, match=says):
+        shape_dataset(tmp_path / kind, kind, [shape])
+
+
+def test_what_tools_write_oddly_is_read(tmp_path: Path) -> None:
+    grouped = [{**SQUARE, "group_id": [1]}, {**SQUARE, "group_id": [1], "points": [[40, 5], [50, 15]]}]
+    assert shape_dataset(tmp_path / "labelme", "labelme", grouped).instances == 1
+    Image.new("RGB", (100, 80)).save(tmp_path / "a.png")
+    region = {"shape_attributes": BOX, "region_attributes": ["cat"]}
+    (tmp_path / "via.json").write_text(json.dumps({"a.png1": {"filename": "a.png", "regions": [region]}}))
+    assert mg.convert_data(tmp_path / "via.json", out=tmp_path / "via").classes == ("object",)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"images": [], "annotations": [], "categories": []}', "COCO file already"),
+        ('{"shapes": [], "imagePath": "a.png"}', "give the folder"),
+        ("[1, 2", "no JSON"),
+        ("3", "no VIA annotations"),
+    ],
+)
+def test_json_of_another_kind_is_told(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(mg.MaskgraftError, match=says):
+        mg.convert_data(tmp_path / "a.json", out=tmp_path / "out")
+
+
+def test_images_of_yolo_lie_in_folders_of_folders(drawn: coco.Dataset, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    folder = yolo(drawn, tmp_path / "source")
+    (folder / "data.yaml").write_text("train: images\nnames: [disc, box]\n")
+    assert mg.convert_data(folder, out=tmp_path / "coco").photos == len(drawn.images)
+
+
 def test_every_fault_is_told_with_its_line_and_nothing_is_written(drawn: coco.Dataset, tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     folder = yolo(drawn, tmp_path / "source")
@@ -261,6 +315,13 @@ def test_a_cut_shard_is_told(drawn: coco.Dataset, tmp_path: Path) -> None:
         mg.convert_data(folder, out=tmp_path / "coco")
     assert caught.value.findings[0].code == "data.record" and str(shard) in str(caught.value)
     assert not (tmp_path / "coco").exists()
+
+
+def test_a_record_of_text_is_told(tmp_path: Path) -> None:
+    values: dict[str, list[Any]] = {"image/encoded": [png(np.zeros((8, 8)))], "image/object/class/label": [b"cat"]}
+    (tmp_path / "a.record").write_bytes(example(values))
+    with pytest.raises(mg.DataError, match="text for boxes, class numbers"):
+        mg.convert_data(tmp_path / "a.record", out=tmp_path / "coco")
 
 
 def test_the_verb(drawn: coco.Dataset, tmp_path: Path) -> None:

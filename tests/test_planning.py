@@ -123,6 +123,36 @@ def test_a_plan_is_written_edited_and_given_back(tmp_path: Path) -> None:
     assert torch.equal(target.head.scores.bias, source.head.scores.bias)
 
 
+ENTRY = '[[pair]]\ntarget = "weight"\nsource = "weight"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("pair = 3", "pair is 3"),
+        ('[pair]\ntarget = "weight"', "before each"),
+        (f'{ENTRY}confidence = "sure"', "confidence is 'sure'"),
+        (f'{ENTRY}apply = "yes"', "apply is 'yes'"),
+        (f"{ENTRY}steps = 3", "steps is 3"),
+        (f'{ENTRY}steps = ["turn"]', "'turn' is no step"),
+        ('why = "\xff"', "utf-8"),
+    ],
+)
+def test_a_plan_that_is_edited_wrongly_is_told(tmp_path: Path, text: str, says: str) -> None:
+    target = nn.Linear(2, 2)
+    (tmp_path / "plan.toml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(mg.UsageError, match=says):
+        mg.read_plan(tmp_path / "plan.toml", file(tmp_path, target.state_dict()), target)
+
+
+def test_names_of_any_letters_stand_in_a_plan(tmp_path: Path) -> None:
+    target, name = nn.Module(), 'weiß "\U0001f600" \x7f'
+    target.register_parameter(name, nn.Parameter(torch.ones(2)))
+    path = file(tmp_path, {name: torch.zeros(2)})
+    mg.plan(path, target).save(tmp_path / "plan.toml")
+    assert [one.target for one in mg.read_plan(tmp_path / "plan.toml", path, target).pairs] == [name]
+
+
 def test_components_one_at_a_time(tmp_path: Path) -> None:
     source, target = Detector(1), Detector(2)
     plan = mg.plan(file(tmp_path, source.state_dict()), target)

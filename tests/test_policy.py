@@ -24,6 +24,8 @@ CASES = {
     "backbone:2": ("backbone.res3.0.conv1.conv.weight", "backbone.res2.0.conv1.conv.weight"),
     "backbone:5": ("fpn.lateral2.conv.weight", "backbone.res5.0.conv1.conv.weight"),
     "fpn, backbone.res5.*": ("backbone.res5.0.conv1.conv.weight", "rpn.deltas.weight"),
+    "predictors, 5+": ("backbone.res5.0.conv1.conv.weight", "backbone.res4.0.conv1.conv.weight"),
+    "mask_head,last:3": ("box_predictor.cls.weight", "box_head.fc1.weight"),
     "*.bias": ("rpn.deltas.bias", "rpn.deltas.weight"),
 }
 
@@ -47,7 +49,10 @@ def test_all_and_nothing_frozen_are_the_same() -> None:
     assert policy.apply(model, "all").names == frozenset(dict(model.named_parameters()))
 
 
-@pytest.mark.parametrize("name", ["head", "last:x", "last:4", "nothing.*", "backbone:5x", "backbone:6", "fpn,box", ""])
+@pytest.mark.parametrize(
+    "name",
+    ["head", "last:x", "last:4", "nothing.*", "backbone:5x", "backbone:6", "fpn,box", "", "heads,", "*running_mean"],
+)
 def test_an_unknown_policy_is_told(name: str) -> None:
     model = tiny_model()
     with pytest.raises(mg.UsageError, match="policy"):

@@ -82,6 +82,10 @@ def test_stages_come_from_one_line_or_from_a_table(tmp_path: Path) -> None:
         ("heads:2ep, all", "'all' is no stage"),
         ("heads:0ep", r"stages\[0\].*greater than or equal to 1"),
         ("heads", "is no stage"),
+        ("backbone:2, all:3ep", "'backbone:2' has no length"),
+        ("heads, all:3ep", "'heads' has no length"),
+        ("heads:2ep@1e-3 4+:4ep", "a comma stands between stages"),
+        ("heads:²ep", "is no stage"),
     ],
 )
 def test_a_stage_that_is_none_is_told(text: str, says: str) -> None:
@@ -96,6 +100,27 @@ def test_what_contradicts_itself_is_told() -> None:
         recipe_from({"batch": 4, "accumulate": 3})
     with pytest.raises(mg.UsageError, match="so many epochs or so many steps"):
         recipe_from({"stages": [{"policy": "heads"}]})
+    with pytest.raises(mg.UsageError, match="min_size, 800, is the short side"):
+        recipe_from({"min_size": 800, "max_size": 512})
+    with pytest.raises(mg.UsageError, match="momentum is of sgd"):
+        recipe_from({"optimizer": "adamw", "momentum": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"milestones": [8, 11]}, "epoch 8 of 12 is 0.67"),
+        ({"optimizer_options": {"weight_decay": 0.05}}, "weight_decay would have no effect"),
+        ({"multipliers": {"backbone": -0.1}}, "greater than or equal to 0"),
+        ({"multipliers": "gental"}, 'it is "gentle"'),
+        ({"min_size": []}, "min_size"),
+        ({"lr": float("inf")}, "finite number"),
+        ({"stages": "heads:1ep@inf"}, "finite number"),
+    ],
+)
+def test_what_would_train_wrongly_without_a_word_is_told(fields: dict[str, object], says: str) -> None:
+    with pytest.raises(mg.UsageError, match=says):
+        recipe_from(fields)
 
 
 def test_every_wrong_field_is_told_with_its_place() -> None:

@@ -38,6 +38,23 @@ def test_every_wrong_override_is_named_at_once_with_its_neighbour() -> None:
     assert "max_size is true, not int" in text
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("rpn_positive_iou", 2, "from 0 to 1"),
+        ("rpn_negative_iou", 0.8, "an anchor would be both"),
+        ("nms_threshold", float("nan"), "from 0 to 1"),
+        ("rpn_min_size", -1, "0 or more"),
+        ("max_detections", 0, "1 or more"),
+        ("anchor_sizes", [[8], [16], [32], [64], [-1]], "above 0"),
+        ("delta_clip", float("inf"), "a finite number"),
+    ],
+)
+def test_values_that_nothing_can_be_computed_with_are_refused(name: str, value: object, says: str) -> None:
+    with pytest.raises(UsageError, match=f"{name}.* {says}"):
+        SPEC.with_numerics({name: value})
+
+
 def test_class_names_and_rows_must_agree() -> None:
     with pytest.raises(UsageError, match="3 class names for an architecture of 2"):
         dataclasses.replace(SPEC, classes=("a", "b", "c"))

@@ -63,7 +63,7 @@ def convert_data(
     `kind` is told from the content when it is not given. `images` is where VIA's images are, if not beside its file.
     Images stay where they are and are named by their path, or are copied into `out/images` (`copy`); images inside the
     source (TFRecords, LabelMe's imageData) are always written there. Classes are in the source's order, or by name, or
-    as `classes` says.
+    as `classes` says; instances of plain mask PNGs are of the class "object", or of the only one in `classes`.
 
     All or nothing: raises `DataError` with every fault, each with file and line or number, and writes nothing then.
     `UsageError` when `out` exists or nothing known is at `source`.
@@ -74,7 +74,7 @@ def convert_data(
     if not place.exists() and not list(place.parent.glob(place.name)):
         raise DataError(Finding("data.folder", "error", f"{place} does not exist"))
     chosen = kind or _kind(place)
-    read = _read(place, chosen, Path(images) if images else None, Path(label_map) if label_map else None)
+    read = _read(place, chosen, Path(images) if images else None, Path(label_map) if label_map else None, classes)
     read.faults.stop()
     if not read.photos:
         finding = Finding("data.no-instances", "error", f"{place} holds no image with annotations of {chosen}")
@@ -98,11 +98,25 @@ def _kind(place: Path) -> Kind:
     elif place.suffix.lower() in (".yaml", ".yml"):
         return "yolo"
     elif place.suffix.lower() == ".json":
-        return "via"
+        return _kind_of_json(place)
     elif _shards(place):
         return "tfrecord"
     message = f"{place} is none of the known kinds of dataset"
     raise UsageError(Finding("data.folder", "error", message, fix=f"say which with --from: {', '.join(KINDS)}"))
+
+
+def _kind_of_json(place: Path) -> Kind:
+    try:
+        keys = set(json.loads(place.read_text(encoding="utf-8-sig")))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return "via"  # whose reader tells what is wrong with it
+    if {"images", "annotations", "categories"} <= keys:
+        fix = f"maskgraft data check {place} IMAGES"
+        raise UsageError(Finding("data.folder", "error", f"{place} is a COCO file already", fix=fix))
+    if "shapes" in keys:
+        message = f"{place} is LabelMe's, of one image"
+        raise UsageError(Finding("data.folder", "error", message, fix=f"give the folder, {place.parent}"))
+    return "via"
 
 
 def _shards(place: Path) -> list[Path]:
@@ -118,7 +132,9 @@ def _shards(place: Path) -> list[Path]:
     )
 
 
-def _read(place: Path, kind: Kind, images: Path | None, label_map: Path | None) -> Source:
+def _read(
+    place: Path, kind: Kind, images: Path | None, label_map: Path | None, classes: Sequence[str] | None
+) -> Source:
     match kind:
         case "labelme":
             return labelme.read(place)
@@ -130,7 +146,7 @@ def _read(place: Path, kind: Kind, images: Path | None, label_map: Path | None) 
         case "voc":
             return mask_pngs.read_voc(place)
         case "mask-png":
-            return mask_pngs.read_plain(place)
+            return mask_pngs.read_plain(place, name=classes[0] if classes and len(classes) == 1 else "object")
         case "tfrecord":
             shards = _shards(place)
             if not shards:

@@ -21,6 +21,7 @@ from maskgraft.causes.targets import Target, target_faults
 from maskgraft.errors import CheckpointError, Finding, UsageError
 from maskgraft.families import Identified, identify
 from maskgraft.files import LazyArray, Tensors, open_checkpoint
+from maskgraft.files.writing import atomic
 from maskgraft.links import Link, Reorder, Reshape, Shape, Step, Transpose
 from maskgraft.model import MaskRCNN
 from maskgraft.pairing import SURE, Pair, moves, pair
@@ -149,22 +150,28 @@ class Plan:
         lines = [
             f"# {self.tensors.path.name} → {type(self.module).__name__}",
             "# Edit `source`, `steps` or `apply`, and give the file back. Doubtful pairs stand first.",
-            f"checkpoint = {json.dumps(str(self.tensors.path))}",
-            f"unmatched = {json.dumps(list(self.unmatched))}",
-            f"unused = {json.dumps(list(self.unused))}",
+            f"checkpoint = {_quoted(str(self.tensors.path))}",
+            f"unmatched = {_quoted(list(self.unmatched))}",
+            f"unused = {_quoted(list(self.unused))}",
         ]
         for one in sorted(self.pairs, key=lambda one: one.target in self.chosen):
             lines += [
                 "",
                 "[[pair]]",
-                f"target = {json.dumps(one.target)}",
-                f"source = {json.dumps(one.source)}",
+                f"target = {_quoted(one.target)}",
+                f"source = {_quoted(one.source)}",
                 *([f"steps = {json.dumps([written(step) for step in one.steps])}"] if one.steps else []),
                 f"confidence = {one.confidence}",
-                f"why = {json.dumps(one.why, ensure_ascii=False)}",
+                f"why = {_quoted(one.why)}",
                 f"apply = {'true' if one.target in self.chosen else 'false'}",
             ]
-        Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        with atomic(path) as temporary:
+            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _quoted(value: str | list[str]) -> str:
+    """Text, or a list of it, in TOML, which takes what JSON writes but for surrogates and U+007F."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def plan(checkpoint: "Tensors | str | Path", module: nn.Module, *, components: Sequence[str] | None = None) -> Plan:
@@ -198,13 +205,16 @@ def read_plan(path: str | Path, checkpoint: "Tensors | str | Path", module: nn.M
     tensors = checkpoint if isinstance(checkpoint, Tensors) else open_checkpoint(checkpoint)
     try:
         data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:  # of the decoders of UTF-8 and TOML, which say where
         raise UsageError(Finding("config.path", "error", f"{path}: {error}")) from None
+    listed = data.get("pair", [])
+    if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
+        raise UsageError(Finding("config.path", "error", f"{path}: pair is {listed!r}", fix="[[pair]] before each"))
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     pairs: list[Pair] = []
     chosen: set[str] = set()
     findings: list[Finding] = []
-    for entry in data.get("pair", []):
+    for entry in listed:
         target, source = str(entry.get("target")), str(entry.get("source"))
         fault = ""
         if target not in shapes:
@@ -215,20 +225,30 @@ def read_plan(path: str | Path, checkpoint: "Tensors | str | Path", module: nn.M
             fault = f"{target} stands twice"
         else:
             try:
-                steps = tuple(read_step(text) for text in entry.get("steps", []))
+                steps = tuple(read_step(str(text)) for text in _kind_of(list, entry, "steps", []))
                 if not steps:
                     steps = moves(tensors[source].shape, shapes[target]) or ()
+                confidence = float(_kind_of((int, float), entry, "confidence", 1.0))
+                applies = _kind_of(bool, entry, "apply", True)
             except ValueError as error:
                 fault = f"{target}: {error}"
         if fault:
             findings.append(Finding("names.unexpected", "error", f"{path}: {fault}", names=(target, source)))
             continue
-        pairs.append(Pair(target, source, steps, float(entry.get("confidence", 1.0)), str(entry.get("why", "edited"))))
-        if entry.get("apply", True):
+        pairs.append(Pair(target, source, steps, confidence, str(entry.get("why", "edited"))))
+        if applies:
             chosen.add(target)
     if findings:
         raise UsageError(findings)
     return Plan(tensors, module, tuple(pairs), frozenset(chosen), _parts(shapes, _known_module(module)))
+
+
+def _kind_of(kind: type | tuple[type, ...], entry: Mapping[str, Any], name: str, default: Any) -> Any:
+    """A field of an entry. Raises ValueError when it is of another kind."""
+    value = entry.get(name, default)
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} is {value!r}, and should be like {default!r}")
+    return value
 
 
 def module_faults(tensors: Tensors, module: nn.Module) -> list[Finding]:

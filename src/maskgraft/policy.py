@@ -7,7 +7,7 @@ predictors         class, box and mask predictors only
 mask_head          mask head and mask predictor only
 last:2             the last two layers of the predictors: box deltas and mask logits
 backbone:2         all but the stem and C2 (Detectron2's FREEZE_AT)
-fpn,rpn            components, or name globs such as backbone.res5.*
+fpn,rpn            components, or name globs such as backbone.res5.*; any of the above, too, with commas between
 """
 
 from collections.abc import Callable, Mapping
@@ -79,7 +79,13 @@ def set_norms(model: MaskRCNN, chosen: frozenset[str], *, train_norms: bool) -> 
 
 
 def _chooser(policy: str, model: MaskRCNN) -> Callable[[str], bool]:
-    """Whether a parameter trains under `policy`, by its name."""
+    """Whether a parameter trains under `policy`, by its name: where any of its parts says so."""
+    parts = [_part(part.strip(), policy, model) for part in policy.split(",")]
+    return lambda name: any(part(name) for part in parts)
+
+
+def _part(part: str, policy: str, model: MaskRCNN) -> Callable[[str], bool]:
+    """The same for one of the names between the commas of `policy`."""
 
     def from_stage(first: int) -> Callable[[str], bool]:
         return lambda name: component(name) != "backbone" or stage(model, name) >= first
@@ -87,18 +93,18 @@ def _chooser(policy: str, model: MaskRCNN) -> Callable[[str], bool]:
     def of(*components: str) -> Callable[[str], bool]:
         return lambda name: component(name) in components
 
-    match policy:
+    match part:
         case "all":
             return lambda _: True
         case "heads":
             return lambda name: component(name) != "backbone"
         case "3+" | "4+" | "5+":
-            return from_stage(int(policy[0]))
+            return from_stage(int(part[0]))
         case "predictors":
             return of("box_predictor", "mask_predictor")
         case "mask_head":
             return of("mask_head", "mask_predictor")
-    kind, colon, number = policy.partition(":")
+    kind, colon, number = part.partition(":")
     if colon and kind == "backbone":
         if number not in list("012345"):
             raise _unknown(policy, f"a backbone is frozen up to a stage from 0 (nothing) to 5 (all), not {number!r}")
@@ -107,16 +113,13 @@ def _chooser(policy: str, model: MaskRCNN) -> Callable[[str], bool]:
         if number not in list("123"):
             raise _unknown(policy, f"there are {len(_PREDICTORS)} predicting layers, {number!r} is none of 1 to 3")
         return lambda name: name.rsplit(".", 1)[0] in _PREDICTORS[-int(number) :]
-    patterns = [one.strip() for one in policy.split(",")]
-    tensors = [*model.state_dict()]
-    for pattern in patterns:
-        if pattern not in COMPONENTS and not any(fnmatchcase(known, pattern) for known in tensors):
-            raise _unknown(policy, f"{pattern!r} names no component and matches no parameter")
-    return lambda name: any(component(name) == pattern or fnmatchcase(name, pattern) for pattern in patterns)
+    if part not in COMPONENTS and not any(fnmatchcase(name, part) for name, _ in model.named_parameters()):
+        raise _unknown(policy, f"{part!r} names no component and matches no parameter", part)
+    return lambda name: component(name) == part or fnmatchcase(name, part)
 
 
-def _unknown(policy: str, fault: str) -> UsageError:
-    near = get_close_matches(policy, [*NAMES, *COMPONENTS], 1)
+def _unknown(policy: str, fault: str, part: str = "") -> UsageError:
+    near = get_close_matches(part or policy, [*NAMES, *COMPONENTS], 1)
     return UsageError(
         Finding(
             "train.nothing-trainable",

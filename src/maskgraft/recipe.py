@@ -28,8 +28,10 @@ EPOCHS = 12  # Detectron's 1x schedule
 GENTLE = {"backbone": 0.1, "fpn": 0.2, "rpn": 0.2}  # what has learnt from many images moves less than the new heads
 
 _REPLAY = 0.25
+_MOMENTUM = 0.9
 
 Side = Annotated[int, Field(ge=32)]
+Factor = Annotated[float, Field(ge=0)]
 Scale = Annotated[float, Field(ge=0.05, le=10)]
 LossName = Literal["rpn_cls", "rpn_box", "cls", "box", "mask"]
 
@@ -37,7 +39,7 @@ LossName = Literal["rpn_cls", "rpn_box", "cls", "box", "mask"]
 class Recipe(BaseModel):
     """How to train. Every field has a default; `None` is derived from the dataset and the model, and said."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     policy: str = Field("heads", description="what trains: heads, all, 3+, 4+, 5+, predictors, components …")
     from_scratch: bool = Field(False, description="random weights: all of them train, longer, clipped, warmed up")
@@ -51,11 +53,11 @@ class Recipe(BaseModel):
     optimizer: str = Field("sgd", description="sgd, adamw, or any other of torch.optim by its name")
     optimizer_options: dict[str, Any] = Field(default_factory=dict, description="further arguments of the optimizer")
     lr: float | None = Field(None, gt=0, description="learning rate; SGD: 0.02 for 16 images, in proportion")
-    multipliers: dict[str, float] | Literal["gentle"] = Field(
+    multipliers: dict[str, Factor] | Literal["gentle"] = Field(
         default_factory=dict, description="component → multiple of lr; gentle: backbone 0.1, fpn and rpn 0.2"
     )
     layer_decay: float | None = Field(None, gt=0, le=1, description="multiple of lr per stage from fpn to stem")
-    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
+    momentum: float = Field(_MOMENTUM, ge=0, lt=1, description="of SGD")
     weight_decay: float = Field(1e-4, ge=0, description="not for norms and biases")
     schedule: Literal["constant", "step", "cosine", "one-cycle", "plateau"] = Field(
         "step", description="of the learning rate; with stages, of each by itself"
@@ -75,7 +77,7 @@ class Recipe(BaseModel):
     fresh_rows: float = Field(1.0, gt=0, description="multiple of lr of class rows that start from nothing")
     replay: float | None = Field(None, gt=0, lt=1, description="part of each batch from replayed data; else a quarter")
     retention: int = Field(8, ge=0, description="images on which a run tells what the model kept; 0: it does not tell")
-    loss_weights: dict[LossName, Annotated[float, Field(ge=0)]] = Field(
+    loss_weights: dict[LossName, Factor] = Field(
         default_factory=dict, description="rpn_cls rpn_box cls box mask → factor"
     )
     balance: Literal["fixed", "uncertainty", "gradient-norm"] = Field("fixed", description="of losses while training")
@@ -85,7 +87,9 @@ class Recipe(BaseModel):
     numerics: dict[str, Any] = Field(
         default_factory=dict, description="proposals and sampling: rpn_min_size, rpn_positive_fraction …"
     )
-    min_size: Side | tuple[Side, ...] | None = Field(None, description="short side in training; several: one is drawn")
+    min_size: Side | Annotated[tuple[Side, ...], Field(min_length=1)] | None = Field(
+        None, description="short side in training; several: one is drawn"
+    )
     max_size: Side | None = Field(None, description="longest side in training")
     flip: float = Field(0.5, ge=0, le=1, description="probability of mirroring an image")
     flip_vertical: float = Field(0.0, ge=0, le=1, description="probability of turning an image upside down")
@@ -120,6 +124,13 @@ class Recipe(BaseModel):
         """A list of components and globs is the text with commas between them."""
         return ",".join(value) if isinstance(value, list | tuple) and all(isinstance(v, str) for v in value) else value
 
+    @field_validator("multipliers", mode="before")
+    @classmethod
+    def _preset(cls, value: Any) -> Any:
+        if isinstance(value, str) and value != "gentle":
+            raise ValueError('it is "gentle", or multiples by component, as in {backbone = 0.1}')
+        return value
+
     @field_validator("metric")
     @classmethod
     def _known(cls, value: str) -> str:
@@ -133,6 +144,20 @@ class Recipe(BaseModel):
     def _parsed(cls, value: Any) -> Any:
         return stage_texts.parse(value) if isinstance(value, str) else value
 
+    @field_validator("milestones")
+    @classmethod
+    def _shares(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0 <= one <= 1 for one in value):
+            raise ValueError("they are shares of the steps, from 0 to 1: epoch 8 of 12 is 0.67")
+        return value
+
+    @field_validator("optimizer_options")
+    @classmethod
+    def _of_the_optimizer(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted({"lr", "weight_decay"} & value.keys()):
+            raise ValueError(f"{' and '.join(taken)} would have no effect: the recipe has fields of that name")
+        return value
+
     @field_validator("scale_jitter")
     @classmethod
     def _ascending(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
@@ -144,6 +169,13 @@ class Recipe(BaseModel):
     def _parts_and_stages(self) -> "Recipe":
         if self.batch % self.accumulate:
             told = f"a batch of {self.batch} images cannot be computed in accumulate = {self.accumulate} equal parts"
+            raise ValueError(told)
+        if isinstance(self.min_size, int) and self.max_size is not None and self.min_size > self.max_size:
+            raise ValueError(
+                f"min_size, {self.min_size}, is the short side, and is more than max_size, {self.max_size}"
+            )
+        if self.momentum != _MOMENTUM and self.optimizer.lower() != "sgd":
+            told = f"momentum is of sgd, and the optimizer is {self.optimizer}: its own stands in optimizer_options"
             raise ValueError(told)
         if self.from_scratch and self.from_backbone:
             raise ValueError("from_scratch is for random weights, from_backbone for a backbone that has learnt")

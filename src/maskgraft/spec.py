@@ -15,6 +15,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from math import inf, isfinite, nextafter
 from typing import Any, Literal
 
 from maskgraft.errors import Finding, UsageError
@@ -227,6 +228,26 @@ class Numerics:
 
 NUMERICS_FIELDS: tuple[str, ...] = tuple(f.name for f in dataclasses.fields(Numerics))
 
+# What a caller may choose, by least and most; what a file says is taken as it is.
+_RANGES: dict[str, tuple[float, float]] = (
+    dict.fromkeys(
+        "rpn_nms_threshold nms_threshold mask_threshold rpn_positive_iou rpn_negative_iou rpn_positive_fraction "
+        "roi_positive_iou roi_positive_fraction".split(),
+        (0.0, 1.0),
+    )
+    | dict.fromkeys(
+        "min_size max_size fixed_size pad_multiple rpn_post_nms rpn_post_nms_train rpn_samples roi_samples "
+        "max_detections max_per_class box_pool_size mask_pool_size mask_size".split(),
+        (1.0, inf),
+    )
+    | dict.fromkeys(
+        "norm_eps rpn_pre_nms rpn_pre_nms_train rpn_min_size rpn_min_size_train rpn_straddle rpn_beta box_beta "
+        "box_min_size roi_sampling".split(),
+        (0.0, inf),
+    )
+    | dict.fromkeys(("anchor_sizes", "anchor_ratios"), (nextafter(0.0, 1.0), inf))
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Learned:
@@ -272,9 +293,12 @@ class Spec:
         Raises `UsageError` for a name that `Numerics` does not have or a value it cannot take, all of them at once.
         """
         values = checked_fields(Numerics, changes, where="numerics")
+        numerics = dataclasses.replace(self.numerics, **values)
+        if faults := _beyond(values, numerics):
+            raise UsageError([_field_finding("numerics", fault, [name]) for name, fault in faults.items()])
         learned = dict(self.learned)
         learned.update({f"numerics.{name}": Learned("read", source) for name in values})
-        return dataclasses.replace(self, numerics=dataclasses.replace(self.numerics, **values), learned=learned)
+        return dataclasses.replace(self, numerics=numerics, learned=learned)
 
     def as_json(self) -> dict[str, Any]:
         """The spec as plain JSON types; `from_json` is its inverse."""
@@ -341,6 +365,36 @@ def checked_fields(kind: type, values: Mapping[str, Any], *, where: str) -> dict
     if findings:
         raise UsageError(findings)
     return result
+
+
+def _beyond(values: Mapping[str, Any], numerics: Numerics) -> dict[str, str]:
+    """What is wrong with each value that nothing could be computed with."""
+    faults = {}
+    for name, value in values.items():
+        least, most = _RANGES.get(name, (-inf, inf))
+        if any(not (least <= one <= most and isfinite(one)) for one in _numbers(value)):
+            faults[name] = f"{name} is {json.dumps(value)}: it is {_range(least, most)}"
+    if {"rpn_positive_iou", "rpn_negative_iou"} & values.keys() and not faults:
+        positive, negative = numerics.rpn_positive_iou, numerics.rpn_negative_iou
+        if negative > positive:
+            told = f"rpn_negative_iou, {negative:g}, is above rpn_positive_iou, {positive:g}"
+            faults["rpn_negative_iou"] = f"{told}: an anchor would be both"
+    return faults
+
+
+def _range(least: float, most: float) -> str:
+    if most < inf:
+        return f"from {least:g} to {most:g}"
+    if least in (0, 1):
+        return f"{least:g} or more"
+    return "above 0" if least > 0 else "a finite number"
+
+
+def _numbers(value: Any) -> list[float]:
+    """The numbers in a value, in tuples of tuples too."""
+    if isinstance(value, tuple):
+        return [one for item in value for one in _numbers(item)]
+    return [value] if isinstance(value, int | float) and not isinstance(value, bool) else []
 
 
 def _field_finding(where: str, fault: str, names: Sequence[str], fix: str = "") -> Finding:

@@ -9,12 +9,13 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 _FORM = 'POLICY:LENGTH@RATE, such as "heads:2ep@1e-3, all:600st": epochs or steps, the rate may be left out'
+_WHOLE = ("all", "heads", "predictors")  # policies that nobody names beside others
 
 
 class Stage(BaseModel):
     """One stage of a training: its policy, `epochs` or `steps`, and its learning rate where it is not the recipe's."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     policy: str
     epochs: Annotated[int, Field(ge=1)] | None = None
@@ -50,10 +51,14 @@ def parse(text: str) -> list[dict[str, Any]]:
         policy, colon, length = ",".join(waiting).rpartition(":")
         length, at, rate = length.partition("@")
         number, unit = length.strip()[:-2], length.strip()[-2:]
-        if not colon or unit not in ("ep", "st") or not number.isdigit():
+        if not colon or unit not in ("ep", "st") or not number.isdecimal():
             if at:
                 raise ValueError(f"{part.strip()!r} is no stage; write {_FORM}")
             continue  # the first components of a policy that has several
+        if unfinished := [one for one in waiting[:-1] if ":" in one or one.endswith("+") or one in _WHOLE]:
+            raise ValueError(f"the stage {unfinished[0]!r} has no length; write {_FORM}")
+        if " " in policy:
+            raise ValueError(f"{policy!r} is no policy: a comma stands between stages; write {_FORM}")
         stage: dict[str, Any] = {"policy": policy, "epochs" if unit == "ep" else "steps": int(number)}
         if at:
             try:

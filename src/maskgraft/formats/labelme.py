@@ -63,7 +63,7 @@ def _photo(path: Path, value: dict[str, Any], faults: Faults) -> Photo | None:
         faults.add("data.image-size", "error", text, f"{path}: {said[0]} × {said[1]} for {size[0]} × {size[1]}")
         return None
     photo = Photo(image, *size, encoded=encoded)
-    groups: dict[tuple[str, Any], Instance] = {}
+    groups: dict[tuple[str, str], Instance] = {}
     for index, shape in enumerate(value["shapes"]):
         where = f"{path}: shape {index}"
         if not isinstance(shape, dict) or not isinstance(shape.get("label"), str) or not shape["label"]:
@@ -73,7 +73,7 @@ def _photo(path: Path, value: dict[str, Any], faults: Faults) -> Photo | None:
         if drawn is None:
             continue
         group = shape.get("group_id")
-        key = (shape["label"], group)
+        key = (shape["label"], repr(group))
         before = groups.get(key) if group is not None else None
         if before is not None and isinstance(before.segmentation, list) and isinstance(drawn, list):
             before.segmentation.extend(drawn)
@@ -88,7 +88,8 @@ def _drawn(
     shape: dict[str, Any], photo: Photo, where: str, faults: Faults
 ) -> list[list[float]] | dict[str, Any] | None:
     kind = shape.get("shape_type") or "polygon"
-    points = [finite(point, 2) for point in shape.get("points") or []]
+    listed = shape.get("points")
+    points = [finite(point, 2) for point in listed] if isinstance(listed, list) else []
     if not points or any(point is None for point in points):
         faults.add("data.mask", "error", "shapes have no points x, y", where)
         return None

@@ -41,7 +41,7 @@ def read(files: Sequence[Path], label_map: Path | None) -> Source:
                 photo = _photo(record, names, used, where, faults)
                 if photo is not None:
                     photos.append(photo)
-        except CheckpointError as error:
+        except (CheckpointError, DataError) as error:
             faults.add("data.record", "error", "TFRecord files are damaged", f"{file}: {error.findings[0].message}")
     return Source(photos, [name for _, name in sorted(names.items())], faults)
 
@@ -113,6 +113,9 @@ def _photo(record: memoryview, names: Mapping[int, str], used: set[str], where: 
     sides = [found.get(f"image/object/bbox/{side}") or [] for side in ("xmin", "ymin", "xmax", "ymax")]
     crowds = found.get("image/object/is_crowd") or []
     count = max(len(sides[0]), len(labels), len(texts))
+    if any(isinstance(one, bytes) for one in (*labels, *crowds, *(value for side in sides for value in side))):
+        faults.add("data.record", "error", "records have text for boxes, class numbers or crowds", where)
+        return None
     masks = _masks(found.get("image/object/mask") or [], count, (height, width), where, faults)
     if masks is None:
         return photo

@@ -57,17 +57,20 @@ def _regions(entry: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     return [(str(number), one) for number, one in pairs if isinstance(one, dict)]
 
 
+def _attributes(region: dict[str, Any]) -> dict[str, Any]:
+    found = region.get("region_attributes")
+    return found if isinstance(found, dict) else {}
+
+
 def _attribute(entries: Any) -> str | None:
-    counts = Counter(
-        name for entry in entries for _, region in _regions(entry) for name in (region.get("region_attributes") or {})
-    )
+    counts = Counter(name for entry in entries for _, region in _regions(entry) for name in _attributes(region))
     return counts.most_common(1)[0][0] if counts else None
 
 
 def _name(region: dict[str, Any], attribute: str | None) -> str | None:
     if attribute is None:
         return "object"
-    value = (region.get("region_attributes") or {}).get(attribute)
+    value = _attributes(region).get(attribute)
     if isinstance(value, dict):  # a checkbox
         value = next((name for name, on in value.items() if on), None)
     return str(value).strip() or None if value is not None else None

@@ -6,7 +6,8 @@ from typing import Any
 import yaml
 
 from maskgraft.faults import Faults
-from maskgraft.formats.photos import Instance, Photo, Source, finite, pictures, size_of
+from maskgraft.formats.photos import Instance, Photo, Source, finite, size_of
+from maskgraft.images import SUFFIXES
 
 
 def read(path: Path) -> Source:
@@ -48,9 +49,9 @@ def _images(given: Any, root: Path, faults: Faults, split: str) -> list[Path]:
         if not place.exists() and str(one).startswith("../"):
             place = root / str(one)[3:]  # as exported projects write it, against the folder of the file
         if place.is_dir():
-            found += pictures(place).values()
+            found += sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES)
         elif place.is_file():
-            lines = place.read_text(encoding="utf-8").split("\n")
+            lines = place.read_text(encoding="utf-8", errors="replace").split("\n")
             found += [root / line.strip() for line in lines if line.strip()]
         else:
             faults.error("data.folder", f"{split}: {place} does not exist")
