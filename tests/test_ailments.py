@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import maskgraft as mg
-from maskgraft import coco, pulse, shapes
+from maskgraft import batches, coco, first_batches, pulse, shapes
 from maskgraft.ailments import (
     annotations,
     courses,
@@ -97,6 +97,7 @@ def test_annotations_that_lie_on_their_pictures(drawn: mg.Dataset) -> None:
         (upside_down_in_box, False, "train.masks-flipped", "upside down within"),
         (np.zeros_like, False, "train.masks-empty", "empty"),
         (inverted, False, "train.masks-inverted", "hollow"),
+        (lambda mask: mask.T, False, "train.boxes", "x and y of the masks are exchanged"),
     ],
 )
 def test_annotations_that_do_not(
@@ -104,6 +105,25 @@ def test_annotations_that_do_not(
 ) -> None:
     (finding, *_), _, _ = annotations.examine(changed(drawn, change, boxes=boxes), path="drawn")
     assert finding.code == code and says in finding.message
+
+
+def test_boxes_given_by_their_middle(drawn: mg.Dataset) -> None:
+    def moved(one: coco.Annotation) -> coco.Annotation:
+        x1, y1, x2, y2 = one.box
+        return replace(one, box=((x1 + x2) / 2, (y1 + y2) / 2, 1.5 * x2 - x1 / 2, 1.5 * y2 - y1 / 2))
+
+    images = [replace(image, annotations=tuple(map(moved, image.annotations))) for image in drawn.images]
+    (finding, *_), _, _ = annotations.examine(images, path="drawn")
+    assert finding.code == "train.boxes" and "by their middle" in finding.message
+
+
+def test_what_passes_by_is_read_the_way_round_that_it_was_annotated(drawn: mg.Dataset) -> None:
+    numerics, looks = tiny_model().spec.numerics, annotations.Looks()
+    exchanged = changed(drawn, lambda mask: mask.T, boxes=True)
+    samples = [batches.sample(one, numerics, Recipe(flip=1.0), seed) for seed, one in enumerate(exchanged)]
+    first_batches.look(looks, batches.collate(samples, numerics), numerics)
+    (finding,), _, _ = annotations.judge(looks, path="drawn")
+    assert finding.code == "train.boxes" and "with x and y exchanged" in finding.message
 
 
 def test_annotations_of_other_pictures(drawn: mg.Dataset) -> None:
@@ -189,6 +209,9 @@ def test_labels_that_are_consistently_another_class() -> None:
         ({"multipliers": {"backbone": 2.0}}, None),
         ({"loss_weights": dict.fromkeys(LOSSES, 60.0)}, "train.lr-high"),
         ({"loss_weights": {"mask": 60.0}}, None),
+        ({"loss_weights": dict.fromkeys(LOSSES, 1e-3)}, "train.lr-low"),
+        ({"loss_weights": dict.fromkeys(LOSSES, 1e-3), "optimizer": "adamw"}, None),
+        ({"loss_weights": {"mask": 0.0}}, None),
         ({"optimizer": "adamw", "lr": 1e-3, "weight_decay": 30.0}, "train.weight-decay"),
         ({"warmup": 10_000}, "train.lr-low"),
         ({"milestones": (0.0, 0.0)}, "train.lr-low"),
@@ -237,6 +260,13 @@ def test_one_loss_alone_and_slow_loading() -> None:
     slow = [{"data_s": 0.9, "step_s": 0.2}] * 20
     assert [one.code for one in courses.judge([], slow, FACTS)] == ["train.loader-slow"]
     assert not courses.judge([], [{"data_s": 0.02, "step_s": 0.01}] * 20, FACTS)
+    # three times as slow by the clock as the processor needs: what waits for a disk is not, what computes is
+    disk = {"data_s": 1.06, "data_busy_s": 0.02, "step_s": 0.9, "step_busy_s": 0.3}
+    (finding,) = courses.judge([], [disk] * 20, FACTS)
+    assert finding.code == "train.loader-slow" and "1.02 s to come and 0.30 s" in finding.message
+    assert "by the clock 1.06 and 0.90 s" in finding.message
+    computing = {**disk, "data_s": 1.2, "data_busy_s": 0.4}
+    assert not courses.judge([], [computing] * 20, FACTS)
 
 
 def test_a_step_far_from_all_others() -> None:
@@ -326,6 +356,8 @@ def test_settings_that_undo_what_is_taught() -> None:
     assert finding.code == "train.flip" and finding.evidence["classes"] == ["left hand"]
     assert not settings.examine(spec, resolve(Recipe(batch=2, flip=0.0), images=10), {})
     assert not settings.examine(tiny_model(("left hand", "hat")).spec, resolved, {})
+    (off,) = settings.examine(tiny_model().spec, resolve(Recipe(loss_weights={"mask": 0.0}), images=10), {})
+    assert off.code == "train.loss-off" and off.names == ("mask",) and off.severity == "warning"
 
 
 def test_pictures_that_cannot_hold_what_is_there(drawn: mg.Dataset) -> None:

@@ -73,6 +73,14 @@ def crowds(data: dict[str, Any], _: Path) -> None:
         one["iscrowd"] = 1
 
 
+def one_class(data: dict[str, Any], _: Path) -> None:
+    for one in data["annotations"]:
+        one["category_id"] = 1
+    for number in range(30):
+        add(data, [number, 5, 30, 30], [number, 5, number + 30, 5, number + 30, 35, number, 35])
+    data["annotations"][0]["category_id"] = 2
+
+
 ODD: dict[str, tuple[Edit, str]] = {
     "data.box-tiny": (tiny, "quality"),
     "data.box-huge": (huge, "quality"),
@@ -83,6 +91,7 @@ ODD: dict[str, tuple[Edit, str]] = {
     "data.category-gaps": (gaps, "distribution"),
     "data.class-background": (background, "distribution"),
     "data.crowds": (crowds, "distribution"),
+    "data.class-dominates": (one_class, "distribution"),
 }
 
 

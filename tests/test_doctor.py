@@ -18,7 +18,9 @@ from maskgraft.treating import treat
 from tests.test_cli import Run, maskgraft  # noqa: F401
 from tests.tiny import draw_dataset, tiny_model
 
-QUICK = Recipe(policy="all", batch=2, workers=0, steps=6, warmup=0, lr=0.002, evaluate_every=0, gradient_norms=0)
+QUICK = Recipe(
+    policy="all", batch=2, workers=0, steps=6, warmup=0, lr=0.002, evaluate_every=0, gradient_norms=0, retention=0
+)
 
 
 @pytest.fixture(scope="module")
@@ -128,11 +130,12 @@ def test_a_worker_that_dies_in_the_middle_of_a_step(data: coco.Dataset, tmp_path
 
 @pytest.mark.long
 def test_a_run_says_what_was_forgotten_or_why_it_does_not(folder: Path, data: coco.Dataset, tmp_path: Path) -> None:
-    train(mg.load(folder / "model"), data, QUICK, out=tmp_path / "told")
+    telling = QUICK.model_copy(update={"retention": 8})
+    train(mg.load(folder / "model"), data, telling, out=tmp_path / "told")
     (tmp_path / "told" / "retention.json").unlink()
     kept = mg.doctor(run=tmp_path / "told").measured["kept"]
     assert kept["components"]["backbone"]["change"] > 0 and not (tmp_path / "told" / "retention.json").exists()
-    train(tiny_model(), data, QUICK, out=tmp_path / "fresh")
+    train(tiny_model(), data, telling, out=tmp_path / "fresh")
     (why,) = [one for one in mg.doctor(run=tmp_path / "fresh").findings if one.code == "train.retention"]
     assert why.severity == "info" and "it began from no file" in why.message
 

@@ -94,7 +94,9 @@ def test_it_learns_and_leaves_a_whole_run(data: coco.Dataset, tmp_path: Path) ->
     assert set(entries[0]["losses"]) == {"rpn_cls", "rpn_box", "cls", "box", "mask"}
     assert [entry["step"] for entry in entries if "evaluation" in entry] == [8, 16]
     timing = [json.loads(line) for line in (tmp_path / "run" / "timing.jsonl").read_text().splitlines()]
-    assert len(timing) == 16 and set(timing[0]) == {"step", "data_s", "step_s", "memory_mb"}
+    assert len(timing) == 16 and set(timing[0]) == {
+        "step", "data_s", "step_s", "data_busy_s", "step_busy_s", "memory_mb",
+    }  # fmt: skip
     kept = json.loads((tmp_path / "run" / "recipe.json").read_text())
     assert kept["steps"] == 16 and "lr" in kept["set"] and kept["data"]["images"] == 8
     assert len(list((tmp_path / "run" / "samples").glob("step-*.jpg"))) == 2

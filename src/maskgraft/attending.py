@@ -142,7 +142,7 @@ class Attendant:
             self.entries.pop()
         odd = courses.outlier(entry, self.entries, self.images)
         self.entries.append(entry)
-        self.timings.append({"data_s": entry["data_s"], "step_s": entry["step_s"]})
+        self.timings.append({name: value for name, value in entry.items() if name.endswith("_s")})
         del self.entries[:-_REMEMBERED], self.timings[:-_REMEMBERED]
         burst = courses.exploding(self.entries[-_RECENT:], self.facts)
         found = [one for one in (burst, odd) if one]

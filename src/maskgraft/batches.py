@@ -39,6 +39,7 @@ class Sample:
     target: Target
     id: int
     seed: int
+    mirrored: bool
 
 
 def sample(
@@ -65,7 +66,7 @@ def sample(
         polygons = tuple(outlines.moved(one, to_input) for one in polygons)
     boxes, labels = torch.from_numpy(scene.boxes), torch.from_numpy(scene.labels)
     target = Target(prepared.to_network(boxes), labels, _placed(scene.masks, prepared), polygons)
-    return Sample(prepared, target, record.id, seed)
+    return Sample(prepared, target, record.id, seed, mirror)
 
 
 def _mean_colour(numerics: Numerics) -> tuple[int, int, int]:
@@ -173,6 +174,7 @@ def collate(samples: Sequence[Sample], numerics: Numerics) -> Batch:
         tuple(one.id for one in samples),
         tuple(one.seed for one in samples),
         tuple(sqrt(one.prepared.scale[0] * one.prepared.scale[1]) for one in samples),
+        tuple(one.mirrored for one in samples),
     )
 
 

@@ -25,6 +25,7 @@ _TINY = 16.0  # square pixels of a box of which little can be learnt
 _HUGE = 0.98  # of both sides of the photograph
 _SMALL_INPUT = 8.0  # pixels of the network's input: the shortest side that a cell of P2 and P3 can tell
 _FEW, _UNEQUAL = 10, 100  # instances of a class, and the largest class by the smallest
+_ALMOST_ALL = 0.95  # of the instances
 _CROWDED = 0.2
 _SHOWN = 24
 
@@ -186,6 +187,11 @@ def _distribution(data: Dataset, val: Dataset | None) -> tuple[Finding, ...]:
         (most, many), (least, some) = counts.most_common()[0], counts.most_common()[-1]
         text = f"classes are {_UNEQUAL} times as frequent as others or more"
         faults.add("data.class-imbalance", "warning", text, f"{most} {many}, {least} {some}")
+    if len(counts) > 1 and max(counts.values()) > _ALMOST_ALL * counts.total():
+        (most, many), whole = counts.most_common()[0], counts.total()
+        fix = "more images of the others, or train for that class alone: --classes"
+        text = f"class has more than {100 * _ALMOST_ALL:.0f} % of all instances; the others are hardly learnt"
+        faults.add("data.class-dominates", "warning", text, f"{most} {many} of {whole}", fix)
     ids = data.category_ids
     if ids and sorted(ids) != list(range(min(ids), min(ids) + len(ids))):
         text = f"{len(ids)} category ids run from {min(ids)} to {max(ids)} with gaps; labels are 0 to {len(ids) - 1}"

@@ -7,20 +7,21 @@ mg.doctor(run="runs/first")        # the same for a run that has begun or ended
 """
 
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
 
-from maskgraft import admission, batches, first_batches, policy, processes
+from maskgraft import admission, batches, clocks, first_batches, policy, processes
 from maskgraft.ailments import annotations, inputs, knowledge, not_finite, unlabelled, weights
 from maskgraft.ailments import data as data_ailments
 from maskgraft.ailments.order import causes_first
+from maskgraft.clocks import Seconds
 from maskgraft.coco import Dataset
 from maskgraft.errors import DataError, Finding, UsageError
 from maskgraft.first_batches import Seen
@@ -176,24 +177,24 @@ def _measured(
     """Findings that need batches, and what was measured on them."""
     recipe, found, seen = resolved.recipe, list[Finding](), Seen()
     tell("first batches, their losses and gradients")
-    drawn, seconds, faults = _drawn(model, data, recipe)
+    drawn, load, faults = _drawn(model, data, recipe)
     found += faults
     if not drawn:
         return found, {}
-    steps = list[float]()
+    steps = list[Seconds]()
     for number, batch in enumerate(drawn):
         if fault := not_finite.unlearnable(batch, len(model.spec.classes)):
             return [*found, fault], {}
-        pulse, begin = take(model, batch), time.perf_counter()
+        pulse, begin = take(model, batch), Seconds.now()
         values, gradients = _step(model, batch, backward=number in (0, len(drawn) - 1))
-        steps.append(time.perf_counter() - begin)
+        steps.append(Seconds.now().since(begin))
         seen.add(batch, pulse, values)
         if not seen.gradients:
             seen.measure(model, gradients)
         if not all(map(math.isfinite, values.values())):
             found += not_finite.explain(model, batch, values, step=1, recipe=recipe, history=())
             break
-    tell(f"anchors and boxes, sampling, rates: {sum(steps) / len(steps):.1f} s were a step")
+    tell(f"anchors and boxes, sampling, rates: {fmean(one.clock for one in steps):.1f} s were a step")
     more, measured = first_batches.judge(model, data, resolved, seen)
     found += more
     if val is not None and knowledge.known(model):
@@ -205,42 +206,42 @@ def _measured(
     if len(knowledge.known(model)) == len(model.spec.classes) and not dropped:
         tell("objects that have no annotation")
         found += unlabelled.examine(model, data, images=_affordable(seen, steps))
-    if parts := knowledge.trained(model):
+    parts = knowledge.trained(model)
+    if parts and len(data.trainable()) >= inputs.ENOUGH:
         count = _affordable(seen, steps)
         tell(f"{count} images with red and blue exchanged")
         compared = _drawn(model, data, recipe, images=count)[0]
         found += inputs.by_losses(model, [pair for one in compared for pair in inputs.both_ways(model, one, parts)])
-    spent = steps[-1] if len(steps) > 1 or not steps else steps[0]
-    load = seconds / max(1, recipe.workers)
-    found += _times(resolved, spent, load)
-    return found, {**measured, "seconds": {"step": round(spent, 4), "load": round(load, 4)}}
+    step = steps[-1] if model.device.type == "cpu" else replace(steps[-1], busy=steps[-1].clock)
+    found += _times(resolved, step, load)
+    times = {"step": round(step.clock, 4), "load": round(load.clock / max(1, recipe.workers), 4)}
+    return found, {**measured, "seconds": times}
 
 
-def _affordable(seen: Seen, steps: Sequence[float]) -> int:
+def _affordable(seen: Seen, steps: Sequence[Seconds]) -> int:
     """How many images can be looked at in the time that there is."""
-    each = max(sum(steps) / len(steps), 1e-3)
+    each = max(fmean(one.clock for one in steps), 1e-3)
     return min(_COMPARED, max(_IMAGES, int(_PATIENCE / each) * len(seen.batches[0].targets)))
 
 
 def _drawn(
     model: MaskRCNN, data: Dataset, recipe: Recipe, *, images: int | None = None
-) -> tuple[list[Batch], float, list[Finding]]:
+) -> tuple[list[Batch], Seconds, list[Finding]]:
     """The first batches of the training, labels as the model's, and the seconds that one takes to load."""
     names = model.spec.classes
     records = [one for one in data.trainable() if all(data.classes[each.label] in names for each in one.instances)]
     labels = torch.tensor([names.index(name) if name in names else -1 for name in data.classes])
     if not records:
-        return [], 0.0, []
+        return [], Seconds(0, 0), []
     few = -(-images // recipe.batch) if images else min(_BATCHES, max(1, -(-_IMAGES // recipe.batch)))
     here = recipe.model_copy(update={"workers": 0, "batch": min(recipe.batch, _IMAGES), "accumulate": 1})
-    drawn, begin = [], time.perf_counter()
+    drawn, begin = [], Seconds.now()
     try:
         for batch in islice(batches.loader(records, model.spec.numerics, here, epoch=0), few):
             drawn.append(batch.relabelled(labels).to(model.device))
     except DataError as error:
-        return drawn, 0.0, list(error.findings)
-    spent = (time.perf_counter() - begin) / len(drawn)
-    return drawn, spent * recipe.batch / here.batch, []
+        return drawn, Seconds(0, 0), list(error.findings)
+    return drawn, Seconds.now().since(begin).times(recipe.batch / here.batch / len(drawn)), []
 
 
 def _step(model: MaskRCNN, batch: Batch, *, backward: bool) -> tuple[dict[str, float], dict[str, float]]:
@@ -259,28 +260,30 @@ def _silently(_: str) -> None:
     """Nobody wants to know."""
 
 
-def _times(resolved: Resolved, step: float, load: float) -> Iterator[Finding]:
+def _times(resolved: Resolved, step: Seconds, load: Seconds) -> Iterator[Finding]:
     """How long it will take, and whether it waits for images."""
-    each = max(step, load)
+    workers = resolved.recipe.workers
+    loads = load.clock / max(1, workers)
+    each = max(step.clock, loads)
     yield Finding(
         "train.time",
         "info",
-        f"about {_spoken(each * resolved.steps)} for {resolved.steps} steps: {step:.2f} s a step, {load:.2f} s to "
-        "load a "
-        f"batch with {resolved.recipe.workers} workers",
-        evidence={"step_s": round(step, 4), "load_s": round(load, 4), "steps": resolved.steps},
+        f"about {_spoken(each * resolved.steps)} for {resolved.steps} steps: {step.clock:.2f} s a step, {loads:.2f} s "
+        f"to load a batch with {workers} workers",
+        evidence={"step_s": round(step.clock, 4), "load_s": round(loads, 4), "steps": resolved.steps},
     )
-    if load > 2 * step and load > 0.2:
+    waits, learns = clocks.undisturbed(load, step)
+    waits /= max(1, workers)
+    if waits > 2 * learns and waits > 0.2:
+        wanted = min(32, math.ceil(waits * max(1, workers) / max(learns, 1e-3)))
         yield Finding(
             "train.loader-slow",
             "warning",
-            f"a batch takes {load:.2f} s to load with {resolved.recipe.workers} workers, and {step:.2f} s to "
-            "learn from",
+            f"a batch takes {waits:.2f} s to load with {workers} workers, and {learns:.2f} s to learn from",
             names=("workers",),
-            evidence={"step_s": round(step, 4), "load_s": round(load, 4)},
-            effect=f"the network waits {100 * (1 - step / load):.0f} % of the time",
-            fix=f"workers={min(32, math.ceil(load * max(1, resolved.recipe.workers) / max(step, 1e-3)))}, or "
-            "smaller images on disk",
+            evidence={"step_s": round(learns, 4), "load_s": round(waits, 4)},
+            effect=f"the network waits {100 * (1 - learns / waits):.0f} % of the time",
+            fix=f"workers={wanted}, or smaller images on disk",
         )
 
 

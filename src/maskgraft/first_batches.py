@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from maskgraft.ailments import annotations, inputs, knowledge, rates, sampling, settings
@@ -89,8 +90,13 @@ def norms(model: MaskRCNN, of: Callable[[Tensor], Tensor | None]) -> dict[str, f
 
 
 def look(looks: annotations.Looks, batch: Batch, numerics: Numerics) -> None:
-    """Add the pictures of a batch, as the network is given them, with their annotations."""
+    """Add the pictures of a batch, as the network is given them, with their annotations; mirrored ones the way round
+    that they were annotated, since annotations with x and y exchanged are mirrored into another fault."""
     for index, (target, (height, width)) in enumerate(zip(batch.targets, batch.sizes, strict=True)):
         pixels = inputs.raw_pixels(batch.pixels[index, :, :height, :width].float().cpu(), numerics)
         picture = pixels.clamp(0, 255).byte().permute(1, 2, 0).numpy()
-        looks.add(picture, target.boxes.tolist(), target.masks.planes()[:, :height, :width])
+        boxes, masks = target.boxes.tolist(), target.masks.planes()[:, :height, :width]
+        if batch.mirrored and batch.mirrored[index]:
+            picture, masks = np.ascontiguousarray(picture[:, ::-1]), masks[:, :, ::-1]
+            boxes = [[width - x2, y1, width - x1, y2] for x1, y1, x2, y2 in boxes]
+        looks.add(picture, boxes, masks)

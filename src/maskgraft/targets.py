@@ -167,7 +167,7 @@ class Batch:
     `pixels` float32 [B, 3, H, W], normalised and padded; `sizes` the height and width of each image without padding;
     `targets` the truth in pixels of the network's input; `ids` what the dataset calls the images. `seeds`, where given,
     decide for each image by itself which anchors and proposals are sampled, whatever images are beside it; `scales` are
-    lengths in the input by lengths in the photograph.
+    lengths in the input by lengths in the photograph; `mirrored` says which are shown with left and right exchanged.
     """
 
     pixels: Tensor
@@ -176,6 +176,7 @@ class Batch:
     ids: tuple[int, ...] = ()
     seeds: tuple[int, ...] = ()
     scales: tuple[float, ...] = ()
+    mirrored: tuple[bool, ...] = ()
 
     def generators(self) -> list[torch.Generator | None]:
         """A generator for each image, started from its seed; None for each where there are no seeds."""
@@ -197,6 +198,7 @@ class Batch:
             self.ids[part],
             self.seeds[part],
             self.scales[part],
+            self.mirrored[part],
         )
 
     def relabelled(self, labels: Tensor) -> "Batch":

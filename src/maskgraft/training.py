@@ -7,7 +7,6 @@ What a step does is told in `stepping`, what is saved and put back in `underway`
 """
 
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from maskgraft import (
     attending,
     batches,
     boards,
+    clocks,
     completing,
     forgetting,
     interrupts,
@@ -35,6 +35,7 @@ from maskgraft import (
 from maskgraft import state as states
 from maskgraft.ailments.order import causes_first
 from maskgraft.backbones.norms import BATCH_NORMS
+from maskgraft.clocks import Seconds
 from maskgraft.coco import Dataset
 from maskgraft.errors import DataError, Finding
 from maskgraft.evaluation import Metrics
@@ -173,7 +174,7 @@ def train(
                     onlookers.begin()
 
                 epoch, start = divmod(training.state.step, resolved.steps_per_epoch)
-                waited = time.perf_counter()
+                waited = Seconds.now()
                 loader = batches.loader(
                     records,
                     model.spec.numerics,
@@ -187,16 +188,15 @@ def train(
                 for parts in zip(*[loader] * recipe.accumulate, strict=True):
                     if stop.is_set() and not processes.several():
                         break
-                    loaded = time.perf_counter()
+                    loaded = Seconds.now()
                     onlookers.altered = False
                     entry = stepping.step(
                         training, parts, epoch=epoch, labels=labels, retainers=retainers, onlookers=onlookers
                     )
-                    done = time.perf_counter()
+                    done = Seconds.now()
                     timing = {
                         "step": training.state.step,
-                        "data_s": round(loaded - waited, 4),
-                        "step_s": round(done - loaded, 4),
+                        **clocks.entry(loaded.since(waited), done.since(loaded), model.device.type),
                         "memory_mb": _memory(model.device),
                     }
                     waited = done

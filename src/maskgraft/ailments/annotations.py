@@ -32,6 +32,8 @@ _FOREIGN, _DOUBTFUL = (
     2.5,
 )  # at most so much more, and by so many errors, than elsewhere in the picture has a mask of another
 
+_AS_COCO = "write bbox as [x, y, width, height], x and y those of the upper left corner"
+
 _READINGS: tuple[tuple[str, str, Callable[[Mask], Mask]], ...] = (
     ("upside down", "turn y into height - y", lambda mask: mask[::-1]),
     ("mirrored", "turn x into width - x", lambda mask: mask[:, ::-1]),
@@ -61,7 +63,8 @@ class Alignment:
 @dataclass(frozen=True, slots=True)
 class Shapes:
     """Shares of masks that are empty, that fill their box, and that have holes for objects; overlaps of boxes with the
-    extents of their masks, as given and with width and height taken for corners or corners for width and height."""
+    extents of their masks, as given and read otherwise: with width and height taken for corners, corners for width and
+    height, the middle for a corner, and x and y of the masks exchanged."""
 
     count: int
     empty: float
@@ -70,6 +73,8 @@ class Shapes:
     overlap: float
     as_corners: float
     as_sides: float
+    as_middles: float
+    turned: float
 
 
 @dataclass(slots=True)
@@ -195,7 +200,7 @@ def _aligned(scores: Floats) -> Alignment:
 def _shape(box: Sequence[float], mask: Mask) -> tuple[float, ...]:
     """What `Shapes` has the means of."""
     if not mask.any():
-        return (1.0, 0.0, 0.0, 1.0, 0.0, 0.0)
+        return (1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0)
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     hull = float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
     x1, y1, x2, y2 = box
@@ -218,6 +223,8 @@ def _shape(box: Sequence[float], mask: Mask) -> tuple[float, ...]:
         given,
         _iou((x1, y1, x1 + x2, y1 + y2), hull),
         _iou((x1, y1, x2 - x1, y2 - y1), hull),
+        _iou((x1 - (x2 - x1) / 2, y1 - (y2 - y1) / 2, (x1 + x2) / 2, (y1 + y2) / 2), hull),
+        _iou(box, (hull[1], hull[0], hull[3], hull[2])),
     )
 
 
@@ -259,19 +266,21 @@ def _of_shapes(seen: Shapes, path: str) -> Iterator[Finding]:
         return
     if seen.overlap < 0.5 and seen.count >= 4:
         evidence = {"overlap": round(seen.overlap, 3), "instances": seen.count}
-        for other, right in (
-            (seen.as_corners, "[x, y, width, height] that were taken for corners"),
-            (seen.as_sides, "[x1, y1, x2, y2] that were taken for x, y, width and height"),
+        for other, right, fix in (
+            (seen.as_corners, "the boxes are [x, y, width, height] that were taken for corners", _AS_COCO),
+            (seen.as_sides, "the boxes are [x1, y1, x2, y2] that were taken for x, y, width and height", _AS_COCO),
+            (seen.as_middles, "the boxes are given by their middle, as YOLO has them", _AS_COCO),
+            (seen.turned, "x and y of the masks are exchanged", "COCO's run lengths go down the columns"),
         ):
-            if other > 0.8:
+            if other > 0.75 and other > 1.5 * seen.overlap:
                 yield Finding(
                     "train.boxes",
                     "error",
-                    f"boxes and masks do not meet (mean IoU {seen.overlap:.2f} {of}); they meet at {other:.2f} if the "
-                    f"boxes are {right}",
+                    f"boxes and masks do not meet (mean IoU {seen.overlap:.2f} {of}); they meet at {other:.2f} if "
+                    f"{right}",
                     evidence={**evidence, "read_otherwise": round(other, 3)},
                     effect="the network learns boxes where nothing is; losses may become infinite",
-                    fix="write bbox as [x, y, width, height]",
+                    fix=fix,
                 )
                 return
         message = f"boxes and masks do not meet: mean IoU {seen.overlap:.2f} {of}"

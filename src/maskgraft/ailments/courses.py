@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from maskgraft import clocks
 from maskgraft.errors import Finding
 
 Entries = Sequence[Mapping[str, Any]]
@@ -18,6 +19,7 @@ _FLAT = 0.03
 _LONG = 120  # steps after which a loss that has not moved will not
 _SHARE = 0.9
 _OUTLIER = 8.0
+_DISTURBED = 1.25  # times as long by the clock as a step computes
 _WORSE, _WORSE_SHARE = 0.03, 0.15  # AP below the best that is more than chance
 
 
@@ -157,15 +159,19 @@ def _dominated(entries: Entries, facts: Facts) -> Iterator[Finding]:
 def _slow(timings: Entries) -> Iterator[Finding]:
     if len(timings) < 15:
         return
-    data, step = (median([one[name] for one in timings[-100:]]) for name in ("data_s", "step_s"))
+    recent = timings[-100:]
+    data, step = map(median, zip(*(clocks.undisturbed(*clocks.of_entry(one)) for one in recent), strict=True))
     if data > 1.5 * step and data > 0.1:
+        clock = {name: round(median([one[name] for one in recent]), 4) for name in ("data_s", "step_s")}
+        disturbed = clock["step_s"] > _DISTURBED * step
+        beside = f" (by the clock {clock['data_s']:.2f} and {clock['step_s']:.2f} s: other programs are at work)"
         yield Finding(
             "train.loader-slow",
             "warning",
             f"half of the batches take {data:.2f} s to come and {step:.2f} s to learn from: the network waits "
-            f"{100 * data / (data + step):.0f} % of the time",
+            f"{100 * data / (data + step):.0f} % of the time{beside if disturbed else ''}",
             names=("workers",),
-            evidence={"data_s": round(data, 4), "step_s": round(step, 4)},
+            evidence={**clock, "data_undisturbed_s": round(data, 4), "step_undisturbed_s": round(step, 4)},
             effect="the training takes as long as the loading of images",
             fix="more workers, smaller images on disk, or a faster disk",
         )

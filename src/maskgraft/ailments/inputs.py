@@ -20,7 +20,8 @@ _ODD = 1.0  # a stem whose channels are off by a deviation on average
 _CLEAR = 0.3  # what another reading must explain
 
 _BLANK = 1.0  # deviation of pixels of 0 to 255
-_ENOUGH, _SURE, _BETTER = 12, 3.5, 1.08  # images, standard errors, and how much better exchanged colours must do
+ENOUGH = 12  # images, below which losses do not tell whether red and blue are exchanged
+_SURE, _BETTER = 3.5, 1.08  # standard errors, and how much better exchanged colours must do
 
 Stem = tuple[nn.Conv2d, nn.Module]
 
@@ -87,7 +88,7 @@ def by_losses(model: MaskRCNN, pairs: Sequence[tuple[float, float]]) -> list[Fin
 
     Each image is held against itself, so that a dozen tell a difference that their mean would not.
     """
-    if len(pairs) < _ENOUGH:
+    if len(pairs) < ENOUGH:
         return []
     flipped = model.spec.numerics.pixel_mean[::-1]
     order = "rgb" if model.spec.numerics.channel_order == "bgr" else "bgr"

@@ -91,7 +91,8 @@ def _of_stage(
         "clipped_to": round(clipped, 6),
         "update_by_weight": {part: float(f"{value:.3g}") for part, value in updates.items()},
     }
-    fastest, weight = max(rates, key=lambda part: rates[part]), median({**_EVEN, **recipe.weights}.values())
+    counted = [one for one in {**_EVEN, **recipe.weights}.values() if one > 0]
+    fastest, weight = max(rates, key=lambda part: rates[part]), median(counted or [1.0])
     times = max(1.0, rates[fastest] / span.lr) * (weight if sgd and weight > 1 else 1.0)
     multiple = times * span.lr / wanted if wanted else None
     by = [f"multipliers of {rates[fastest] / span.lr:g} for the {fastest}"] if rates[fastest] > span.lr else []
@@ -121,7 +122,8 @@ def _of_stage(
         ]
     trained = {part: rate for part, rate in rates.items() if rate > 0}
     slowest = max(trained.values(), default=0.0) / span.lr
-    effective = (span.lr / wanted if wanted else 1.0) * usually * (clipped if sgd else 1.0) * slowest
+    faint = min(weight, 1.0) if sgd else 1.0  # Adam and its kin do not see how large a loss is
+    effective = (span.lr / wanted if wanted else 1.0) * usually * (clipped if sgd else 1.0) * slowest * faint
     if effective >= _LOW and usually >= _IDLE:
         return []
     if not trained:
@@ -137,6 +139,8 @@ def _of_stage(
             f"{clip} {getattr(recipe, clip):g} cuts a gradient of norm {norm:.3g} to {clipped:.2g} of it",
             "clip_norm=10" if clip == "clip_norm" else "clip_norm=10 in the place of clip_value",
         )
+    elif faint < 1 / 3:
+        why, fix = f"loss_weights of {weight:g} make every gradient as much smaller", "loss_weights={}"
     else:
         why, fix = "", f"lr={wanted:g}" if wanted else "a larger lr"
     return [

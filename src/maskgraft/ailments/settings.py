@@ -98,9 +98,11 @@ def _weights(resolved: Resolved, losses: Mapping[str, float]) -> list[Finding]:
         found.append(
             Finding(
                 "train.loss-off",
-                "info",
-                f"loss_weights leaves out {', '.join(none)}: these outputs are not trained",
+                "warning",
+                f"loss_weights sets {', '.join(none)} to nought: these outputs are not trained",
                 names=tuple(none),
+                effect="they stay as they are while the features below them change; new rows stay random",
+                fix="loss_weights={}, or policy= what is to train",
             )
         )
     counted = {name: weight for name, weight in weights.items() if weight > 0}
