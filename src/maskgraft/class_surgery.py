@@ -12,7 +12,7 @@ from maskgraft.errors import Finding, UsageError, worst_first
 from maskgraft.families.class_names import COCO_80, COCO_90
 from maskgraft.grafted import Row
 from maskgraft.model import MaskRCNN
-from maskgraft.spec import Learned, component
+from maskgraft.spec import Arch, Learned, component
 
 # What a class may be called elsewhere: one name, or several.
 Synonyms = Mapping[str, str | Sequence[str]]
@@ -29,6 +29,15 @@ CLASS_TENSORS = {
 
 # COCO's classes by contiguous label, and by category id with a dead row for each id that COCO 2017 leaves out.
 NAMED = {"coco-80": COCO_80, "coco-91": COCO_90}
+
+
+def rows_per_class(name: str, arch: Arch) -> int:
+    """How many rows of a tensor each class has: 4 of box deltas, else 1; 0 of a tensor that all classes share."""
+    part = name.rpartition(".")[0]
+    shared = {"box_predictor.deltas": arch.box_rows, "mask_predictor.logits": arch.mask_rows}
+    if name not in CLASS_TENSORS or shared.get(part, "").startswith("agnostic"):
+        return 0
+    return 4 if part == "box_predictor.deltas" else 1
 
 
 def with_classes(
@@ -64,12 +73,10 @@ def with_classes(
     state, wanted = dict(model.state_dict()), fresh.state_dict()
     states = {_path(one): one.state_dict() for one in others} | {None: model.state_dict()}
     old = len(model.spec.classes)
-    kinds = {"box_predictor.deltas": arch.box_rows, "mask_predictor.logits": arch.mask_rows}
     for name, std in CLASS_TENSORS.items():
-        source, shape = state[name], wanted[name].shape
-        per_row = 4 if ".deltas." in name else 1
-        if kinds.get(name.rpartition(".")[0], "").startswith("agnostic"):
-            continue  # one row for all classes
+        source, shape, per_row = state[name], wanted[name].shape, rows_per_class(name, arch)
+        if not per_row:
+            continue
         blocks = (torch.zeros(shape) if std == 0 else torch.randn(shape) * std).to(source)
         blocks = blocks.view(-1, per_row, *shape[1:])
         for index, row in enumerate(rows):

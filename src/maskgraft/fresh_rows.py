@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from maskgraft.class_surgery import CLASS_TENSORS
+from maskgraft.class_surgery import CLASS_TENSORS, rows_per_class
 from maskgraft.model import MaskRCNN
 
 
@@ -42,11 +42,9 @@ def hasten(optimizer: Optimizer, model: MaskRCNN, factor: float) -> None:
 
 def _rows(model: MaskRCNN, classes: tuple[int, ...]) -> list[tuple[torch.nn.Parameter, Tensor]]:
     """Each tensor that has rows of classes, and which of its rows are those of `classes`."""
-    arch, parameters, found = model.spec.arch, dict(model.named_parameters()), []
-    shared = {"box_predictor.deltas": arch.box_rows, "mask_predictor.logits": arch.mask_rows}
+    parameters, found = dict(model.named_parameters()), []
     for name in CLASS_TENSORS:
-        if classes and not shared.get(name.rpartition(".")[0], "").startswith("agnostic"):
-            each = 4 if ".deltas." in name else 1
+        if classes and (each := rows_per_class(name, model.spec.arch)):
             index = [row * each + part for row in classes for part in range(each)]
             found.append((parameters[name], torch.tensor(index, device=parameters[name].device)))
     return found

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from maskgraft import processes, store
 from maskgraft.backbones.norms import BATCH_NORMS
-from maskgraft.class_surgery import CLASS_TENSORS
+from maskgraft.class_surgery import rows_per_class
 from maskgraft.errors import Finding, UsageError
 from maskgraft.model import MaskRCNN
 from maskgraft.ops import boxes as box_ops
@@ -133,11 +133,9 @@ def paired(
     name: str, before: Tensor, after: Tensor, start: MaskRCNN, model: MaskRCNN, known: Sequence[str]
 ) -> tuple[Tensor, Tensor]:
     """What of a tensor both models hold: of class rows those of `known` classes, and of other tensors everything."""
-    arch = start.spec.arch
-    shared = {"box_predictor.deltas": arch.box_rows, "mask_predictor.logits": arch.mask_rows}
-    if name not in CLASS_TENSORS or shared.get(name.rpartition(".")[0], "").startswith("agnostic"):
+    per_row = rows_per_class(name, start.spec.arch)
+    if not per_row:
         return before, after
-    per_row = 4 if ".deltas." in name else 1
     pair = []
     for tensor, owner in ((before, start), (after, model)):
         rows = tensor.reshape(-1, per_row, *tensor.shape[1:])
