@@ -51,8 +51,11 @@ class Cutouts:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # what a worker process sends: as bits they are an eighth
-        pixels = np.concatenate([np.zeros(0, np.bool_), *(part.ravel() for part in self.parts)])
-        return _unpacked, (self.size, self.windows, np.packbits(pixels))
+        return _unpacked, (self.size, self.windows, np.packbits(self.pixels()))
+
+    def pixels(self) -> npt.NDArray[np.bool_]:
+        """What lies in the windows, row by row and one after the other."""
+        return np.concatenate([np.zeros(0, np.bool_), *(part.ravel() for part in self.parts)])
 
     def planes(self) -> Mask:
         """The masks on the whole picture, bool [N, height, width]."""

@@ -101,7 +101,7 @@ def mask_targets(
 
 def _planes(masks: Cutouts, device: torch.device) -> Tensor:
     """Masks on their whole picture, float32 [N, 1, height, width], laid together on the device."""
-    pixels = torch.from_numpy(np.concatenate([np.zeros(0, np.bool_), *(part.ravel() for part in masks.parts)]))
+    pixels = torch.from_numpy(masks.pixels())
     if device.type == "cuda":
         pixels = pixels.pin_memory()  # else the copy would wait for all that the device has still to do
     pixels = pixels.to(device, non_blocking=True)
