@@ -20,9 +20,10 @@ from maskgraft.histories import LOOKING_BACK, History, Told
 from maskgraft.model import MaskRCNN
 from maskgraft.pages import anchors, errors
 from maskgraft.pages import run as run_page
-from maskgraft.shortfalls import Shortfall
+from maskgraft.shortfalls import SHORTFALL, Shortfall
+from maskgraft.state import BEST, LAST
 
-PAGE, SHORTFALL, ERRORS = "report.html", "shortfall.json", "errors"
+PAGE, ERRORS = "report.html", "errors"
 IMAGES = 200  # that are looked at for errors, unless more are wanted
 
 
@@ -96,7 +97,7 @@ def _measured(
     progress: Callable[[Sequence[ImageRecord]], Iterable[ImageRecord]],
 ) -> Mapping[str, Any] | None:
     """What the best model, or else the last one, gets wrong: as it was measured before, or measured now."""
-    place = next((one for one in (history.folder / "best", history.folder / "last") if store.is_saved(one)), None)
+    place = next((one for one in (history.folder / BEST, history.folder / LAST) if store.is_saved(one)), None)
     if place is None:
         return None
     step = json.loads((place / store.SPEC).read_text(encoding="utf-8")).get("about", {}).get("step")
@@ -134,7 +135,7 @@ def _named(told: Mapping[str, Any] | None, *, need_files: bool) -> Dataset | Non
 
 
 def _anchors(history: History, data: Dataset | None) -> str:
-    spec = next((one for one in (history.folder / "last", history.folder / "best") if store.is_saved(one)), None)
+    spec = next((one for one in (history.folder / LAST, history.folder / BEST) if store.is_saved(one)), None)
     data = data or _named(history.recipe.get("data"), need_files=False)
     if spec is None or data is None:
         return ""

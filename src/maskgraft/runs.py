@@ -1,22 +1,23 @@
 """What the folder of a run tells about how it went, and what is measured on it afterwards."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from maskgraft import coco, histories
+from maskgraft import coco, forgetting, histories, store
 from maskgraft.ailments import courses, outcomes, pulses
 from maskgraft.ailments.courses import Facts
 from maskgraft.ailments.order import causes_first
 from maskgraft.coco import Dataset
 from maskgraft.errors import DataError, Finding, MaskgraftError
 from maskgraft.examining import Examination
+from maskgraft.forgetting import RETENTION
 from maskgraft.histories import Entry, History
+from maskgraft.keeping import START
 from maskgraft.recipe import ADAM_LR, ADAMS
+from maskgraft.shortfalls import SHORTFALL
 from maskgraft.state import BEST, LAST
 
-_SHORTFALL, _RETENTION, _START = "shortfall.json", "retention.json", "start"
 _COMPARED = 8  # images on which a run is compared with its start, where its recipe does not say
 
 
@@ -36,7 +37,7 @@ def examine_run(folder: Path, *, compare: bool = False) -> Examination:
     scores = [(one["step"], one["evaluation"][kind].get(name) or 0.0) for one in history.evaluations]
     found += courses.evaluations(scores, f"{kind}.{name}")
     found += pulses.judge(_pulses(history), lr=entries[-1]["lr"] if entries else 0.0, usual=facts.usual)
-    short = history.parsed(_SHORTFALL)
+    short = history.parsed(SHORTFALL)
     found += outcomes.misses(short) if short else ()
     kept, unknown = _kept(history, compare=compare)
     found += outcomes.forgotten(kept) if kept else ()
@@ -70,13 +71,13 @@ def _pulses(history: History) -> list[dict[str, Any]]:
 
 def _kept(history: History, *, compare: bool) -> tuple[Mapping[str, Any] | None, Finding | None]:
     """What a run kept of its start, or why that is not known."""
-    known: Mapping[str, Any] | None = history.parsed(_RETENTION)
+    known: Mapping[str, Any] | None = history.parsed(RETENTION)
     if known is not None or not compare:
         return known, None
     folder, about = history.folder, history.recipe
-    place = next((folder / name for name in (BEST, LAST) if (folder / name / "spec.json").exists()), None)
+    place = next((folder / name for name in (BEST, LAST) if store.is_saved(folder / name)), None)
     data = next((one for one in (_named(about.get("val")), _named(about.get("data"))) if one), None)
-    if not (folder / _START / "spec.json").exists():
+    if not store.is_saved(folder / START):
         nothing = about["recipe"].get("retention") == 0
         why = "retention is 0 in its recipe" if nothing else "it began from no file, or was begun by another version"
         fix = "mg.retention((start, end), data) compares any two models"
@@ -86,13 +87,11 @@ def _kept(history: History, *, compare: bool) -> tuple[Mapping[str, Any] | None,
     if data is None:
         fix = "mg.retention((run/start, run/best), data) with images that are there"
         return None, _unknown("the images that its recipe names are not where they were", fix)
-    from maskgraft import forgetting, store
-
     limit = about["recipe"].get("retention") or _COMPARED
     try:
         report = forgetting.of_start(store.load(place), folder, data, limit=limit)
     except (MaskgraftError, OSError) as error:
-        return None, _unknown(f"comparing {place} with {folder / _START} failed: {error}", "")
+        return None, _unknown(f"comparing {place} with {folder / START} failed: {error}", "")
     return (report.as_json() if report else None), None
 
 
@@ -113,9 +112,8 @@ def _named(told: Mapping[str, Any] | None) -> Dataset | None:
 
 def _classes(folder: Path) -> int:
     for name in (LAST, BEST):
-        spec = folder / name / "spec.json"
-        if spec.exists():
-            return len(json.loads(spec.read_text(encoding="utf-8"))["spec"]["classes"])
+        if store.is_saved(folder / name):
+            return len(store.read_spec(folder / name).classes)
     return 1
 
 

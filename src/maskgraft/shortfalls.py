@@ -25,6 +25,7 @@ from maskgraft.ops import boxes as box_ops
 from maskgraft.preprocess import Prepared, as_rgb, prepare
 from maskgraft.segmentation import Mask
 
+SHORTFALL = "shortfall.json"  # in a run's folder: that of its best model
 _EXAMPLES = 6  # of each kind
 _WORST = 8  # images
 _CONFIDENT = 0.5  # score from which a detection is shown, and counts in the confusion of classes

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from maskgraft.forgetting import RETENTION
 from maskgraft.histories import LOOKING_BACK, History, Told
 from maskgraft.losses import LOSSES
 from maskgraft.pages import charts
@@ -29,7 +30,7 @@ def page(history: History, *, parts: Sequence[str] = ()) -> str:
         _findings(history),
         _curves(history, times),
         *parts,
-        _retention(history.parsed("retention.json")),
+        _retention(history.parsed(RETENTION)),
         _samples(history),
         _trains(history.recipe),
         _recipe(history),
