@@ -139,6 +139,25 @@ def mask(annotation: Annotation, height: int, width: int) -> Mask:
     return drawn
 
 
+def entry(one: Annotation, image: ImageRecord, data: Dataset) -> dict[str, Any]:
+    """An instance as COCO writes it, in JSON's own types."""
+    x1, y1, x2, y2 = one.box
+    return {
+        "id": one.id,
+        "image_id": image.id,
+        "category_id": data.category_ids[one.label],
+        "bbox": [x1, y1, x2 - x1, y2 - y1],
+        "area": one.area,
+        "iscrowd": int(one.crowd),
+        "segmentation": segmentation.as_json(one.segmentation),
+    }
+
+
+def categories(data: Dataset) -> list[dict[str, Any]]:
+    """The classes of a dataset as COCO writes them."""
+    return [{"id": number, "name": name} for number, name in zip(data.category_ids, data.classes, strict=True)]
+
+
 def read(
     annotations: str | Path, images: str | Path, *, classes: Sequence[str] | None = None, need_files: bool = True
 ) -> Dataset:

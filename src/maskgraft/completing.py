@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from maskgraft import processes, segmentation
+from maskgraft import coco, processes, segmentation
 from maskgraft.coco import Annotation, Dataset, ImageRecord
 from maskgraft.errors import Finding, UsageError
 from maskgraft.files.writing import atomic
@@ -175,22 +175,11 @@ def _write(data: Dataset, found: Sequence[Instance], path: Path) -> Dataset:
             for image in completed.images
         ],
         "annotations": [
-            {
-                "id": one.id,
-                "image_id": image.id,
-                "category_id": completed.category_ids[one.label],
-                "bbox": [one.box[0], one.box[1], one.box[2] - one.box[0], one.box[3] - one.box[1]],
-                "area": one.area,
-                "iscrowd": int(one.crowd),
-                "segmentation": segmentation.as_json(one.segmentation),
-                **({_MARK: scores[one.id]} if one.id in scores else {}),
-            }
+            coco.entry(one, image, completed) | ({_MARK: scores[one.id]} if one.id in scores else {})
             for image in completed.images
             for one in image.annotations
         ],
-        "categories": [
-            {"id": number, "name": name} for number, name in zip(completed.category_ids, completed.classes, strict=True)
-        ],
+        "categories": coco.categories(completed),
     }
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(document), encoding="utf-8")

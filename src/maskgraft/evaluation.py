@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -170,32 +170,15 @@ def _results(
 
 
 def _truth(data: Dataset, images: Sequence[ImageRecord]) -> dict[str, Any]:
-    annotations: list[dict[str, Any]] = []
-    for image in images:
-        for one in image.annotations:
-            x1, y1, x2, y2 = one.box
-            encoded = coco.rle(one, image.height, image.width)
-            counts = encoded["counts"]
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image.id,
-                    "category_id": data.category_ids[one.label],
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": one.area,
-                    "iscrowd": int(one.crowd),
-                    "segmentation": {
-                        "size": list(encoded["size"]),
-                        "counts": counts.decode() if isinstance(counts, bytes) else counts,
-                    },
-                }
-            )
+    pairs = [(image, one) for image in images for one in image.annotations]
+    annotations = [
+        coco.entry(replace(one, id=number, segmentation=coco.rle(one, image.height, image.width)), image, data)
+        for number, (image, one) in enumerate(pairs, 1)
+    ]
     return {
         "images": [{"id": image.id, "width": image.width, "height": image.height} for image in images],
         "annotations": annotations,
-        "categories": [
-            {"id": number, "name": name} for number, name in zip(data.category_ids, data.classes, strict=True)
-        ],
+        "categories": coco.categories(data),
     }
 
 
