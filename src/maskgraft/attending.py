@@ -94,7 +94,7 @@ class Attendant:
         """Losses that are not finite are explained; now and then the pulse is taken."""
         self.images = moment.batch.ids
         updates = self._updates(moment.model)
-        values = {name: loss.item() for name, loss in moment.losses.items()}
+        values = {name: moment.values[name] for name in moment.losses}
         found, measured = self.first.before_backward(moment) if self.first else ([], {})
         if self.first and self.first.done:
             self.first = None
@@ -122,7 +122,7 @@ class Attendant:
     def before_update(self, moment: Moment) -> Verdict | None:
         """Weights are kept where the next step is to say how far this one moved them."""
         if moment.norm is not None and not math.isfinite(moment.norm) and moment.recipe.precision != "fp16":
-            values = {**{name: loss.item() for name, loss in moment.losses.items()}, "gradient": moment.norm}
+            values = {**{name: moment.values[name] for name in moment.losses}, "gradient": moment.norm}
             history = [entry["total"] for entry in self.entries]
             found = not_finite.explain(
                 moment.model, moment.batch, values, step=moment.step, recipe=moment.recipe, history=history

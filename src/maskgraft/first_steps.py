@@ -45,7 +45,7 @@ class FirstSteps:
         if number == 1 and self.whole:
             training = frozenset(name for name, one in model.named_parameters() if one.requires_grad)
             found += weights.examine(model, training)
-        values = {name: moment.losses[name].item() for name in moment.weights if name in moment.losses}
+        values = {name: moment.values[name] for name in moment.weights if name in moment.losses}
         self.seen.add(batch, pulse.take(model, batch), values)
         finite = all(map(math.isfinite, values.values()))
         if self.whole:

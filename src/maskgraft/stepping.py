@@ -54,9 +54,10 @@ def step(
                 further = watching.added(retainers, model, batch)
             total = torch.stack([balance.total(losses, fixed), *further.values()]).sum()
             losses = {**losses, **further}
-            found = _numbers({"total": total, **losses})
+            own = _numbers({"total": total, **losses})
+            found = processes.means(own, model.device)
             broken = _not_finite(found, batch, training)
-            moment = Moment(state.step + 1, epoch, model, batch, losses, weights, total, optimizer, recipe)
+            moment = Moment(state.step + 1, epoch, model, batch, losses, own, weights, total, optimizer, recipe)
             onlookers.before_backward(moment)
             if broken:
                 raise broken
@@ -109,9 +110,9 @@ def _relabelled(part: Batch, labels: Tensor, training: Training, onlookers: Onlo
 
 
 def _numbers(losses: Mapping[str, Tensor]) -> dict[str, float]:
-    """The values of losses, each the mean over all processes; the device is waited for once."""
+    """The values of losses; the device is waited for once."""
     together = torch.stack([one.detach().double() for one in losses.values()])
-    return processes.means(dict(zip(losses, together.tolist(), strict=True)), together.device)
+    return dict(zip(losses, together.tolist(), strict=True))
 
 
 def _not_finite(values: Mapping[str, float], batch: Batch, training: Training) -> DataError | None:

@@ -58,7 +58,8 @@ class Moment:
     """One step in the middle, for a doctor to look at; what is asked of it is up to the doctor, and costs its time.
 
     `step` is the number of the step under way, from 1, `recipe` what holds at present, its `lr` that of the stage.
-    `losses` are not weighted yet and carry their graphs before the backward pass; `total` is what goes backward. With
+    `losses` are not weighted yet and carry their graphs before the backward pass; `total` is what goes backward.
+    `values` are the numbers of both, read already: `.item()` would wait for the device once more. With
     `accumulate` there is a moment before the backward pass of each part of a batch. `norm` is that of the whole
     gradient before clipping, None before the backward pass.
     """
@@ -68,6 +69,7 @@ class Moment:
     model: MaskRCNN
     batch: Batch
     losses: Mapping[str, Tensor]
+    values: Mapping[str, float]
     weights: Mapping[str, float]
     total: Tensor
     optimizer: Optimizer
