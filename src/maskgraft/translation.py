@@ -43,8 +43,7 @@ class Translated:
     """The tensors under the names of their new home, and what goes with them.
 
     `config` is the text of the config beside the file, `labels` that of the label map, `about` what else stands in the
-    file. `settings` are those that
-    the user must give the home framework, `numerics` the same for `mg.load`.
+    file. `settings` are those that the user must give the home framework, `numerics` the same for `mg.load`.
     """
 
     arrays: Arrays

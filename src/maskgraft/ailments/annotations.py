@@ -27,10 +27,8 @@ _PATIENCE = 8.0  # seconds, after which some dozens of instances are enough
 _FEW = 16  # instances below which nothing is said
 _SURE = 4.0  # standard errors
 _STRONGER = 1.08  # how much more edge another reading must have under its outlines
-_FOREIGN, _DOUBTFUL = (
-    1.1,
-    2.5,
-)  # at most so much more, and by so many errors, than elsewhere in the picture has a mask of another
+# at most so much more, and by so many errors, than elsewhere in the picture has a mask of another
+_FOREIGN, _DOUBTFUL = 1.1, 2.5
 
 _AS_COCO = "write bbox as [x, y, width, height], x and y those of the upper left corner"
 
@@ -109,9 +107,8 @@ def examine(records: Sequence[ImageRecord], *, path: str) -> tuple[list[Finding]
             pixels = record.load()
         except DataError:
             continue  # told by the check of the data
-        some = record.instances[:_PER_IMAGE]
-        masks = (coco.mask(one, record.height, record.width) for one in some)
-        looks.add(pixels, [one.box for one in some], masks)
+        masks = (coco.mask(one, record.height, record.width) for one in record.instances)
+        looks.add(pixels, (one.box for one in record.instances), masks)
     return judge(looks, path=path)
 
 
