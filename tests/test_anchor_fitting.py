@@ -81,4 +81,7 @@ def test_one_level_has_all_sizes(drawn: tuple[Path, Path]) -> None:
 def test_the_verb_prints_what_set_takes(drawn: tuple[Path, Path]) -> None:
     done = CliRunner().invoke(app, ["data", "anchors", *map(str, drawn), "--min-size", "96", "--max-size", "128"])
     assert done.exit_code == 0, done.output
+    assert "in a recipe:  [numerics]\n" in done.output  # brackets are text, and no style
+    with pytest.raises(mg.UsageError, match="max_size is 0"):
+        mg.fit_anchors(coco.read(*drawn), tiny_model().spec, max_size=0)
     assert "--set anchor_sizes=[[" in done.output and "recall at IoU 0.7" in done.output

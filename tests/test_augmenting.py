@@ -178,8 +178,8 @@ def test_a_recipe_says_what_is_wrong() -> None:
 def test_what_training_will_see_is_shown(files: tuple[Path, Path], tmp_path: Path) -> None:
     data = coco.read(*files)
     plain = previews.preview_augmented(data, NUMERICS, Recipe(flip=0.0), count=4, columns=2, width=100)
-    assert plain.width == 200
-    out = tmp_path / "sheet.jpg"
+    assert 200 <= plain.width < 220
+    out = tmp_path / "made" / "sheet.jpg"
     recipe = tmp_path / "recipe.toml"
     recipe.write_text("rotate = 20.0\ncopy_paste = 1.0\nmin_size = 96\n")
     done = CliRunner().invoke(
@@ -187,3 +187,5 @@ def test_what_training_will_see_is_shown(files: tuple[Path, Path], tmp_path: Pat
     )
     assert done.exit_code == 0, done.output
     assert out.stat().st_size > 1000
+    with pytest.raises(mg.UsageError, match="no picture that can be written"):
+        CliRunner().invoke(app, ["data", "show", *map(str, files), "sheet.doc"], catch_exceptions=False)

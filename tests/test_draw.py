@@ -118,7 +118,9 @@ def test_pages_hold_their_pictures() -> None:
     pair = np.asarray(draw.side_by_side([red, blue], ["truth", "found"]))
     assert (pair[-20, 30] == (255, 0, 0)).all() and (pair[-20, -30] == (0, 0, 255)).all()
     page = draw.sheet([red, blue, red], columns=2, width=30)
-    assert page.size == (60, 40)
     pixels = np.asarray(page)
-    assert (pixels[10, 45] == (0, 0, 255)).all() and (pixels[30, 15] == (255, 0, 0)).all()
-    assert (pixels[30, 45] == 255).all()
+    assert (pixels[10, -15] == (0, 0, 255)).all() and (pixels[-10, 15] == (255, 0, 0)).all()
+    assert (pixels[-10, -15] == 255).all()
+    assert 0 < page.width - 60 == page.height - 40  # a gap between them
+    gap = page.width - 60
+    assert (pixels[:, 30 : 30 + gap] == 255).all() and (pixels[20 : 20 + gap] == 255).all()

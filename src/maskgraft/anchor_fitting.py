@@ -6,7 +6,7 @@ mg.load("model.pth", numerics=fit.numerics)        # {"anchor_sizes": …, "anch
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -107,10 +107,11 @@ def fit_anchors(data: Dataset, spec: Spec, *, min_size: int | None = None, max_s
     Sizes and ratios are moved one by one, by ever smaller factors, while the mean of recall at 0.5 (twice), recall at
     0.7 and best overlap grows. Anchors lie on their grid, so a small object between two cells counts as it will in
     training. `min_size` and `max_size` stand for those of `spec`. The outcome depends on the data alone; of more than
-    20,000 boxes so many are drawn. Raises `DataError` (`data.no-instances`) without a box.
+    20,000 boxes so many are drawn. Raises `DataError` (`data.no-instances`) without a box, and `UsageError` for sides
+    below 1.
     """
-    numerics = spec.numerics
-    numerics = replace(numerics, min_size=min_size or numerics.min_size, max_size=max_size or numerics.max_size)
+    sides = {"min_size": min_size, "max_size": max_size}
+    numerics = spec.with_numerics({name: side for name, side in sides.items() if side is not None}).numerics
     boxes, inputs = _boxes(data, numerics)
     if not len(boxes):
         raise DataError(

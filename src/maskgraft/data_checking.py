@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+import numpy.typing as npt
 from PIL import Image
 
 from maskgraft import coco, draw, outlines, similarity
@@ -27,7 +28,7 @@ _SMALL_INPUT = 8.0  # pixels of the network's input: the shortest side that a ce
 _FEW, _UNEQUAL = 10, 100  # instances of a class, and the largest class by the smallest
 _ALMOST_ALL = 0.95  # of the instances
 _CROWDED = 0.2
-_SHOWN = 24
+_SHOWN, _WIDTH = 24, 400  # pictures of a sheet, and their width in pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class DataReport:
         turns = [one[turn] for turn in range(most) for one in kinds.values() if turn < len(one)][:most]
         drawn = [_drawn(one, self.classes) for one in turns]
         shown = [one for one in drawn if one is not None]
-        return draw.sheet(shown, columns=min(4, len(shown)), width=400) if shown else None
+        return draw.sheet(shown, columns=min(4, len(shown)), width=_WIDTH) if shown else None
 
 
 def check_data(
@@ -249,12 +250,19 @@ def _drawn(one: Suspect, classes: Sequence[str]) -> Image.Image | None:
         pixels = one.image.load()
     except DataError:
         return None
+    larger = -(-_WIDTH // one.image.width)  # so that what is written over a small picture hides little of it
     shapes = []
     if one.annotation is not None:
         label = one.annotation.label
-        mask = coco.mask(one.annotation, one.image.height, one.image.width)
+        mask = _enlarged(coco.mask(one.annotation, one.image.height, one.image.width), larger)
         text = f"{one.code.removeprefix('data.')}: {classes[label]} {one.annotation.id}"
-        shapes.append(draw.Shape(one.annotation.box, mask, text, draw.colour(label)))
-    picture = draw.overlay(pixels, shapes)
+        x1, y1, x2, y2 = (side * larger for side in one.annotation.box)
+        shapes.append(draw.Shape((x1, y1, x2, y2), mask, text, draw.colour(label)))
+    picture = draw.overlay(_enlarged(pixels, larger), shapes)
     title = f"{one.image.path.name}" if one.annotation else f"{one.code.removeprefix('data.')}: {one.image.path.name}"
     return draw.side_by_side([picture], [title])
+
+
+def _enlarged(pixels: npt.NDArray[Any], times: int) -> npt.NDArray[Any]:
+    """Each pixel as a square of them."""
+    return pixels.repeat(times, 0).repeat(times, 1)

@@ -99,7 +99,7 @@ def _kind(place: Path) -> Kind:
         return "yolo"
     elif place.suffix.lower() == ".json":
         return _kind_of_json(place)
-    elif _shards(place):
+    elif "record" in place.name and _shards(place):
         return "tfrecord"
     message = f"{place} is none of the known kinds of dataset"
     raise UsageError(Finding("data.folder", "error", message, fix=f"say which with --from: {', '.join(KINDS)}"))
@@ -142,6 +142,8 @@ def _read(
             return via.read(place, images or place.parent)
         case "yolo":
             inside = [place / name for name in ("data.yaml", "data.yml", "dataset.yaml")]
+            if place.is_dir() and not any(path.is_file() for path in inside):
+                raise DataError(Finding("data.folder", "error", f"{place} holds no data.yaml"))
             return yolo.read(next((path for path in inside if path.is_file()), place))
         case "voc":
             return mask_pngs.read_voc(place)
@@ -161,7 +163,7 @@ def _classes(read: Source, wanted: Sequence[str] | None) -> list[str]:
         known = list(dict.fromkeys(read.classes))
         return known + sorted(used - set(known))
     if missing := sorted(used - set(wanted)):
-        message = f"{len(missing)} classes of the source are not among those wanted: {', '.join(missing[:8])}"
+        message = f"the source has classes that are not among those wanted: {', '.join(missing[:8])}"
         raise UsageError(Finding("data.classes-unknown", "error", message, tuple(missing), fix="name them, or none"))
     return list(wanted)
 

@@ -87,7 +87,8 @@ def split_data(
     parts = _shared_out(data, groups, {part: share for part, share in shares.items() if share > 0}, seed)
     if empty := [part for part, chosen in parts.items() if not chosen]:
         message = f"{len(data.images)} images in {len(groups)} groups leave {', '.join(empty)} without an image"
-        raise UsageError(Finding("data.split", "error", message, tuple(empty), fix="larger shares, or --group none"))
+        fix = "larger shares" if len(groups) == len(data.images) else "larger shares, or --group none"
+        raise UsageError(Finding("data.split", "error", message, tuple(empty), fix=fix))
     files = _write(
         Path(annotations), folder, {part: [data.images[i] for i in chosen] for part, chosen in parts.items()}
     )

@@ -32,6 +32,7 @@ _PALETTE: tuple[Colour, ...] = (
 )
 _FILL = 0.45  # how much of the colour covers a mask
 _CROWD_FILL = 0.2
+_GAP = 6  # pixels between the pictures of a sheet
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +136,8 @@ def _write(pen: ImageDraw.ImageDraw, size: int, shape: Shape, picture: tuple[int
     text, font, (left, top, right, bottom) = _fitted(pen, size, shape.text, picture[0] - 4)
     wide, high = right - left + 4, bottom - top + 4
     x = min(max(shape.box[0], 0), max(picture[0] - wide, 0))
-    y = shape.box[1] - high if shape.box[1] >= high else shape.box[1]  # above the box, or inside where there is no room
-    y = min(max(y, 0), max(picture[1] - high, 0))
+    above, below = shape.box[1] - high, shape.box[3] + 1
+    y = above if above >= 0 else below if below + high <= picture[1] else max(shape.box[1], 0)
     pen.rectangle((x, y, x + wide - 1, y + high - 1), fill=shape.colour)
     pen.text((x + 2 - left, y + 2 - top), text, fill=_ink(shape.colour), font=font)
 
@@ -161,28 +162,30 @@ def _fitted(
 
 def side_by_side(pictures: Sequence[Image.Image], titles: Sequence[str]) -> Image.Image:
     """Pictures of one height in a row, each under its title."""
-    font = ImageFont.load_default(size=max(11, pictures[0].height // 28))
-    head = round(font.size * 1.7) if isinstance(font, ImageFont.FreeTypeFont) else 18
+    size = max(11, pictures[0].height // 28)
+    head = round(size * 1.7)
     gap = max(4, pictures[0].width // 80)
     width = sum(picture.width for picture in pictures) + gap * (len(pictures) - 1)
     page = Image.new("RGB", (width, max(picture.height for picture in pictures) + head), (255, 255, 255))
     pen, x = ImageDraw.Draw(page), 0
     for picture, title in zip(pictures, titles, strict=True):
-        pen.text((x + 2, head * 0.15), title, fill=(30, 30, 30), font=font)
+        text, font, _ = _fitted(pen, size, title, picture.width - 4)
+        pen.text((x + 2, head * 0.15), text, fill=(30, 30, 30), font=font)
         page.paste(picture, (x, head))
         x += picture.width + gap
     return page
 
 
 def sheet(pictures: Iterable[Image.Image], *, columns: int, width: int = 480) -> Image.Image:
-    """A contact sheet: pictures scaled to one width, row by row."""
+    """A contact sheet: pictures scaled to one width, row by row, with a little room between them."""
     scaled = [picture.resize((width, round(picture.height * width / picture.width))) for picture in pictures]
     rows = [scaled[start : start + columns] for start in range(0, len(scaled), columns)]
     heights = [max(picture.height for picture in row) for row in rows]
-    page = Image.new("RGB", (columns * width, sum(heights)), (255, 255, 255))
+    wide, high = columns * (width + _GAP) - _GAP, sum(heights) + _GAP * (len(rows) - 1)
+    page = Image.new("RGB", (wide, high), (255, 255, 255))
     y = 0
     for row, height in zip(rows, heights, strict=True):
         for column, picture in enumerate(row):
-            page.paste(picture, (column * width, y))
-        y += height
+            page.paste(picture, (column * (width + _GAP), y))
+        y += height + _GAP
     return page

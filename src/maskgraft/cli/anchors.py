@@ -16,8 +16,8 @@ def anchors(
     checkpoint: Annotated[
         Path | None, typer.Option("--for", help="Checkpoint whose anchors are to be fitted; else torchvision's.")
     ] = None,
-    min_size: Annotated[int | None, typer.Option(help="Short side of the network's input, pixels.")] = None,
-    max_size: Annotated[int | None, typer.Option(help="Longest side of the network's input, pixels.")] = None,
+    min_size: Annotated[int | None, typer.Option(min=32, help="Short side of the network's input, pixels.")] = None,
+    max_size: Annotated[int | None, typer.Option(min=32, help="Longest side of the network's input, pixels.")] = None,
     as_json: options.Json = False,
 ) -> None:
     """Fit anchors to the boxes of a dataset: recall and best overlap before and after."""

@@ -12,7 +12,7 @@ import typer
 from maskgraft import diagnosis
 from maskgraft.causes.conventions import COSTS
 from maskgraft.cli import options
-from maskgraft.cli.show import console, print_findings, print_json, table
+from maskgraft.cli.show import console, head, print_findings, print_json, table
 from maskgraft.errors import DataError, Finding, UsageError
 from maskgraft.files.writing import atomic
 
@@ -184,7 +184,7 @@ def print_report(report: diagnosis.Report, *, every: bool = False) -> None:
     if report.spec is not None:
         spec = report.spec
         era = f", names of {report.era}" if report.era else ""
-        out.print(f"[bold]{report.path}[/]  {report.format}")
+        out.print(head(report.path, report.format))
         out.print(f"{report.family}{era}: {diagnosis.summary(spec)}")
         whole = sum(values for _, values in report.components.values()) or 1
         rows = [
@@ -215,7 +215,7 @@ def print_report(report: diagnosis.Report, *, every: bool = False) -> None:
         if shown or read:
             out.print()
     elif report.format:
-        out.print(f"[bold]{report.path}[/]  {report.format}")
+        out.print(head(report.path, report.format))
     print_findings(report.findings, to=out, most=None if every else 12)
     out.print("it loads" if report.loadable and report.spec else "it does not load as it is", style="bold")
 

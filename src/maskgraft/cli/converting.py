@@ -40,7 +40,8 @@ def convert(
         print_json(done.as_json())
         return
     print_findings(done.findings, to=console())
-    told = f"{done.photos} images, {done.instances} instances of {len(done.classes)} classes ({done.kind})"
+    kinds = "1 class" if len(done.classes) == 1 else f"{len(done.classes)} classes"
+    told = f"{done.photos} images, {done.instances} instances of {kinds} ({done.kind})"
     console().print(f"{told}; check them with")
     for path in done.annotations.values():
         console().print(f"  maskgraft data check {path} {done.images}", soft_wrap=True)

@@ -1,13 +1,12 @@
 """Verbs on datasets."""
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from maskgraft.cli import anchors, converting, options, previewing, splitting
-from maskgraft.cli.show import console, print_findings, print_json
+from maskgraft.cli.show import bar, console, print_findings, print_json
 
 app = typer.Typer(
     help="Bring a dataset to COCO form, look at it, split it, before training on it.", no_args_is_help=True
@@ -42,7 +41,7 @@ def check(
     val = coco.read(val_annotations, val_images or images) if val_annotations else None
     spec = options.spec_of(checkpoint, dataset.classes) if checkpoint else None
     report = data_checking.check_data(
-        dataset, val=val, spec=spec, open_images=open_images, progress=lambda every: _bar(every, quiet=as_json)
+        dataset, val=val, spec=spec, open_images=open_images, progress=lambda every: bar(every, "images", quiet=as_json)
     )
     sheet = report.pictures() if pictures else None
     if sheet is not None and pictures is not None:
@@ -59,14 +58,13 @@ def check(
             if found:
                 console().print(f"{name}", style="bold")
                 print_findings(found, to=console())
-        console().print(f"{len(dataset.images)} images, {len(dataset.classes)} classes, {len(findings)} findings")
+        counts = {"image": len(dataset.images), "class": len(dataset.classes), "finding": len(findings)}
+        console().print(", ".join(_some(count, name) for name, count in counts.items()))
         if sheet is not None and pictures is not None:
             console().print(f"the worst are drawn in {pictures / 'worst.jpg'}")
     if any(finding.severity != "info" for finding in findings):
         raise typer.Exit(1)
 
 
-def _bar(things: Iterable[Any], *, quiet: bool) -> Iterable[Any]:
-    from rich.progress import track
-
-    return things if quiet else track(things, description="images", transient=True)
+def _some(count: int, name: str) -> str:
+    return f"{count} {name}" if count == 1 else f"{count} {name}{'es' if name.endswith('s') else 's'}"

@@ -7,7 +7,7 @@ import typer
 
 from maskgraft import inspection
 from maskgraft.cli import options
-from maskgraft.cli.show import console, folded, print_findings, print_json, table
+from maskgraft.cli.show import console, folded, head, print_findings, print_json, table
 from maskgraft.errors import Finding, UsageError
 from maskgraft.files import open_checkpoint
 
@@ -95,7 +95,7 @@ def _print_one(one: inspection.Description, *, tree: bool) -> None:
     tensors = one.tensors
     size = sum(array.nbytes for array in tensors.values())
     under = f" under {tensors.key!r}" if tensors.key else ""
-    out.print(f"[bold]{one.path}[/]  {tensors.format}{under}")
+    out.print(head(one.path, f"{tensors.format}{under}"))
     out.print(f"{len(tensors)} tensors, {sum(array.size for array in tensors.values()):,} values, {_bytes(size)}")
     known = [part for part in (one.family, one.summary) if part]
     out.print(": ".join(known) or "of no family that maskgraft knows")

@@ -7,6 +7,7 @@ import typer
 
 from maskgraft.cli import options
 from maskgraft.cli.show import console, print_json
+from maskgraft.errors import Finding, UsageError
 
 
 def show(
@@ -25,12 +26,17 @@ def show(
     from maskgraft import coco, previews
     from maskgraft import recipe as recipes
     from maskgraft.files.writing import atomic
+    from maskgraft.images import SUFFIXES
 
+    if out.suffix.lower() not in SUFFIXES:
+        message = f"{out} is no picture that can be written: {out.suffix or 'no ending'}"
+        raise UsageError(Finding("spec.field", "error", message, fix=f"{out.stem}.jpg, or .png"))
     data = coco.read(annotations, images)
     chosen = recipes.read(recipe) if recipe else recipes.Recipe()
     chosen = chosen if seed is None else chosen.model_copy(update={"seed": seed})
     spec = options.spec_of(checkpoint, data.classes)
     picture = previews.preview_augmented(data, spec.numerics, chosen, count=count)
+    out.parent.mkdir(parents=True, exist_ok=True)
     with atomic(out) as temporary:
         picture.save(temporary)
     if as_json:

@@ -171,7 +171,9 @@ class Watch:
 
 def examining(what: str, *, quiet: bool = False) -> None:
     """A line on standard error, which tells that something is done about a training that has not begun."""
-    Console(stderr=True, highlight=False, quiet=quiet, soft_wrap=True).print(f"looking at {what}", style="dim")
+    Console(stderr=True, highlight=False, markup=False, quiet=quiet, soft_wrap=True).print(
+        f"looking at {what}", style="dim"
+    )
 
 
 def _mixed(before: float | None, value: float) -> float:

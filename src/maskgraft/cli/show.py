@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -17,8 +17,17 @@ _PIPE_WIDTH = 160
 
 
 def console(*, quiet: bool = False) -> Console:
-    """Standard output, for results; nothing where `quiet`. Wide where nobody's terminal limits it."""
-    return Console(highlight=False, quiet=quiet, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+    """Standard output, for results; nothing where `quiet`. Wide where nobody's terminal limits it.
+
+    Text is shown as it is: names of files, classes and settings may have brackets, which mean no style.
+    """
+    width = None if sys.stdout.isatty() else _PIPE_WIDTH
+    return Console(highlight=False, markup=False, quiet=quiet, width=width)
+
+
+def head(title: object, rest: str) -> Text:
+    """The first line about a thing: what it is called, and in short what it is."""
+    return Text.assemble((str(title), "bold"), f"  {rest}")
 
 
 def print_json(data: Any) -> None:
@@ -29,7 +38,7 @@ def print_json(data: Any) -> None:
 
 def print_findings(findings: Sequence[Finding], *, to: Console | None = None, most: int | None = None) -> None:
     """Each finding: severity and code, the sentence, the tensors, what it does, and what to type. Worst first."""
-    out = to or Console(stderr=True, highlight=False, soft_wrap=True)
+    out = to or Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     shown = findings if most is None else findings[:most]
     for finding in shown:
         line = Text()
@@ -62,8 +71,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, 
     return result
 
 
-def bar(things: Sequence[Any], title: str, *, quiet: bool) -> Iterator[Any] | Iterable[Any]:
-    """The things one by one, with a bar on a terminal; without one where `quiet`."""
+def bar(things: Iterable[Any], title: str, *, quiet: bool) -> Iterable[Any]:
+    """The things one by one, with a bar on a terminal; without one where `quiet`, or where nobody sees it."""
     from rich.progress import track
 
-    return things if quiet else track(things, description=title, transient=True)
+    return things if quiet or not sys.stdout.isatty() else track(things, description=title, transient=True)

@@ -22,8 +22,8 @@ def read_voc(folder: Path) -> Source:
     """
     faults = Faults(folder)
     names = _names(folder) or ["background", *VOC_CLASSES]
-    images = pictures(_first(folder, "JPEGImages", "images", faults))
-    kinds, photos = pictures(_first(folder, "SegmentationClass", "", faults)), list[Photo]()
+    images = pictures(folder / "images" if (folder / "images").is_dir() else folder / "JPEGImages")
+    kinds, photos = pictures(folder / "SegmentationClass"), list[Photo]()
     for stem, path in pictures(folder / "SegmentationObject").items():
         numbers = levels(path, faults)
         if stem not in images or stem not in kinds:
@@ -49,7 +49,8 @@ def read_voc(folder: Path) -> Source:
             where = f"{path}: instance {number}"
             if not 0 < label < len(names):
                 told = f"{where}: class {label}"
-                faults.add("data.category-unknown", "error", "instances have a class that has no name", told)
+                fix = "labels.txt: a name a line, in the order of the classes"
+                faults.add("data.category-unknown", "error", "instances have a class that has no name", told, fix)
                 continue
             if (inside != label).mean() > 0.05:
                 faults.add("data.category", "warning", "instances are of several classes; most pixels decide", where)
@@ -62,7 +63,7 @@ def read_plain(folder: Path, *, name: str = "object") -> Source:
     """`images/` and `masks/` (or `instances/`): each number but 0 of a mask is an instance, all of one class."""
     faults, photos = Faults(folder), list[Photo]()
     images = pictures(folder / "images")
-    masks = folder / "masks" if (folder / "masks").is_dir() else folder / "instances"
+    masks = folder / "instances" if (folder / "instances").is_dir() else folder / "masks"
     for stem, path in pictures(masks).items():
         numbers = levels(path, faults)
         if stem not in images:
@@ -79,15 +80,6 @@ def read_plain(folder: Path, *, name: str = "object") -> Source:
         photo.instances += [Instance(name, run_lengths(numbers == one)) for one in np.unique(numbers) if one]
         photos.append(photo)
     return Source(photos, [name], faults)
-
-
-def _first(folder: Path, name: str, other: str, faults: Faults) -> Path:
-    for one in filter(None, (name, other)):
-        if (folder / one).is_dir():
-            return folder / one
-    faults.error("data.folder", f"there is no folder {name}")
-    faults.stop()
-    raise AssertionError  # stop has raised
 
 
 def _names(folder: Path) -> list[str]:

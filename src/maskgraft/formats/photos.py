@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from maskgraft.errors import DataError
+from maskgraft.errors import DataError, Finding
 from maskgraft.faults import Faults
 from maskgraft.images import SUFFIXES, orientation
 
@@ -108,7 +108,9 @@ def levels(path: Path, faults: Faults) -> npt.NDArray[np.int64] | None:
 
 
 def pictures(folder: Path) -> dict[str, Path]:
-    """The pictures of a folder by their names without suffix."""
+    """The pictures of a folder by their names without suffix. Raises `DataError` where there is no such folder."""
+    if not folder.is_dir():
+        raise DataError(Finding("data.folder", "error", f"there is no folder {folder}"))
     return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES}
 
 

@@ -56,7 +56,8 @@ def records(path: Path) -> Iterator[memoryview]:
     while at < len(view):
         size = int.from_bytes(view[at : at + 8], "little")
         if at + 16 + size > len(view):
-            message = f"{path}: the record at byte {at:,} claims {size:,} bytes, {len(view) - at - 12:,} are left"
+            left = max(len(view) - at - 12, 0)
+            message = f"the record at byte {at:,} claims {size:,} bytes, {left:,} are left"
             raise DataError(Finding("data.record", "error", message, fix="write or download the file again"))
         yield view[at + 12 : at + 12 + size]
         at += 16 + size
@@ -130,9 +131,8 @@ def _photo(record: memoryview, names: Mapping[int, str], used: set[str], where: 
                 if index < len(labels)
                 else f"{where}: object {index}"
             )
-            faults.add(
-                "data.category-unknown", "error", "objects have a class without a name", told, "give --label-map"
-            )
+            fix = "name it in the label map" if names else "give --label-map"
+            faults.add("data.category-unknown", "error", "objects have a class without a name", told, fix)
             continue
         box = None
         if all(len(side) == count for side in sides):

@@ -32,7 +32,8 @@ def read(path: Path, images: Path) -> Source:
     for key, entry in listed:
         file = images / str(entry["filename"])
         if not file.is_file():
-            faults.add("data.image-missing", "error", f"images are not in {images}", f"{path}: {key}")
+            text, fix = f"images are not in {images}", "--images FOLDER, or images= in Python"
+            faults.add("data.image-missing", "error", text, f"{path}: {key}", fix)
             continue
         size = size_of(file, faults, f"{path}: {key}")
         if size is None:
