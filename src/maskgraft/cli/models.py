@@ -127,7 +127,7 @@ def evaluate(
     model = load_model(checkpoint, config, key, family, settings, classes, device)
 
     from maskgraft import evaluation, shortfalls
-    from maskgraft.cli.tables import metrics_tables, shortfall_table
+    from maskgraft.cli.tables import metrics_tables, shortfall_tables
 
     def watched(all_: Sequence[Any]) -> Iterable[Any]:
         return bar(all_, "evaluate", quiet=as_json)
@@ -141,10 +141,8 @@ def evaluate(
     if as_json:
         print_json({**metrics.as_json(), **({"shortfall": short.as_json()} if short else {})})
         return
-    for one in metrics_tables(metrics):
+    for one in [*metrics_tables(metrics), *(shortfall_tables(short) if short else ())]:
         console().print(one)
-    if short:
-        console().print(shortfall_table(short))
     if metrics.unmatched:
         console().print(f"not in the dataset: {', '.join(metrics.unmatched[:10])}", style="dim")
 

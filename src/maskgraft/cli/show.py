@@ -14,6 +14,7 @@ from maskgraft.errors import Finding
 _STYLE = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 _MOST_NAMES = 6
 _PIPE_WIDTH = 160
+_SET_IN = 4
 
 
 def console(*, quiet: bool = False) -> Console:
@@ -41,19 +42,26 @@ def print_findings(findings: Sequence[Finding], *, to: Console | None = None, mo
     out = to or Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     shown = findings if most is None else findings[:most]
     for finding in shown:
-        line = Text()
-        line.append(finding.severity, _STYLE[finding.severity])
-        line.append(f" {finding.code}", "bold")
-        line.append(f": {finding.message}")
-        out.print(line)
+        head = Text.assemble(
+            (finding.severity, _STYLE[finding.severity]), (f" {finding.code}", "bold"), f": {finding.message}"
+        )
+        _hang(head, out)
         if finding.names and len(finding.names) > 1:
-            out.print(Text(f"    {folded(finding.names)}", "dim"))
+            _hang(Text(folded(finding.names), "dim"), out, first=_SET_IN)
         if finding.effect:
-            out.print(Text(f"    if ignored: {finding.effect}"))
-        if finding.fix:
-            out.print(Text(f"    → {finding.fix}", "green"))
+            _hang(Text(f"if ignored: {finding.effect}"), out, first=_SET_IN)
+        if finding.fix:  # never cut, so that it can be copied
+            out.print(Text(f"{' ' * _SET_IN}→ {finding.fix}", "green"), soft_wrap=True)
     if len(shown) < len(findings):
         out.print(f"… and {len(findings) - len(shown)} more (--all shows them)")
+
+
+def _hang(text: Text, out: Console, *, first: int = 0) -> None:
+    """A paragraph whose lines are set in from the second one on; where a console cuts no lines, it is one line."""
+    lines = [text] if out.soft_wrap else list(text.wrap(out, out.width - _SET_IN))
+    for number, line in enumerate(lines):
+        line.pad_left(_SET_IN if number else first)
+        out.print(line)
 
 
 def folded(names: Sequence[str], most: int = _MOST_NAMES) -> str:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from maskgraft.cli.show import table
 from maskgraft.evaluation import SUMMARY, Metrics
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from maskgraft.shortfalls import Shortfall
 
 _MOST_CLASSES = 20
+_DEAR = 0.005  # of AP50, from which it is said what helps
 
 
 def percent(value: float | None) -> str:
@@ -21,19 +23,25 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
 
 
-def shortfall_table(short: "Shortfall") -> Table:
-    """What each kind of error costs, and what helps against it, dearest first."""
+def shortfall_tables(short: "Shortfall") -> list[RenderableType]:
+    """What each kind of error costs, dearest first, and below what helps against those that cost something."""
     ranked = sorted(short.kinds.items(), key=lambda item: -item[1].points)
     rows = [
-        (kind, f"+{100 * one.points:.1f}", one.objects or "–", one.detections or "–", KINDS[kind], HELPS[kind])
+        (kind, f"+{100 * one.points:.1f}", one.objects or "–", one.detections or "–", KINDS[kind])
         for kind, one in ranked
         if one.objects or one.detections
     ]
     title = (
-        f"why mask AP50 is {percent(short.ap)} and not 100: what mending each by itself would add, "
+        f"why mask AP50 is {percent(short.ap)} and not 100: what mending each kind by itself would add, "
         f"of {short.objects:,} objects"
     )
-    return table(title, ("", "AP50", "lost", "false", "", "what helps"), rows, right=(1, 2, 3))
+    columns = ("kind", "AP50", "lost", "false", "what happens")
+    helps = Table.grid(padding=(0, 3, 0, 0))
+    for kind, one in ranked:
+        if one.points >= _DEAR:
+            helps.add_row(kind, Text(HELPS[kind], "green"))
+    costs = table(title, columns, rows, right=(1, 2, 3))
+    return [costs, "what helps:", helps] if helps.rows else [costs]
 
 
 def metrics_tables(metrics: Metrics) -> list[Table]:

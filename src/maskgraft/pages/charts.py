@@ -115,7 +115,7 @@ def bars(title: str, rows: Sequence[tuple[str, float, str]], *, note: str = "") 
     """Horizontal bars: name, length (of the longest), and what is written at its end."""
     longest = max((value for _, value, _ in rows), default=0.0) or 1.0
     lines = "".join(
-        f'<div><dt>{escape(name)}</dt><dd><i style="width:{100 * value / longest:.1f}%"></i>'
+        f'<div><dt>{escape(name)}</dt><dd><i style="--part:{value / longest:.4f}"></i>'
         f"<span>{escape(text)}</span></dd></div>"
         for name, value, text in rows
     )

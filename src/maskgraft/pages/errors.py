@@ -39,14 +39,13 @@ def _costs(short: Mapping[str, Any]) -> str:
     rows = [
         [
             f'<span class="whole">{escape(kind)}</span>',
-            escape(KINDS.get(kind, "")),
             f"{one['objects']:,}",
             f"{one['detections']:,}",
-            escape(HELPS.get(kind, "")),
+            f"{escape(KINDS.get(kind, ''))}<small>{escape(HELPS.get(kind, ''))}</small>",
         ]
         for kind, one in shown
     ]
-    told = table(["kind", "what happens", "objects lost", "false detections", "what helps"], rows, right=(2, 3))
+    told = table(["kind", "lost", "false", "what happens, and what helps"], rows, right=(1, 2))
     return f"<h2>Why not 100?</h2>\n{lead}\n{bars}\n{told}"
 
 
