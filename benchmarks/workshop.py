@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 import maskgraft as mg
-from maskgraft import coco, shapes
+from maskgraft import batches, coco, shapes
 from maskgraft.coco import Annotation, ImageRecord
 from maskgraft.init import initialise
 
@@ -280,12 +280,14 @@ def leaking(shop: Workshop) -> Case:
 
 
 def spoiled(shop: Workshop) -> Case:
-    """One file of the images is cut off."""
-    folder = shop.folder / "spoiled"
+    """One file of the images is cut off: the first that the twenty-first step trains on."""
+    case, folder = shop.case(), shop.folder / "spoiled"
     shutil.copytree(shop.folder / "train", folder)
-    path = folder / "00007.png"
+    records = shop.train.trainable()
+    first, *_ = batches.plan(records, case.recipe, 0)[20]
+    path = folder / records[first[0]].path.name
     path.write_bytes(path.read_bytes()[:400])
-    return replace(shop.case(), data=mg.read_coco(folder / shapes.INSTANCES, folder))
+    return replace(case, data=mg.read_coco(folder / shapes.INSTANCES, folder))
 
 
 def nothing_left(shop: Workshop) -> Case:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import maskgraft as mg
-from maskgraft import coco, shortfalls, watching
+from maskgraft import coco, examining, shortfalls, watching
 from maskgraft.attending import Attendant
 from maskgraft.errors import Finding
 from maskgraft.recipe import Recipe
@@ -34,6 +34,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def data(folder: Path) -> coco.Dataset:
     return coco.read(folder / "data" / "instances.json", folder / "data" / "images")
+
+
+@pytest.fixture(autouse=True)
+def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An examination that draws half of what it draws elsewhere: what it judges by is tested beside each ailment."""
+    monkeypatch.setattr(examining, "_IMAGES", 4)
+    monkeypatch.setattr(examining, "_COMPARED", 4)
 
 
 def grave(findings: tuple[Finding, ...]) -> list[str]:

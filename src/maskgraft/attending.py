@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 
 from maskgraft import processes, pulse
-from maskgraft.ailments import confusion, courses, not_finite, pulses, rates
+from maskgraft.ailments import courses, knowledge, not_finite, pulses, rates
 from maskgraft.ailments.courses import Facts
 from maskgraft.ailments.order import causes_first
 from maskgraft.coco import Dataset
 from maskgraft.errors import Finding, UsageError
 from maskgraft.evaluation import Metrics
-from maskgraft.examining import Progress, examine
+from maskgraft.examining import Progress, examine, pulses_of
 from maskgraft.first_steps import FirstSteps
 from maskgraft.model import MaskRCNN
 from maskgraft.policy import Trainable
-from maskgraft.recipe import Resolved
+from maskgraft.recipe import Recipe, Resolved
 from maskgraft.spec import component
 from maskgraft.watching import Doctor, Moment, Verdict
 
@@ -35,6 +35,7 @@ _JUDGED = 10  # steps between looks at the course
 _RECENT, _REMEMBERED = 50, 1000  # steps that are looked back on
 _OF_ONE_IMAGE = ("train.outlier", "data.pixels", "train.boxes", "train.labels")
 _LIGHTER = {"clip_norm": 10.0}
+_LOW = 0.35  # AP50 of the first evaluation, below which it is asked whether validation names the classes otherwise
 
 
 class Attendant:
@@ -65,6 +66,7 @@ class Attendant:
         self.facts = Facts(1, None, {})
         self.metric, self.lr, self.workers = "mask.AP", 0.0, 0
         self.model: MaskRCNN | None = None
+        self.recipe: Recipe | None = None
         self.before: dict[str, Tensor] = {}  # weights as they were before the step whose update is measured
 
     def begin(
@@ -73,7 +75,7 @@ class Attendant:
         """Before the first step of each stage: the examination, where the run is new."""
         recipe = resolved.recipe
         first = self.model is None
-        self.model, self.metric = model, recipe.metric
+        self.model, self.recipe, self.metric = model, recipe, recipe.metric
         self.facts = Facts(len(model.spec.classes), rates.usual(recipe, resolved), recipe.weights)
         if not first or earlier:
             self.entries += earlier
@@ -155,8 +157,11 @@ class Attendant:
         kind, name = self.metric.split(".")
         self.metrics.append((step, (metrics.box if kind == "box" else metrics.mask)[name] or 0.0))
         found = list(courses.evaluations(self.metrics, self.metric))
-        if self.model is not None and self.val is not None and (metrics.box["AP50"] or 0.0) < confusion.LOW:
-            found += confusion.examine(self.model, self.val)
+        low = len(self.metrics) == 1 and (metrics.box["AP50"] or 0.0) < _LOW
+        if low and self.model is not None and self.recipe is not None and self.val is not None:
+            every = frozenset(range(len(self.model.spec.classes)))
+            asked = pulses_of(self.model, self.val, self.recipe)
+            found += knowledge.exchanged(self.model, asked, f"of validation ({self.val.path.name})", of=every)
         return self._verdict(found, self.lr)
 
     def _is_due(self, step: int) -> bool:

@@ -26,7 +26,7 @@ from maskgraft.coco import Dataset
 from maskgraft.errors import DataError, Finding, UsageError
 from maskgraft.first_batches import Seen
 from maskgraft.model import MaskRCNN
-from maskgraft.pulse import as_in_training, take
+from maskgraft.pulse import Pulse, as_in_training, take
 from maskgraft.recipe import Recipe, Resolved, resolve
 from maskgraft.targets import Batch
 
@@ -199,8 +199,8 @@ def _measured(
     found += more
     if val is not None and knowledge.known(model):
         tell("labels of validation")
-        there = [take(model, batch) for batch in _drawn(model, val, recipe, images=_COMPARED)[0]]
-        found += knowledge.exchanged(model, there, f"of validation ({val.path.name})")
+        there = pulses_of(model, val, recipe)
+        found += knowledge.exchanged(model, there, f"of validation ({val.path.name})", of=knowledge.known(model))
     # a head that had more classes takes what they were for those that are left: its answers are no evidence
     dropped = model.graft is not None and bool(model.graft.dropped)
     if len(knowledge.known(model)) == len(model.spec.classes) and not dropped:
@@ -216,6 +216,11 @@ def _measured(
     found += _times(resolved, step, load)
     times = {"step": round(step.clock, 4), "load": round(load.clock / max(1, recipe.workers), 4)}
     return found, {**measured, "seconds": times}
+
+
+def pulses_of(model: MaskRCNN, data: Dataset, recipe: Recipe) -> list[Pulse]:
+    """The pulses of a model on some images of a dataset, as the recipe would show them in training."""
+    return [take(model, batch) for batch in _drawn(model, data, recipe, images=_COMPARED)[0]]
 
 
 def _affordable(seen: Seen, steps: Sequence[Seconds]) -> int:
