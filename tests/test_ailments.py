@@ -143,6 +143,21 @@ def batch_of(images: int = 2) -> Batch:
     return Batch(pixels, ((96, 96),) * images, (target,) * images, tuple(range(images)), tuple(range(images)))
 
 
+def test_pictures_of_twelve_bits_read_as_sixteen_are_dark() -> None:
+    model, batch = tiny_model(), batch_of()
+    numerics = model.spec.numerics
+    mean, std = (torch.tensor(one)[:, None, None] for one in (numerics.pixel_mean, numerics.pixel_std))
+    grey = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0)) * 255
+
+    def told(raw: torch.Tensor) -> list[str]:
+        pixels = (raw * numerics.pixel_scale - mean) / std
+        return [one.code for one in inputs.examine(model, [replace(batch, pixels=pixels)])[0]]
+
+    assert told(grey / 16) == ["data.pixels"]
+    assert told(0 * grey) == ["data.pixels"]
+    assert "data.pixels" not in told(grey)
+
+
 def settled(model: mg.MaskRCNN, batch: Batch) -> None:
     """Give the first norm the statistics of these pixels."""
     stem = inputs.first_norm(model)
@@ -356,6 +371,8 @@ def test_settings_that_undo_what_is_taught() -> None:
     assert finding.code == "train.flip" and finding.evidence["classes"] == ["left hand"]
     assert not settings.examine(spec, resolve(Recipe(batch=2, flip=0.0), images=10), {})
     assert not settings.examine(tiny_model(("left hand", "hat")).spec, resolved, {})
+    (held,) = settings.examine(tiny_model().spec, resolve(Recipe(distil=1000.0), images=10), {})
+    assert held.code == "train.held" and held.names == ("distil",)
     (off,) = settings.examine(tiny_model().spec, resolve(Recipe(loss_weights={"mask": 0.0}), images=10), {})
     assert off.code == "train.loss-off" and off.names == ("mask",) and off.severity == "warning"
 

@@ -29,6 +29,8 @@ _SAMPLING = {  # what Faster R-CNN's authors and everybody since take
     "rpn_min_size": 0.0,
 }
 
+_HOLDING = {"l2sp": 0.01, "distil": 1.0}
+
 
 def treat(
     model: MaskRCNN, data: Dataset, recipe: Recipe, *, val: Dataset | None = None, progress: Progress | None = None
@@ -76,7 +78,7 @@ def _remedy(
         case "numerics.norm-eps" if recipe.precision == "fp16":
             return {"precision": "float32"}, {}
         case "train.held":
-            return {"l2sp": 0.01}, {}
+            return {name: value for name, value in _HOLDING.items() if name in finding.names}, {}
         case "train.anchors-miss":
             return {}, fit_anchors(data, at_training_size(model.spec, recipe)).numerics
         case "train.rpn-starved" | "train.heads-starved" | "train.rpn-recall" | "train.thresholds":

@@ -20,6 +20,7 @@ _ODD = 1.0  # a stem whose channels are off by a deviation on average
 _CLEAR = 0.3  # what another reading must explain
 
 _BLANK = 1.0  # deviation of pixels of 0 to 255
+_DARK, _NEARLY_ALL = 32.0, 0.999  # what 999 of 1000 pixels of every image stay below: an eighth of the range
 ENOUGH = 12  # images, below which losses do not tell whether red and blue are exchanged
 _SURE, _BETTER = 3.5, 1.08  # standard errors, and how much better exchanged colours must do
 
@@ -142,9 +143,13 @@ def examine(
         return [], {}
     values = torch.cat([image.flatten(1) for image in images], 1)
     measured = {"mean": float(values.mean(1).mean()), "deviation": float(values.std(1).mean())}
-    blank = max(float(raw_pixels(image, model.spec.numerics).std()) for image in images)
+    raw = [raw_pixels(image, model.spec.numerics) for image in images]
+    blank = max(float(image.std()) for image in raw)
     if blank < _BLANK:
         return [_blank(blank, len(images))], measured
+    brightest = max(float(image.flatten().kthvalue(round(_NEARLY_ALL * image.numel())).values) for image in raw)
+    if brightest < _DARK:
+        return [_dark(brightest, len(images))], measured
     found: list[Finding] = []
     stem = stem or first_norm(model)
     if stem is None:
@@ -156,7 +161,6 @@ def examine(
     numerics = model.spec.numerics
     given = _off(conv, norm, images)
     measured["stem_off"] = given
-    raw = [raw_pixels(image, numerics) for image in images]
     off = {
         reading.name: _off(conv, norm, [_read(image, reading, numerics) for image in raw])
         for reading in _readings(numerics)
@@ -264,6 +268,19 @@ def _blank(deviation: float, images: int) -> Finding:
         evidence={"deviation": round(deviation, 4), "images": images},
         effect="there is nothing to be seen, and so nothing to be learnt",
         fix="open one of the files; are values of 16 bits, or of 0 to 1, taken for those of 0 to 255?",
+    )
+
+
+def _dark(brightest: float, images: int) -> Finding:
+    return Finding(
+        "data.pixels",
+        "warning",
+        f"nearly all pixels of the {images} images that were looked at are below {math.ceil(brightest)} of 255: what "
+        "they show is in the lowest eighth of the range",
+        names=("images",),
+        evidence={"brightest": round(brightest, 2), "images": images},
+        effect="the network sees dark pictures of little contrast, and answers badly",
+        fix="stretch values of 10 or 12 bits in files of 16, or of 0 to 1, to 0 to 255 when the files are written",
     )
 
 

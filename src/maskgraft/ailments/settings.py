@@ -8,7 +8,7 @@ from maskgraft.recipe import Recipe, Resolved
 from maskgraft.spec import Spec
 
 _UNEQUAL = 20.0  # times the weight of another loss
-_HELD = 1.0  # l2sp above which nothing moves
+_HELD = 100.0  # times what is usual of a pull to the start, above which nothing moves
 
 
 def examine(spec: Spec, resolved: Resolved, losses: Mapping[str, float]) -> list[Finding]:
@@ -29,18 +29,19 @@ def examine(spec: Spec, resolved: Resolved, losses: Mapping[str, float]) -> list
                 fix='precision="bf16", or float32',
             )
         )
-    if recipe.l2sp > _HELD:
-        found.append(
-            Finding(
-                "train.held",
-                "warning",
-                f"l2sp is {recipe.l2sp:g}: the pull to the start is far above that of the losses; 0.01 is usual",
-                names=("l2sp",),
-                evidence={"l2sp": recipe.l2sp},
-                effect="the model stays what it was",
-                fix="l2sp=0.01",
+    for name, value, usual in (("l2sp", recipe.l2sp, 0.01), ("distil", recipe.distil, 1.0)):
+        if value > _HELD * usual:
+            found.append(
+                Finding(
+                    "train.held",
+                    "warning",
+                    f"{name} is {value:g}: the pull to the start is far above that of the losses; {usual:g} is usual",
+                    names=(name,),
+                    evidence={name: value},
+                    effect="the model stays what it was",
+                    fix=f"{name}={usual:g}",
+                )
             )
-        )
     if numerics.score_threshold > 0.6:
         found.append(
             Finding(
