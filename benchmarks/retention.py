@@ -4,9 +4,9 @@ Drawn shapes: the model of `from_scratch` (disc, box, triangle) is retrained for
 with the rows of box and triangle kept. Four trainings of as many steps, alike in everything else:
 
 full    labels of all three, nothing held, fresh rows hastened: what star could reach, and the measure for the others
-held    labels of all three, the start model's answers distilled
 plain   labels of star alone, as when only the new class was annotated, nothing held: what fine-tuning forgets
 kept    labels of star alone, those of box and triangle completed by the start model, and its answers distilled
+held    labels of all three, the start model's answers distilled
 
 The bars are for "held" and "kept". APs are of masks, on held-out pictures with labels of all three.
 
@@ -54,15 +54,15 @@ _SETTINGS: dict[str, Any] = {
     "retention": 0,
 }
 _PHOTO_CLASSES = ("dining table", "person", "bowl", "cup")  # the first is left out of the second training
-_PHOTO_SIDE, _PHOTO_LEAST, _PHOTO_STEPS = 192, 16, (500, 100)
+_PHOTO_SIDE, _PHOTO_LEAST, _PHOTO_STEPS = 192, 16, (400, 70)
 _FRESH: dict[str, Any] = {"fresh_rows": 10.0}
 _HELD: dict[str, Any] = {**_FRESH, "distil": 0.2}
 # name: whether the old classes are labelled, and what the recipe adds
 _WAYS: dict[str, tuple[bool, dict[str, Any]]] = {
     "full": (True, _FRESH),
-    "held": (True, _HELD),
     "plain": (False, {}),
     "kept": (False, _HELD),  # and "complete"
+    "held": (True, _HELD),
 }
 
 
