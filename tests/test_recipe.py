@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import maskgraft as mg
 from maskgraft import optimizers, policy
+from maskgraft.cli import app
 from maskgraft.recipe import Recipe, read, recipe_from, resolve
 from maskgraft.schedules import lr_factor
 from tests.tiny import tiny_model
@@ -112,6 +114,7 @@ def test_what_contradicts_itself_is_told() -> None:
         ({"milestones": [8, 11]}, "epoch 8 of 12 is 0.67"),
         ({"optimizer_options": {"weight_decay": 0.05}}, "weight_decay would have no effect"),
         ({"multipliers": {"backbone": -0.1}}, "greater than or equal to 0"),
+        ({"rpn_min_size": 8}, "--set rpn_min_size=…"),
         ({"multipliers": "gental"}, 'it is "gentle"'),
         ({"min_size": []}, "min_size"),
         ({"lr": float("inf")}, "finite number"),
@@ -205,3 +208,17 @@ def test_an_optimizer_that_cannot_be_is_told(fields: dict[str, object], says: st
 def test_an_optimizer_without_a_usual_rate_needs_one() -> None:
     with pytest.raises(mg.UsageError, match="no usual learning rate"):
         resolve(Recipe(optimizer="rmsprop"), images=10)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["gentle", "backbone=-1"], r"multipliers\['backbone'\] is -1"),
+        (["gental"], "--multiplier gental has no ="),
+    ],
+)
+def test_the_preset_of_multiples_stands_beside_single_ones(words: list[str], says: str) -> None:
+    given = [part for word in words for part in ("--multiplier", word)]
+    line = ["train", "a.pth", "--annotations", "a.json", "--images", "a", "--out", "runs", *given]
+    with pytest.raises(mg.UsageError, match=says):
+        CliRunner().invoke(app, line, catch_exceptions=False)

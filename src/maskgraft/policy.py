@@ -107,27 +107,24 @@ def _part(part: str, policy: str, model: MaskRCNN) -> Callable[[str], bool]:
     kind, colon, number = part.partition(":")
     if colon and kind == "backbone":
         if number not in list("012345"):
-            raise _unknown(policy, f"a backbone is frozen up to a stage from 0 (nothing) to 5 (all), not {number!r}")
+            told = f"a backbone is frozen up to a stage from 0 (nothing) to 5 (all), not {number!r}"
+            raise _unknown(policy, told, fix="backbone:2, as Detectron2's models are trained")
         return from_stage(int(number) + 1)
     if colon and kind == "last":
         if number not in list("123"):
-            raise _unknown(policy, f"there are {len(_PREDICTORS)} predicting layers, {number!r} is none of 1 to 3")
+            told = f"there are {len(_PREDICTORS)} predicting layers, {number!r} is none of 1 to 3"
+            raise _unknown(policy, told, fix="last:1, last:2 or last:3")
         return lambda name: name.rsplit(".", 1)[0] in _PREDICTORS[-int(number) :]
     if part not in COMPONENTS and not any(fnmatchcase(name, part) for name, _ in model.named_parameters()):
-        raise _unknown(policy, f"{part!r} names no component and matches no parameter", part)
+        near = get_close_matches(part, [*(one for one in NAMES if ":" not in one), *COMPONENTS], 1)
+        fix = f"did you mean {near[0]}?" if near else f"one of {', '.join(NAMES)}, or components with commas"
+        raise _unknown(policy, f"{part!r} names no component and matches no parameter", fix=fix)
     return lambda name: component(name) == part or fnmatchcase(name, part)
 
 
-def _unknown(policy: str, fault: str, part: str = "") -> UsageError:
-    near = get_close_matches(part or policy, [*NAMES, *COMPONENTS], 1)
-    return UsageError(
-        Finding(
-            "train.nothing-trainable",
-            "error",
-            f"the policy {policy!r} cannot be applied: {fault}",
-            fix=f"did you mean {near[0]}?" if near else f"one of {', '.join(NAMES)}, or components with commas",
-        )
-    )
+def _unknown(policy: str, fault: str, *, fix: str) -> UsageError:
+    message = f"the policy {policy!r} cannot be applied: {fault}"
+    return UsageError(Finding("train.nothing-trainable", "error", message, fix=fix))
 
 
 def stage(model: MaskRCNN, name: str) -> int:

@@ -19,6 +19,7 @@ from maskgraft import beginnings
 from maskgraft import stages as stage_texts
 from maskgraft.errors import Finding, UsageError
 from maskgraft.evaluation import SUMMARY
+from maskgraft.spec import NUMERICS_FIELDS
 from maskgraft.stages import Span, Stage
 
 REFERENCE_LR, REFERENCE_BATCH = 0.02, 16  # SGD for COCO on sixteen images (Goyal et al. 2017 §2.1, Detectron2)
@@ -241,6 +242,9 @@ def _finding(fault: Mapping[str, Any], values: Mapping[str, Any], source: str) -
     name, *inside = fault["loc"]
     if fault["type"] == "extra_forbidden" and not inside:
         near = get_close_matches(name, Recipe.model_fields, 1)
+        if name in NUMERICS_FIELDS:
+            fix = f"it stands under numerics: [numerics] in a recipe file, or --set {name}=…"
+            return Finding("spec.field", "error", f"{source} has no field {name!r}", (name,), fix=fix)
         hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(Recipe.model_fields)}"
         return Finding("spec.field", "error", f"{source} has no field {name!r}", (name,), fix=hint)
     # between the field and its entry stand names of types, which say nothing to people

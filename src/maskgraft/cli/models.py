@@ -268,7 +268,7 @@ def train(
         "clip_norm": clip_norm,
         "workers": workers,
         "seed": seed,
-        "multipliers": "gentle" if multiplier == ["gentle"] else options.numerics(multiplier),
+        "multipliers": _multipliers(multiplier),
         **(options.numerics(fields, "--field") or {}),
     }
     chosen = recipes.recipe_from({**values, **{name: value for name, value in given.items() if value is not None}})
@@ -317,6 +317,16 @@ def train(
             quiet=as_json or not processes.leads(),
             as_json=as_json,
         )
+
+
+def _multipliers(given: Sequence[str] | None) -> Any:
+    """Multiples of lr by component: the preset, single ones, or the preset with single ones beside it."""
+    from maskgraft.recipe import GENTLE
+
+    own = options.numerics([one for one in given or () if one != "gentle"], "--multiplier")
+    if given and "gentle" in given:
+        return {**GENTLE, **own} if own else "gentle"
+    return own
 
 
 def _listed(path: Path, wanted: Sequence[str] | None) -> Sequence[str] | None:
