@@ -195,6 +195,34 @@ def test_boxes_end_where_the_photograph_did_before_its_sides_were_rounded() -> N
 
 
 @pytest.mark.parametrize("ties", TAKEN)
-def test_detections_of_equal_score_stay_in_the_order_of_their_regions(ties: str) -> None:
+def test_of_detections_of_equal_score_the_first_is_kept_or_what_a_heap_gives_first(ties: str) -> None:
     found = detect([[5.0, 0.0, 0.0]] * 4, FOUR, nms_ties=ties, nms_apart=True)
     assert found.boxes.tolist() == FOUR[TAKEN[ties]].tolist()
+
+
+# eight regions of equal score, of two classes in turns: class by class, each by its heap, or as Matterport by region
+ORDERS = {"every": [1, 5, 3, 7, 0, 4, 2, 6], "best": list(range(8))}
+
+
+@pytest.mark.parametrize("choice", ORDERS)
+def test_detections_of_equal_score_come_class_by_class_or_region_by_region(choice: str) -> None:
+    apart = torch.arange(8.0)[:, None] * 11 + torch.tensor([0.0, 0, 8, 8])
+    logits = [[0.0, 9.0, 0.0], [9.0, 0.0, 0.0]] * 4
+    found = detect(logits, apart, nms_ties="heap", nms_apart=True, class_choice=choice, score_threshold=0.5)
+    assert found.boxes.tolist() == apart[ORDERS[choice]].tolist()
+
+
+@pytest.mark.parametrize(("candidates", "kept"), [(None, [1, 2, 0]), (4, [1, 3, 0])])
+def test_a_heap_takes_the_candidates_as_they_come(candidates: int | None, kept: list[int]) -> None:
+    """All of them in the order of anchors, of which the first is the worst; the best ones in the order of scores."""
+    anchors = torch.cat((torch.tensor([[0.0, 60, 32, 92]]), FOUR[:3]))
+    found = propose(
+        [[-2.0, 50.0, 50.0, 50.0]],
+        [anchors],
+        nms_ties="heap",
+        nms_apart=True,
+        rpn_scope="image",
+        rpn_rank="probability-first",
+        rpn_pre_nms=candidates,
+    )
+    assert found.boxes.tolist() == anchors[kept].tolist()

@@ -107,7 +107,7 @@ class Numerics:
     # of height × scale and width × scale: cut; the short side whole and the long one rounded, or cut; both rounded, or
     # rounded half to even, "-float" in float32 and held against max_size after that
     size_rounding: Literal["floor", "round", "long-floor", "both-round", "even", "even-float"]
-    min_size: int = 800  # the short side after resizing …
+    min_size: int = 800  # the short side after resizing (0: the photograph stays as it is) …
     max_size: int = 1333  # … unless the long side would pass this
     enlarge_only: bool = False  # a short side above min_size stays as it is
     fixed_size: tuple[int, int] | None = None  # height and width of the input, whatever min_size and max_size say …
@@ -170,7 +170,7 @@ class Numerics:
     delta_clip_both: bool = False  # and to at least its negative
     nms_at_threshold: bool = False  # an overlap that equals the threshold suppresses too
     nms_apart: bool = False  # one suppression a class; else one for all, their boxes shifted apart in float32
-    nms_ties: Literal["first", "heap"] = "first"  # suppression takes equal scores in order, or `ops.ties.popped`
+    nms_ties: Literal["first", "heap"] = "first"  # equal scores are suppressed in order, or as `ops.ties.popped`
     nms_flat_last: bool = False  # a box of no area that is kept is the last of its class (TensorFlow 1.15 to 2.1)
     # region features
     level_epsilon: Literal["outside", "inside"]  # floor(4 + log2(s/224) + ε) or floor(4 + log2(s/224 + ε)) …

@@ -339,13 +339,14 @@ def _differences(wanted: Numerics, got: Numerics, arch: Arch, there: Family) -> 
             continue
         code = next(code for first, code in reversed(_CODES) if NUMERICS_FIELDS.index(first) <= place)
         what = "trains" if place >= training else "runs"
+        effect = "results differ from those of the source" + (" where scores are equal" if name == "nms_ties" else "")
         yield Finding(
             code,
-            "info" if place >= training else "error",
+            "info" if place >= training or name == "nms_ties" else "error",
             f"{name} is {mine!r} in the source; {there.title} {what} it with {theirs!r}",
             names=(f"numerics.{name}",),
             evidence={"source": mine, "target": theirs},
-            effect="" if place >= training else "results differ from those of the source",
+            effect="" if place >= training else effect,
         )
 
 

@@ -88,7 +88,7 @@ UNDECIDED: dict[str, tuple[str, ...]] = {
         "roi_any_size",
     ),
     "tensorpack-COCO-MaskRCNN-R50FPN1x": (*_PLAIN, "anchor_stride", "box_scale"),
-    "tf1od-mask_rcnn_inception_v2_coco": (*_CROPS, "rpn_activation", "stride_in"),
+    "tf1od-mask_rcnn_inception_v2_coco": (*_CROPS, "nms_ties", "rpn_activation", "stride_in"),
     "tf2od-mask_rcnn_resnet50_keras": (*_CROPS, "min_size"),
     "torchvision-r50fpn": _PLAIN,
     "torchvision-r50fpn-v2": _PLAIN,

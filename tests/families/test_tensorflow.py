@@ -50,7 +50,8 @@ R101 = (3, 4, 23, 3)
 
 ATROUS: dict[str, Any] = {"c4_stride": 8, "rpn_dilation": 2}
 OF_INCEPTION_RESNET: dict[str, Any] = {**INCEPTION, "box_pool_size": 17, "roi_max_pool": (1, 1)}
-TF1_RESNET = replace(NUMERICS, **ATROUS, stride_at="before", res5_stride=1)
+TF1_NUMERICS = replace(NUMERICS, nms_ties="heap")
+TF1_RESNET = replace(TF1_NUMERICS, **ATROUS, stride_at="before", res5_stride=1)
 TF2_RESNET = replace(NUMERICS, stride_in="1x1")
 TF1, TF2, MODEL_GARDEN = "tf1_object_detection_api", "tf2_object_detection_api", "tf_model_garden"
 IN_DICT = "_config_dict/detection_head"
@@ -64,17 +65,17 @@ CASES: dict[str, tuple[str, Arch, Numerics, str]] = {
         TF1_RESNET,
         "resnet_v1_50",
     ),
-    "tf1 inception v2": (TF1, INCEPTION_V2, replace(NUMERICS, **INCEPTION, mask_size=15), ""),
+    "tf1 inception v2": (TF1, INCEPTION_V2, replace(TF1_NUMERICS, **INCEPTION, mask_size=15), ""),
     "tf1 one mask layer": (
         TF1,
         replace(INCEPTION_V2, classes=1, mask_convs=0, mask_channels=1024),
-        replace(NUMERICS, **INCEPTION, mask_size=15),
+        replace(TF1_NUMERICS, **INCEPTION, mask_size=15),
         "",
     ),
     "tf1 inception-resnet v2": (
         TF1,
         INCEPTION_RESNET_V2,
-        replace(NUMERICS, **OF_INCEPTION_RESNET, **ATROUS, res5_padded=False),
+        replace(TF1_NUMERICS, **OF_INCEPTION_RESNET, **ATROUS, res5_padded=False),
         "",
     ),
     "tf2 r101": (TF2, replace(OD, blocks=R101), TF2_RESNET, ""),

@@ -120,7 +120,9 @@ def test_suppression_is_the_plain_loop(inclusive: bool, equal: bool, threshold: 
     xyxy = np.concatenate((corners[:, 0], corners[:, 0] + 1 + corners[:, 1]), 1)
     scores = generator.permutation(70).astype(np.float32)
     found = Scored(torch.from_numpy(xyxy), torch.from_numpy(scores), torch.zeros(70, dtype=torch.int64))
-    kept = suppress(found, threshold, at_threshold=equal, apart=True, flat_last=False, inclusive=inclusive)
+    kept = suppress(
+        found, threshold, at_threshold=equal, apart=True, ties="first", flat_last=False, inclusive=inclusive
+    )
     assert kept.tolist() == greedy(xyxy, scores, threshold, offset=int(inclusive), equal=equal)
 
 
@@ -128,8 +130,8 @@ def test_an_overlap_at_the_threshold_decides() -> None:
     pair = Scored(
         torch.tensor([[0.0, 0, 2, 1], [0.0, 0, 1, 1]]), torch.tensor([0.9, 0.8]), torch.zeros(2, dtype=torch.int64)
     )
-    assert len(suppress(pair, 0.5, at_threshold=False, apart=True, flat_last=False, inclusive=False)) == 2
-    assert len(suppress(pair, 0.5, at_threshold=True, apart=True, flat_last=False, inclusive=False)) == 1
+    assert len(suppress(pair, 0.5, at_threshold=False, apart=True, ties="first", flat_last=False, inclusive=False)) == 2
+    assert len(suppress(pair, 0.5, at_threshold=True, apart=True, ties="first", flat_last=False, inclusive=False)) == 1
 
 
 def test_classes_do_not_suppress_each_other_however_they_are_kept_apart() -> None:
@@ -141,7 +143,7 @@ def test_classes_do_not_suppress_each_other_however_they_are_kept_apart() -> Non
         torch.randint(0, 4, (80,), generator=generator),
     )
     apart, shifted = (
-        suppress(found, 0.4, at_threshold=False, apart=choice, flat_last=False, inclusive=False).tolist()
+        suppress(found, 0.4, at_threshold=False, apart=choice, ties="first", flat_last=False, inclusive=False).tolist()
         for choice in (True, False)
     )
     assert apart == shifted
@@ -217,7 +219,7 @@ def test_a_kept_box_of_no_area_ends_its_class() -> None:
     for labels, kept in (([0, 0, 0, 0, 0], [0, 1]), ([0, 0, 0, 0, 1], [0, 1, 4]), ([0, 1, 0, 0, 0], [0, 1, 3])):
         found = Scored(boxes, scores, torch.tensor(labels))
         for apart in (True, False):
-            stays = suppress(found, 0.5, at_threshold=False, apart=apart, flat_last=True, inclusive=False)
+            stays = suppress(found, 0.5, at_threshold=False, apart=apart, ties="first", flat_last=True, inclusive=False)
             assert stays.tolist() == kept
-    none = suppress(found[[]], 0.5, at_threshold=False, apart=True, flat_last=True, inclusive=False)
+    none = suppress(found[[]], 0.5, at_threshold=False, apart=True, ties="first", flat_last=True, inclusive=False)
     assert none.tolist() == []

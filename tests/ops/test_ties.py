@@ -27,3 +27,11 @@ def test_it_is_taken_out_as_in_c(scores: list[float], taken: list[int]) -> None:
 def test_scores_that_differ_come_in_order() -> None:
     scores = torch.rand(500, generator=torch.Generator().manual_seed(1))
     assert popped(scores).tolist() == scores.argsort(descending=True).tolist()
+
+
+def test_the_first_of_them_are_the_first_of_all() -> None:
+    scores = torch.randint(0, 40, (500,), generator=torch.Generator().manual_seed(2)).float()
+    every = popped(scores).tolist()
+    assert every != scores.sort(descending=True, stable=True).indices.tolist()
+    for most in (0, 1, 3, 50, 499, 900):
+        assert popped(scores, most).tolist() == every[:most]

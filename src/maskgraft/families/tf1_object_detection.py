@@ -35,12 +35,16 @@ LAYERS = {
     "deltas": f"{_MASKS}/BoxEncodingPredictor",
 }
 
+# What the suppression of TensorFlow 1.15 does, under which its models are run.
+_KERNEL: dict[str, Any] = {"nms_ties": "heap"}
+
 # What the sample configs say of each backbone.
 _ATROUS: dict[str, Any] = {"c4_stride": 8, "rpn_dilation": 2}
 ASSUMED: dict[str, dict[str, Any]] = {
-    "resnet": {**_ATROUS, "stride_at": "before", "res5_stride": 1},
-    "inception_v2": {**INCEPTION, "mask_size": 15},
+    "resnet": {**_KERNEL, **_ATROUS, "stride_at": "before", "res5_stride": 1},
+    "inception_v2": {**_KERNEL, **INCEPTION, "mask_size": 15},
     "inception_resnet_v2": {
+        **_KERNEL,
         **INCEPTION,
         **_ATROUS,
         "box_pool_size": 17,

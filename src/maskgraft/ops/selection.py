@@ -56,14 +56,17 @@ def proposals(
     """Proposals of one image: per level the best `pre_nms` anchors are moved, cut to the `window` and suppressed.
 
     `logits` [M_l], `deltas` [M_l, 4] and `anchors` [M_l, 4] for each level; with the `scope` of an image all levels
-    are one. `scores` are what `rank` says; `labels` are level indices. Anchors of equal probability keep their order.
+    are one. `scores` are what `rank` says; `labels` are level indices. Anchors of equal probability keep their order,
+    but where `nms_ties` says otherwise: where all of them are candidates, they are queued as they come.
     With `clip_after` boxes are cut, and those of no area dropped, after the best `post_nms` are chosen.
     """
     if scope == "image":
         logits, deltas, anchors = [torch.cat(list(logits))], [torch.cat(list(deltas))], [torch.cat(list(anchors))]
     boxes, scores, level = [], [], []
     for index, (logit, delta, anchor) in enumerate(zip(logits, deltas, anchors, strict=True)):
-        if rank == "probability-first":
+        if rank == "probability-first" and pre_nms is None:
+            score, best = logit.sigmoid(), torch.arange(len(logit), device=logit.device)
+        elif rank == "probability-first":
             score, best = (one[:pre_nms] for one in logit.sigmoid().sort(descending=True, stable=True))
         else:
             score, best = logit.topk(len(logit) if pre_nms is None else min(pre_nms, len(logit)))
@@ -82,12 +85,12 @@ def proposals(
         found = replace(found, boxes=box_ops.clip(found.boxes, window))
     if min_size is not None and not clip_after:
         found = _at_least(found, min_size, inclusive_areas)
-    found = found if nms_ties == "first" else found[_popped(found)]
     kept = suppress(
         found,
         nms_threshold,
         at_threshold=nms_at_threshold,
         apart=nms_apart,
+        ties=nms_ties,
         flat_last=nms_flat_last,
         inclusive=inclusive_areas,
         most=post_nms if nms_apart and scope == "image" else None,
@@ -148,17 +151,17 @@ def detections(
     found = Scored(boxes, scores[which, label], label)
     if min_size > 0:
         found = _at_least(found, min_size, inclusive_areas)
-    order = torch.arange(len(found.labels), device=label.device) if nms_ties == "first" else _popped(found)
     kept = suppress(
-        found[order],
+        found,
         nms_threshold,
         at_threshold=nms_at_threshold,
         apart=nms_apart,
+        ties=nms_ties,
         flat_last=nms_flat_last,
         inclusive=inclusive_areas,
     )
-    if nms_ties != "first":  # what stays is then in order of score again, and where scores are equal of region
-        kept = order[kept].sort().values
+    if class_choice == "best":  # of equal scores that of the first region comes first, whatever its class
+        kept = kept.sort().values
         kept = kept[found.scores[kept].sort(descending=True, stable=True).indices]
     if max_per_class is not None and len(kept):
         of_class = one_hot(found.labels[kept])
@@ -175,6 +178,7 @@ def suppress(
     *,
     at_threshold: bool,
     apart: bool,
+    ties: Literal["first", "heap"],
     flat_last: bool,
     inclusive: bool,
     most: int | None = None,
@@ -182,30 +186,41 @@ def suppress(
     """Greedy non-maximum suppression within each label: indices of what stays, int64, best first.
 
     A box goes when a better one of its label overlaps it by more than `threshold`, or, with `at_threshold`, by as much.
-    `apart`: the labels are suppressed one after the other. Otherwise all go together, shifted so far apart that labels
-    do not meet, which rounds boxes of high labels to 1/100 of a pixel (torchvision, Detectron2, mmcv).
+    `apart`: the labels are suppressed one after the other, and of equal scores those of lower labels come first.
+    Otherwise all go together, shifted so far apart that labels do not meet, which rounds boxes of high labels to 1/100
+    of a pixel (torchvision, Detectron2, mmcv). Of equal scores of a label the first comes first, or what a heap gives
+    (`ops.ties.popped`).
 
     `flat_last`: once a box of no area is kept, its label keeps nothing more, as in TensorFlow 1.15 to 2.1. There what
     is kept is looked at again, and a box that does not overlap even itself is kept again and again until there are
-    enough (tensorflow/tensorflow#35482). `most`: no more are wanted of what is in order of score, so that often its
-    first part will do.
+    enough (tensorflow/tensorflow#35482). `most`: no more are wanted of boxes of one label, so that often the best of
+    them will do.
     """
     if most is not None:
         first = 8 * most
         while first < len(found.scores):
-            ahead = found[torch.arange(first, device=found.scores.device)]
+            ahead = _best(found.scores, ties, first)
             kept = suppress(
-                ahead, threshold, at_threshold=at_threshold, apart=apart, flat_last=flat_last, inclusive=inclusive
+                found[ahead],
+                threshold,
+                at_threshold=at_threshold,
+                apart=apart,
+                ties="first",
+                flat_last=flat_last,
+                inclusive=inclusive,
             )
             if len(kept) >= most:
-                return kept
+                return ahead[kept]
             first *= 4
     boxes = found.boxes
     if inclusive:  # moved by one, the far sides give the same areas and intersections
         boxes = boxes + boxes.new_tensor((0, 0, 1, 1))
     if at_threshold:
         threshold = float(np.nextafter(np.float32(threshold), np.float32(-1)))
-    kept = (_one_by_one if apart else batched_nms)(boxes, found.scores, found.labels, threshold)
+    if apart or ties == "heap":  # each label has a heap of its own
+        kept = _one_by_one(boxes, found.scores, found.labels, threshold, ties)
+    else:
+        kept = batched_nms(boxes, found.scores, found.labels, threshold)
     if not flat_last or not len(kept):
         return kept
     flat = (boxes[kept, 2:] <= boxes[kept, :2]).any(1)
@@ -214,19 +229,21 @@ def suppress(
     return kept[passed == 0]
 
 
-def _one_by_one(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float) -> Tensor:
-    stays = torch.zeros_like(scores, dtype=torch.bool)
+def _one_by_one(
+    boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float, ties: Literal["first", "heap"]
+) -> Tensor:
+    kept = [labels[:0]]
     for label in torch.unique(labels):
         of_label = torch.nonzero(labels == label).squeeze(1)
-        stays[of_label[nms(boxes[of_label], scores[of_label], threshold)]] = True
-    chosen = torch.nonzero(stays).squeeze(1)
+        of_label = of_label[_best(scores[of_label], ties)]
+        kept.append(of_label[nms(boxes[of_label], scores[of_label], threshold)])
+    chosen = torch.cat(kept)
     return chosen[scores[chosen].sort(descending=True, stable=True).indices]
 
 
-def _popped(found: Scored) -> Tensor:
-    """Indices of scored boxes, label by label, each in the order of a heap of its own."""
-    of_each = [torch.nonzero(found.labels == label).squeeze(1) for label in torch.unique(found.labels)]
-    return torch.cat([found.labels[:0], *(one[popped(found.scores[one])] for one in of_each)])
+def _best(scores: Tensor, ties: Literal["first", "heap"], most: int | None = None) -> Tensor:
+    """Indices of the best scores, best first."""
+    return popped(scores, most) if ties == "heap" else scores.sort(descending=True, stable=True).indices[:most]
 
 
 def _at_least(found: Scored, min_size: float, inclusive: bool) -> Scored:

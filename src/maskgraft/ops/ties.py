@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def popped(scores: Tensor) -> Tensor:
+def popped(scores: Tensor, most: int | None = None) -> Tensor:
     """Indices of scores [N], best first, as a binary heap gives them back that they were put into one after the other.
 
         popped(torch.tensor([0.5, 0.5, 0.5, 0.9]))      # 3, 2, 0, 1
@@ -15,11 +15,15 @@ def popped(scores: Tensor) -> Tensor:
     TensorFlow 1.15 to 2.1 takes them, which keeps its candidates in a `std::priority_queue` that compares nothing but
     scores (`non_max_suppression_op.cc`). The heap here is that of the GNU C++ library, as their Linux builds have it:
     what is taken from the top leaves a hole, which goes down to a leaf along the greater children, of equal ones along
-    the right; the last entry takes its place and goes up from there.
+    the right; the last entry takes its place and goes up from there. `most`: no more are wanted.
     """
+    ordered, order = scores.sort(descending=True, stable=True)
+    wanted = len(scores) if most is None else min(most, len(scores))
+    if not (ordered[1 : wanted + 1] == ordered[:wanted][: len(scores) - 1]).any():
+        return order[:wanted]
     values = scores.tolist()
     heap = _filled(values)
-    return torch.tensor([_top(heap, values) for _ in range(len(heap))], dtype=torch.int64, device=scores.device)
+    return torch.tensor([_top(heap, values) for _ in range(wanted)], dtype=torch.int64, device=scores.device)
 
 
 def _filled(values: Sequence[float]) -> list[int]:
