@@ -77,6 +77,8 @@ def _quad(like: Tensor, *values: float) -> Tensor:
 
 def network_scale(original: Size, numerics: Numerics) -> float:
     """By how much a photograph is to grow, before its sides are whole pixels."""
+    if numerics.min_size == 0 and not numerics.enlarge_only:
+        return 1.0
     scale = numerics.min_size / min(original)
     if numerics.enlarge_only:
         scale = max(1.0, scale)
@@ -99,6 +101,8 @@ def _rounded_size(original: Size, numerics: Numerics) -> Size:
             return numerics.fixed_size
         sides = zip(numerics.fixed_size, original, strict=True)
         return _rounded_as_floats(original, min(np.float32(wanted) / np.float32(side) for wanted, side in sides))
+    if numerics.min_size == 0 and not numerics.enlarge_only:
+        return original
     if numerics.size_rounding == "even-float":
         large = _rounded_as_floats(original, np.float32(numerics.min_size) / np.float32(short))
         if max(large) <= numerics.max_size:

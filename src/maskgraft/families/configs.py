@@ -14,6 +14,8 @@ from maskgraft.families.python_configs import parse_python
 from maskgraft.spec import Learned
 
 _MOST_BYTES = 4 << 20
+_MOST_BASES = 10  # one on top of the other
+NOT_READ = "files that are not there"  # in a config: those that it is written on top of
 
 
 class _InertLoader(yaml.SafeLoader):
@@ -41,15 +43,68 @@ _InertLoader.add_multi_constructor("!", _inert)
 
 
 def read_config(path: Path) -> Mapping[str, Any]:
-    """A config file as nested dicts: Python text where it is called so, YAML otherwise. Raises `CheckpointError`."""
-    if path.suffix != ".py":
-        return read_yaml(path)
+    """A config file as nested dicts: Python text where it is called so, YAML otherwise.
+
+    The files that it is written on top of are read first: `_BASE_` of Detectron2 and PaddleDetection, `_base_` of
+    MMDetection, by their place beside it. What of them is not there stays under `NOT_READ`. Raises `CheckpointError`.
+    """
+    return _with_bases(path, ())
+
+
+def _with_bases(path: Path, above: tuple[Path, ...]) -> Mapping[str, Any]:
+    python = path.suffix == ".py"
+    text = _python(path) if python else read_yaml(path)
+    key = "_base_" if python else "_BASE_"
+    named = text.get(key, ())
+    base: dict[str, Any] = {}
+    lacking: list[str] = []
+    for one in [named] if isinstance(named, str) else named if isinstance(named, list | tuple) else ():
+        place = path.parent / Path(str(one)).expanduser()
+        if not place.is_file() or len(above) == _MOST_BASES or place.resolve() in (*above, path.resolve()):
+            lacking.append(str(one))
+            continue
+        below = _with_bases(place, (*above, path.resolve()))
+        lacking += below.get(NOT_READ, ())
+        base = _merged(base, below)
+    if python and base:
+        text = _python(path, base)
+    merged = _merged(base, {name: value for name, value in text.items() if name != key})
+    return merged | {NOT_READ: lacking} if lacking else merged
+
+
+def _merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings on top of others; one that says `_delete_` (MMDetection) replaces what was there."""
+    result = dict(base)
+    for name, value in top.items():
+        before = result.get(name)
+        if isinstance(value, Mapping):
+            inside = {key: one for key, one in value.items() if key != "_delete_"}
+            result[name] = _merged(before if isinstance(before, Mapping) and inside == value else {}, inside)
+        else:
+            result[name] = value
+    return result
+
+
+def _python(path: Path, base: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
     if path.stat().st_size > _MOST_BYTES:
         raise _refused(path, f"is {path.stat().st_size:,} bytes long, more than a config ever is")
-    settings = parse_python(path.read_text(encoding="utf-8", errors="replace"))
+    settings = parse_python(path.read_text(encoding="utf-8", errors="replace"), base)
     if not settings:
         raise _refused(path, "is no Python text of settings")
     return settings
+
+
+def base_fault(config: Mapping[str, Any], fix: str) -> list[Finding]:
+    """What to say of files that a config is written on top of, and that are not where it says."""
+    lacking = config.get(NOT_READ)
+    if not lacking:
+        return []
+    verb = "are" if len(lacking) > 1 else "is"
+    message = (
+        f"the config is written on top of {', '.join(map(str, lacking))}, which {verb} not there: "
+        "what it does not say itself is assumed"
+    )
+    return [Finding("numerics.assumed", "warning", message, evidence={"base": list(lacking)}, fix=fix)]
 
 
 def parse_yaml(text: str) -> Any:

@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from maskgraft.errors import Finding
-from maskgraft.families.configs import changes_from, setting
+from maskgraft.families.configs import base_fault, changes_from, setting
+from maskgraft.families.detectron_maths import straddle
 from maskgraft.families.family import Config, class_count_fault, learned, unsupported
 from maskgraft.files import Tensors
 from maskgraft.spec import NUMERICS_FIELDS, Arch, Learned, Numerics
@@ -77,7 +78,7 @@ FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("rpn_delta_weights", "MODEL.RPN.BBOX_REG_WEIGHTS", _quad),
     ("rpn_negative_iou", "MODEL.RPN.IOU_THRESHOLDS", lambda pair: float(pair[0])),
     ("rpn_positive_iou", "MODEL.RPN.IOU_THRESHOLDS", lambda pair: float(pair[1])),
-    ("rpn_straddle", "MODEL.RPN.BOUNDARY_THRESH", lambda pixels: float(pixels) if pixels >= 0 else None),
+    ("rpn_straddle", "MODEL.RPN.BOUNDARY_THRESH", straddle),
     ("rpn_samples", "MODEL.RPN.BATCH_SIZE_PER_IMAGE", int),
     ("rpn_positive_fraction", "MODEL.RPN.POSITIVE_FRACTION", float),
     ("rpn_beta", "MODEL.RPN.SMOOTH_L1_BETA", float),
@@ -118,6 +119,10 @@ _FROM_LAZY: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("rpn_post_nms_train", "model.proposal_generator.post_nms_topk", lambda pair: int(pair[0])),
     ("rpn_post_nms", "model.proposal_generator.post_nms_topk", lambda pair: int(pair[1])),
     ("rpn_nms_threshold", "model.proposal_generator.nms_thresh", float),
+    ("rpn_min_size", "model.proposal_generator.min_box_size", float),
+    ("rpn_straddle", "model.proposal_generator.anchor_boundary_thresh", straddle),
+    ("rpn_beta", "model.proposal_generator.smooth_l1_beta", float),
+    ("box_beta", "model.roi_heads.box_predictor.smooth_l1_beta", float),
     ("rpn_delta_weights", "model.proposal_generator.box2box_transform.weights", _quad),
     ("rpn_negative_iou", "model.proposal_generator.anchor_matcher.thresholds", lambda pair: float(pair[0])),
     ("rpn_positive_iou", "model.proposal_generator.anchor_matcher.thresholds", lambda pair: float(pair[1])),
@@ -139,6 +144,7 @@ _FROM_LAZY: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
 # Settings whose other values change what is computed in ways that the model does not have.
 _REQUIRED: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("MODEL.META_ARCHITECTURE", ("GeneralizedRCNN",)),
+    ("MODEL.LOAD_PROPOSALS", (False,)),
     ("MODEL.PROPOSAL_GENERATOR.NAME", ("RPN",)),
     ("MODEL.ROI_HEADS.NAME", ("StandardROIHeads", "Res5ROIHeads")),
     ("MODEL.ROI_BOX_HEAD.POOLER_TYPE", ("ROIAlignV2", "ROIAlign")),
@@ -146,6 +152,38 @@ _REQUIRED: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("MODEL.KEYPOINT_ON", (False,)),
     ("MODEL.ANCHOR_GENERATOR.NAME", ("DefaultAnchorGenerator",)),
     ("INPUT.FORMAT", ("BGR", "RGB")),
+    ("MODEL.RPN.HEAD_NAME", ("StandardRPNHead",)),
+    ("MODEL.FPN.IN_FEATURES", (("res2", "res3", "res4", "res5"),)),
+    ("MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", (False,)),
+    ("MODEL.ROI_MASK_HEAD.POOLER_TYPE", ("ROIAlignV2", "ROIAlign")),
+    ("model.roi_heads.box_predictor.use_sigmoid_ce", (False,)),
+    ("model.roi_heads.box_pooler.pooler_type", ("ROIAlignV2", "ROIAlign")),
+    ("model.backbone.fuse_type", ("sum",)),
+)
+# … and those of a pyramid, of a single map, and of one that is dilated
+_REQUIRED_OF: Mapping[str, tuple[tuple[str, tuple[Any, ...]], ...]] = {
+    "fpn": (
+        ("MODEL.RPN.IN_FEATURES", (("p2", "p3", "p4", "p5", "p6"),)),
+        ("MODEL.ROI_HEADS.IN_FEATURES", (("p2", "p3", "p4", "p5"),)),
+        ("MODEL.RESNETS.RES5_DILATION", (1,)),
+    ),
+    "c4": (
+        ("MODEL.RPN.IN_FEATURES", (("res4",),)),
+        ("MODEL.ROI_HEADS.IN_FEATURES", (("res4",),)),
+        ("MODEL.RESNETS.RES5_DILATION", (1,)),
+    ),
+    "dc5": (
+        ("MODEL.RPN.IN_FEATURES", (("res5",),)),
+        ("MODEL.ROI_HEADS.IN_FEATURES", (("res5",),)),
+        ("MODEL.RESNETS.RES5_DILATION", (2,)),
+    ),
+}
+# Settings of the pooling for masks, which is that for boxes.
+_ALIKE = (
+    ("MODEL.ROI_MASK_HEAD.POOLER_TYPE", "MODEL.ROI_BOX_HEAD.POOLER_TYPE"),
+    ("MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO", "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO"),
+    ("model.roi_heads.mask_pooler.pooler_type", "model.roi_heads.box_pooler.pooler_type"),
+    ("model.roi_heads.mask_pooler.sampling_ratio", "model.roi_heads.box_pooler.sampling_ratio"),
 )
 
 
@@ -159,10 +197,15 @@ def numerics_of(
     numerics, how = _numerics(tensors, arch)
     if config is None:
         return numerics, how, []
-    for key, allowed in _REQUIRED:
+    for key, allowed in (*_REQUIRED, *_REQUIRED_OF[arch.neck]):
         value = setting(config, key)
+        value = tuple(value) if isinstance(value, list) else value
         if value is not None and value not in allowed:
             raise unsupported(tensors, title, f"{key} is {value!r}, not {' or '.join(map(str, allowed))}")
+    for masks, boxes in _ALIKE if arch.neck != "c4" else ():
+        pair = setting(config, masks), setting(config, boxes)
+        if None not in pair and pair[0] != pair[1]:
+            raise unsupported(tensors, title, f"{masks} is {pair[0]!r}, and {boxes} {pair[1]!r}")
     lazy = "MODEL" not in config and "model" in config
     changes = changes_from(config, _FROM_LAZY if lazy else FROM_CONFIG, how)
     changes |= _anchors(tensors, arch, config, how, title, lazy=lazy)
@@ -215,11 +258,4 @@ def _numerics(tensors: Tensors, arch: Arch) -> tuple[Numerics, dict[str, Learned
 def _disagreements(tensors: Tensors, arch: Arch, config: Config) -> Iterator[Finding]:
     for key in ("MODEL.ROI_HEADS.NUM_CLASSES", "model.roi_heads.num_classes"):
         yield from class_count_fault(tensors, arch.classes, setting(config, key), key)
-    if "_BASE_" in config:
-        yield Finding(
-            "numerics.assumed",
-            "warning",
-            f"the config is written on top of {config['_BASE_']}, which is not read: what it does not say is assumed",
-            evidence={"base": config["_BASE_"]},
-            fix="give the config.yaml that Detectron2 wrote into the output folder of the training",
-        )
+    yield from base_fault(config, "give the config.yaml that Detectron2 wrote into the output folder of the training")

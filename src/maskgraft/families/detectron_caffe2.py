@@ -19,6 +19,7 @@ from maskgraft.families.detectron_maths import (
     class_names,
     of_arch,
     quad,
+    refuse_other_pooling,
     refuse_what_cannot_be_obeyed,
     straddle,
 )
@@ -53,6 +54,7 @@ _FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("max_size", "TEST.MAX_SIZE", int),
     ("pixel_mean", "PIXEL_MEANS", lambda means: quad(means[0][0])),
     ("stride_in", "RESNETS.STRIDE_1X1", lambda yes: "1x1" if yes else "3x3"),
+    ("delta_clip", "BBOX_XFORM_CLIP", float),
     ("rpn_pre_nms", "TEST.RPN_PRE_NMS_TOP_N", int),
     ("rpn_post_nms", "TEST.RPN_POST_NMS_TOP_N", int),
     ("rpn_nms_threshold", "TEST.RPN_NMS_THRESH", float),
@@ -86,7 +88,25 @@ _REQUIRED: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("MRCNN.UPSAMPLE_RATIO", (1,)),
     ("TEST.SOFT_NMS.ENABLED", (False,)),
     ("TEST.BBOX_VOTE.ENABLED", (False,)),
+    ("TEST.BBOX_AUG.ENABLED", (False,)),
+    ("TEST.MASK_AUG.ENABLED", (False,)),
+    ("RPN.STRIDE", (16,)),
+    ("RESNETS.RES5_DILATION", (1,)),
+    ("GROUP_NORM.DIM_PER_GP", (-1,)),
+    ("GROUP_NORM.NUM_GROUPS", (32,)),
 )
+# … and those of a pyramid.
+_REQUIRED_OF_PYRAMIDS: tuple[tuple[str, tuple[Any, ...]], ...] = (
+    ("FPN.ROI_CANONICAL_SCALE", (224,)),
+    ("FPN.ROI_CANONICAL_LEVEL", (4,)),
+    ("FPN.ROI_MIN_LEVEL", (2,)),
+    ("FPN.ROI_MAX_LEVEL", (5,)),
+    ("FPN.RPN_MIN_LEVEL", (2,)),
+    ("FPN.RPN_MAX_LEVEL", (6,)),
+    ("FPN.EXTRA_CONV_LEVELS", (False,)),
+    ("MRCNN.DILATION", (1,)),
+)
+_POOLING = ("MRCNN.ROI_XFORM_SAMPLING_RATIO", "FAST_RCNN.ROI_XFORM_SAMPLING_RATIO")
 
 
 def read(tensors: Tensors, config: Config | None) -> Reading:
@@ -124,8 +144,11 @@ def _numerics(
     if config is None:
         config = _own_config(tensors)
     refuse_what_cannot_be_obeyed(tensors, config, _REQUIRED, FAMILY.title)
+    if arch.neck == "fpn":
+        refuse_what_cannot_be_obeyed(tensors, config, _REQUIRED_OF_PYRAMIDS, FAMILY.title)
+        refuse_other_pooling(tensors, config, _POOLING, FAMILY.title)
     changes = changes_from(config, _FROM_CONFIG, how)
-    anchors = _anchors(arch, config)
+    anchors = _settings_of(arch, config)
     how |= learned("Detectron's config", "read", [f"numerics.{name}" for name in anchors])
     return replace(of_arch(NUMERICS, arch), **{**changes, **anchors}), how, []
 
@@ -139,10 +162,15 @@ def _own_config(tensors: Tensors) -> Config:
     return data if isinstance(data, Mapping) else {}
 
 
-def _anchors(arch: Arch, config: Config) -> dict[str, Any]:
-    """Sizes and ratios of anchors, which pyramids and single maps take from different settings."""
+def _settings_of(arch: Arch, config: Config) -> dict[str, Any]:
+    """What pyramids, single maps and group norms take from settings of their own: sizes and ratios of anchors …"""
     changes: dict[str, Any] = {}
     pyramid = arch.neck == "fpn"
+    multiple, eps = setting(config, "FPN.COARSEST_STRIDE"), setting(config, "GROUP_NORM.EPSILON")
+    if pyramid and multiple is not None:
+        changes["pad_multiple"] = max(1, int(multiple))
+    if arch.norm == "group" and eps is not None:
+        changes["norm_eps"] = float(eps)
     sizes = setting(config, "FPN.RPN_ANCHOR_START_SIZE" if pyramid else "RPN.SIZES")
     ratios = setting(config, "FPN.RPN_ASPECT_RATIOS" if pyramid else "RPN.ASPECT_RATIOS")
     if sizes is not None:

@@ -82,8 +82,16 @@ def refuse_what_cannot_be_obeyed(
     """Raises `CheckpointError` for a setting that has none of the values which the model can obey."""
     for key, allowed in required:
         value = setting(config, key)
+        value = tuple(value) if isinstance(value, list) else value
         if value is not None and value not in allowed:
             raise unsupported(tensors, title, f"{key} is {value!r}, not {' or '.join(map(str, allowed))}")
+
+
+def refuse_other_pooling(tensors: Tensors, config: Config, keys: tuple[str, str], title: str) -> None:
+    """Raises `CheckpointError` where regions are pooled for masks in another way than for boxes; `keys` say how."""
+    masks, boxes = (setting(config, key) for key in keys)
+    if None not in (masks, boxes) and masks != boxes:
+        raise unsupported(tensors, title, f"{keys[0]} is {masks!r}, and {keys[1]} {boxes!r}")
 
 
 def class_names(arch: Arch) -> tuple[tuple[str, ...], Learned]:

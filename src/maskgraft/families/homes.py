@@ -215,10 +215,17 @@ def _chainer(spec: Spec) -> Settings:
 
 
 def _paddle(spec: Spec) -> Settings:
+    numerics = spec.numerics
+    sides = {"interp": 2, "target_size": [numerics.min_size, numerics.max_size], "keep_ratio": True}
+    pixels = {"is_scale": True, "mean": list(numerics.pixel_mean), "std": list(numerics.pixel_std)}
+    steps = [{"Decode": {}}, {"Resize": sides}, {"NormalizeImage": pixels}, {"Permute": {}}]
+    stride = numerics.pad_multiple if numerics.pad_multiple > 1 else -1
     return {
+        "TestReader.sample_transforms": steps,
+        "TestReader.batch_transforms": [{"PadBatch": {"pad_to_stride": stride}}],
         "num_classes": spec.arch.classes,
-        "ResNet.variant": "a" if spec.numerics.stride_in == "1x1" else "d" if spec.numerics.stride_pooled else "b",
-        "BBoxHead.roi_extractor.aligned": spec.numerics.roi_aligned,
+        "ResNet.variant": "a" if numerics.stride_in == "1x1" else "d" if numerics.stride_pooled else "b",
+        "BBoxHead.roi_extractor.aligned": numerics.roi_aligned,
     }
 
 
@@ -374,6 +381,7 @@ HOMES: Mapping[str, Home] = {
         },
         config="config.yml",
         settings=_paddle,
+        sets=frozenset({"min_size", "max_size", "pixel_mean", "pixel_std", "pad_multiple"}),
     ),
     "tf1_object_detection_api": Home(("bundle",), _OBJECT_DETECTION, era=_tf1_era, **_PIPELINE),
     "tf2_object_detection_api": Home(("bundle of objects",), _OBJECT_DETECTION, era=lambda arch: "", **_PIPELINE),

@@ -15,6 +15,7 @@ from maskgraft.families.detectron_maths import (
     class_names,
     of_arch,
     quad,
+    refuse_other_pooling,
     refuse_what_cannot_be_obeyed,
     straddle,
 )
@@ -64,10 +65,13 @@ _FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("score_threshold", "MODEL.ROI_HEADS.SCORE_THRESH", float),
     ("nms_threshold", "MODEL.ROI_HEADS.NMS", float),
     ("max_detections", "MODEL.ROI_HEADS.DETECTIONS_PER_IMG", int),
+    ("mask_threshold", "MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS_THRESHOLD", float),
     ("roi_positive_iou", "MODEL.ROI_HEADS.FG_IOU_THRESHOLD", float),
     ("roi_samples", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", int),
     ("roi_positive_fraction", "MODEL.ROI_HEADS.POSITIVE_FRACTION", float),
 )
+
+_SCALES = ((1 / 4, 1 / 8, 1 / 16, 1 / 32), (1 / 16,))
 
 # Settings whose other values change what is computed in ways that the model does not have.
 _REQUIRED: tuple[tuple[str, tuple[Any, ...]], ...] = (
@@ -77,8 +81,17 @@ _REQUIRED: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("MODEL.FPN.USE_RELU", (False,)),
     ("MODEL.ROI_BOX_HEAD.DILATION", (1,)),
     ("MODEL.ROI_MASK_HEAD.DILATION", (1,)),
+    ("MODEL.RPN.RPN_HEAD", ("SingleConvRPNHead",)),
+    ("MODEL.RPN.ANCHOR_STRIDE", ((4, 8, 16, 32, 64), (16,))),
+    ("MODEL.ROI_BOX_HEAD.POOLER_SCALES", _SCALES),
+    ("MODEL.ROI_MASK_HEAD.POOLER_SCALES", _SCALES),
+    ("MODEL.RESNETS.RES5_DILATION", (1,)),
+    ("MODEL.GROUP_NORM.DIM_PER_GP", (-1,)),
+    ("MODEL.GROUP_NORM.NUM_GROUPS", (32,)),
     ("TEST.BBOX_AUG.ENABLED", (False,)),
 )
+
+_POOLING = ("MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO", "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO")
 
 
 def read(tensors: Tensors, config: Config | None) -> Reading:
@@ -104,7 +117,9 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
     findings: list[Finding] = []
     if config is not None:
         refuse_what_cannot_be_obeyed(tensors, config, _REQUIRED, FAMILY.title)
-        changes = changes_from(config, _FROM_CONFIG, how) | _pyramid_settings(arch, config, how)
+        if arch.neck == "fpn":
+            refuse_other_pooling(tensors, config, _POOLING, FAMILY.title)
+        changes = changes_from(config, _FROM_CONFIG, how) | _settings_of(arch, config, how)
         numerics = replace(numerics, **changes)
         rows = setting(config, "MODEL.ROI_BOX_HEAD.NUM_CLASSES")
         said = None if rows is None else rows - 1
@@ -114,9 +129,13 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
     return Reading(spec, "", tuple(findings))
 
 
-def _pyramid_settings(arch: Arch, config: Config, how: dict[str, Learned]) -> dict[str, Any]:
-    """What the config says in one way for pyramids and in another for a single map."""
+def _settings_of(arch: Arch, config: Config, how: dict[str, Learned]) -> dict[str, Any]:
+    """What the config says in one way for one architecture and in another for others."""
     changes: dict[str, Any] = {}
+    eps = setting(config, "MODEL.GROUP_NORM.EPSILON")
+    if arch.norm == "group" and eps is not None:
+        changes["norm_eps"] = float(eps)
+        how["numerics.norm_eps"] = Learned("read", "config: MODEL.GROUP_NORM.EPSILON")
     sizes = setting(config, "MODEL.RPN.ANCHOR_SIZES")
     if sizes is not None:
         one_level = arch.neck != "fpn"

@@ -11,6 +11,7 @@ from typing import Any
 from maskgraft.families import mmdet_config
 from maskgraft.families.class_names import COCO_80, numbered
 from maskgraft.families.class_shift import class_shift, version
+from maskgraft.families.configs import base_fault
 from maskgraft.families.family import (
     Config,
     Family,
@@ -136,7 +137,8 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
     classes, how["classes"] = _classes(meta, arch)
     numerics = replace(NUMERICS, **changes)
     spec = Spec(family=FAMILY.name, arch=arch, numerics=numerics, classes=classes, learned=how)
-    return Reading(spec, era, tuple(class_shift(tensors, meta)) if era == "2" else ())
+    lacking = base_fault(config, "give the config that MMDetection wrote into the work_dir") if config else []
+    return Reading(spec, era, (*(class_shift(tensors, meta) if era == "2" else ()), *lacking))
 
 
 _ASSUMED = (

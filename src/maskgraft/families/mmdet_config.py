@@ -46,39 +46,105 @@ def transforms(config: Config) -> list[Config]:
     return []
 
 
+# The steps of a test pipeline that either change nothing of the pixels or are read.
+_STEPS = (
+    *("LoadImageFromFile", "LoadImageFromNDArray", "LoadImageFromWebcam", "mmdet.InferencerLoader", "LoadAnnotations"),
+    *("Resize", "RandomFlip", "Normalize", "Pad", "ImageToTensor", "ToTensor", "DefaultFormatBundle", "Collect"),
+    *("PackDetInputs", "MultiScaleFlipAug", "TestTimeAug"),
+)
+
+
 def refusal(config: Config) -> str:
     """What in a config changes the computation in ways that maskgraft does not have, or ""."""
     model, head = model_of(config), head_of(config)
+    testing = stage_settings(config, "test_cfg")
+    coders = ("DeltaXYWHBBoxCoder", "LegacyDeltaXYWHBBoxCoder")
+    nothing = (0.0,) * 4
     allowed: tuple[tuple[Any, str, tuple[Any, ...]], ...] = (
         (model, "type", ("MaskRCNN",)),
+        (model, "data_preprocessor.type", ("DetDataPreprocessor",)),
+        (model, "data_preprocessor.pad_value", (0,)),
+        (model, "data_preprocessor.rgb_to_bgr", (False,)),
         (model, "backbone.type", ("ResNet", "ResNeXt")),
         (model, "backbone.conv_cfg.type", ("Conv", "Conv2d")),
         (model, "backbone.deep_stem", (False,)),
         (model, "backbone.avg_down", (False,)),
         (model, "backbone.with_cp", (False, True)),
+        (model, "backbone.strides", ((1, 2, 2, 2), (1, 2, 2))),
+        (model, "backbone.dilations", ((1, 1, 1, 1), (1, 1, 1))),
+        (model, "backbone.out_indices", ((0, 1, 2, 3), (2,))),
         (model, "neck.type", ("FPN",)),
         (model, "neck.conv_cfg.type", ("Conv", "Conv2d")),
+        (model, "neck.start_level", (0,)),
+        (model, "neck.num_outs", (5,)),
+        (model, "neck.act_cfg", ()),
+        (model, "neck.upsample_cfg.mode", ("nearest",)),
         (model, "rpn_head.type", ("RPNHead",)),
         (model, "rpn_head.loss_cls.use_sigmoid", (True,)),
         (model, "rpn_head.anchor_generator.type", ("AnchorGenerator", "LegacyAnchorGenerator")),
-        (model, "rpn_head.bbox_coder.type", ("DeltaXYWHBBoxCoder", "LegacyDeltaXYWHBBoxCoder")),
+        (model, "rpn_head.anchor_generator.centers", ()),
+        (model, "rpn_head.bbox_coder.type", coders),
+        (model, "rpn_head.bbox_coder.target_means", (nothing,)),
+        (model, "rpn_head.bbox_coder.clip_border", (True,)),
+        (model, "rpn_head.bbox_coder.add_ctr_clip", (False,)),
         (head, "bbox_roi_extractor.type", ("SingleRoIExtractor",)),
         (head, "bbox_roi_extractor.finest_scale", (56,)),
+        (head, "bbox_roi_extractor.featmap_strides", ((4, 8, 16, 32), (16,))),
         (head, "bbox_roi_extractor.roi_layer.type", ("RoIAlign",)),
-        (head, "bbox_head.bbox_coder.type", ("DeltaXYWHBBoxCoder", "LegacyDeltaXYWHBBoxCoder")),
+        (head, "bbox_roi_extractor.roi_layer.pool_mode", ("avg",)),
+        (head, "mask_roi_extractor.type", ("SingleRoIExtractor",)),
+        (head, "mask_roi_extractor.finest_scale", (56,)),
+        (head, "mask_roi_extractor.featmap_strides", ((4, 8, 16, 32), (16,))),
+        (head, "mask_roi_extractor.roi_layer.type", ("RoIAlign",)),
+        (head, "mask_roi_extractor.roi_layer.pool_mode", ("avg",)),
+        *(
+            (head, f"mask_roi_extractor.roi_layer.{name}", (said,))
+            for name in ("aligned", "sampling_ratio", "sample_num")
+            if (said := setting(head, f"bbox_roi_extractor.roi_layer.{name}")) is not None
+        ),
+        (head, "bbox_head.bbox_coder.type", coders),
+        (head, "bbox_head.bbox_coder.target_means", (nothing,)),
+        (head, "bbox_head.target_means", (nothing,)),
+        (head, "bbox_head.bbox_coder.clip_border", (True,)),
+        (head, "bbox_head.bbox_coder.add_ctr_clip", (False,)),
+        (head, "bbox_head.loss_cls.type", ("CrossEntropyLoss",)),
         (head, "bbox_head.loss_cls.use_sigmoid", (False,)),
+        (head, "bbox_head.cls_predictor_cfg.type", ("Linear",)),
+        (head, "bbox_head.reg_predictor_cfg.type", ("Linear",)),
         (head, "mask_head.type", ("FCNMaskHead",)),
-        (stage_settings(config, "test_cfg"), "rcnn.nms.type", ("nms",)),
-        (stage_settings(config, "test_cfg"), "rpn.nms.type", ("nms",)),
-        (stage_settings(config, "test_cfg"), "rpn.nms_across_levels", (False,)),
+        (head, "mask_head.conv_cfg.type", ("Conv", "Conv2d")),
+        (head, "mask_head.conv_kernel_size", (3,)),
+        (head, "mask_head.upsample_cfg.type", ("deconv",)),
+        (head, "mask_head.predictor_cfg.type", ("Conv", "Conv2d")),
+        (testing, "rcnn.nms.type", ("nms",)),
+        (testing, "rcnn.nms.class_agnostic", (False,)),
+        (testing, "rpn.nms.type", ("nms",)),
+        (testing, "rpn.nms_across_levels", (False,)),
     )
     for part, key, values in allowed:
         said = setting(part, key)
-        if said is not None and said not in values:
+        if said is not None and (tuple(said) if isinstance(said, list) else said) not in values:
             return f"{key} is {said!r}"
-    for resize in (step for step in transforms(config) if step.get("type") == "Resize"):
-        if resize.get("keep_ratio") is False:
+    return next((fault for step in transforms(config) if (fault := _step_fault(step))), "")
+
+
+def _step_fault(step: Config) -> str:
+    """What a step of the test pipeline does to pixels that maskgraft does not do, or ""."""
+    kind = step.get("type")
+    if isinstance(kind, str) and kind not in _STEPS:
+        return f"the test pipeline has the step {kind}"
+    if kind == "Resize":
+        # since 3.0 a `scale` is taken without its ratio where nothing else is said
+        if not step.get("keep_ratio", "scale" not in step):
             return "images are resized without keeping their ratio"
+        for key, usual in (("backend", "cv2"), ("interpolation", "bilinear")):
+            if step.get(key, usual) != usual:
+                return f"images are resized with {key} {step[key]!r}"
+    if kind == "Pad":
+        filled = step.get("pad_val", 0)
+        filled = filled.get("img", 0) if isinstance(filled, Mapping) else filled
+        if step.get("size") is not None or step.get("pad_to_square") or filled not in (0, (0, 0, 0), [0, 0, 0]):
+            return "images are padded to a size of their own, or with another colour than 0"
     return ""
 
 
@@ -145,11 +211,17 @@ def _proposals(config: Config) -> dict[str, Any]:
     scales = made.get("scales", head.get("anchor_scales"))
     strides = made.get("strides", head.get("anchor_strides"))
     bases = made.get("base_sizes") or head.get("anchor_base_sizes") or strides
+    if bases:  # strides may be pairs
+        bases = [min(base) if isinstance(base, list | tuple) else base for base in bases]
+    octave, steps = made.get("octave_base_scale"), made.get("scales_per_octave")
+    if octave is not None and steps is not None:
+        scales = [octave * 2 ** (step / steps) for step in range(steps)]
     sizes = tuple(tuple(float(scale * base) for scale in scales) for base in bases) if scales and bases else None
     stds = _when(_numbers, setting(head, "bbox_coder.target_stds"), head.get("target_stds"))
     changes: dict[str, Any] = {
         "anchor_sizes": sizes,
         "anchor_ratios": _when(_numbers, made.get("ratios"), head.get("anchor_ratios")),
+        "anchor_order": None if made.get("scale_major", True) else "size",
         "anchor_offset": _when(float, made.get("center_offset")),
         "rpn_delta_weights": tuple(round(1 / std, 9) for std in stds) if stds else None,
         "rpn_beta": _beta(head.get("loss_bbox")),

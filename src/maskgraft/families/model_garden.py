@@ -65,6 +65,11 @@ def _sizes(anchor: Mapping[str, Any]) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(2**level * step for step in steps) for level in (2, 3, 4, 5, 6))
 
 
+def _weights(value: Any) -> tuple[float, ...]:
+    y, x, height, width = map(float, value)
+    return x, y, width, height
+
+
 def _above_nothing(value: Any) -> float | None:
     return float(value) or None
 
@@ -97,6 +102,11 @@ _FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("box_beta", "task.losses.frcnn_huber_loss_delta", float),
 )
 
+# The same of settings that its later versions have.
+_OF_LATER: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+    ("box_delta_weights", f"{_MODEL}.detection_generator.box_coder_weights", _weights),
+)
+
 # Settings whose other values change what is computed in ways that the model does not have.
 _REQUIRED: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (f"{_MODEL}.min_level", (2,)),
@@ -113,6 +123,10 @@ _REQUIRED: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (f"{_MODEL}.detection_generator.apply_nms", (True,)),
     (f"{_MODEL}.detection_generator.nms_version", ("v1", "v2")),
     (f"{_MODEL}.detection_generator.soft_nms_sigma", (0,)),
+    (f"{_MODEL}.detection_generator.use_sigmoid_probability", (False,)),
+    (f"{_MODEL}.detection_generator.use_class_agnostic_nms", (False,)),
+    (f"{_MODEL}.backbone.type", ("resnet",)),
+    (f"{_MODEL}.decoder.type", ("fpn",)),
     (f"{_MODEL}.outer_boxes_scale", (1,)),
 )
 
@@ -153,7 +167,7 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
             value = setting(config, key)
             if value is not None and value not in allowed:
                 raise unsupported(tensors, TITLE, f"{key} is {value!r}, not {' or '.join(map(str, allowed))}")
-        found = replace(found, **changes_from(config, _FROM_CONFIG, how))
+        found = replace(found, **changes_from(config, (*_FROM_CONFIG, *_OF_LATER), how))
         said = setting(config, f"{_MODEL}.num_classes")
         key = f"{_MODEL}.num_classes, which counts the background"
         findings += class_count_fault(tensors, arch.classes, None if said is None else int(said) - 1, key)

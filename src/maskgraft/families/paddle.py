@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from maskgraft.errors import Finding
 from maskgraft.families.class_names import COCO_80, numbered
-from maskgraft.families.configs import setting
+from maskgraft.families.configs import base_fault, changes_from, setting
 from maskgraft.families.family import (
     Config,
     Family,
@@ -66,22 +67,72 @@ C4: dict[str, Any] = {
     "box_pool_size": 14,
 }
 
+_TEST = "TestReader.sample_transforms"
+
+
+def _sizes(value: Any) -> tuple[tuple[float, ...], ...]:
+    """One list for all levels, or one for each."""
+    levels = value if isinstance(value[0], list | tuple) else [value]
+    return tuple(tuple(float(size) for size in level) for level in levels)
+
+
+def _ratios(value: Any) -> tuple[float, ...]:
+    first = value[0] if isinstance(value[0], list | tuple) else value
+    return tuple(float(ratio) for ratio in first)
+
+
 # Field of Numerics ← (key of the config, how its value reads)
 _FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("stride_in", "ResNet.variant", lambda variant: "1x1" if variant == "a" else "3x3"),
-    ("anchor_ratios", "RPNHead.anchor_generator.aspect_ratios", lambda ratios: tuple(map(float, ratios))),
+    ("anchor_sizes", "RPNHead.anchor_generator.anchor_sizes", _sizes),
+    ("anchor_ratios", "RPNHead.anchor_generator.aspect_ratios", _ratios),
+    ("anchor_offset", "RPNHead.anchor_generator.offset", float),
     ("rpn_pre_nms", "RPNHead.test_proposal.pre_nms_top_n", int),
     ("rpn_post_nms", "RPNHead.test_proposal.post_nms_top_n", int),
     ("rpn_nms_threshold", "RPNHead.test_proposal.nms_thresh", float),
     ("rpn_min_size", "RPNHead.test_proposal.min_size", lambda least: max(1.0, float(least))),
+    ("rpn_pre_nms_train", "RPNHead.train_proposal.pre_nms_top_n", int),
+    ("rpn_post_nms_train", "RPNHead.train_proposal.post_nms_top_n", int),
+    ("rpn_samples", "RPNHead.rpn_target_assign.batch_size_per_im", int),
+    ("rpn_positive_fraction", "RPNHead.rpn_target_assign.fg_fraction", float),
+    ("rpn_positive_iou", "RPNHead.rpn_target_assign.positive_overlap", float),
+    ("rpn_negative_iou", "RPNHead.rpn_target_assign.negative_overlap", float),
     ("roi_aligned", "BBoxHead.roi_extractor.aligned", bool),
     ("roi_sampling", "BBoxHead.roi_extractor.sampling_ratio", int),
+    ("box_pool_size", "BBoxHead.roi_extractor.resolution", int),
+    ("mask_pool_size", "MaskHead.roi_extractor.resolution", int),
+    ("box_delta_weights", "RCNNBox.prior_box_var", lambda weights: tuple(map(float, weights))),
+    ("roi_samples", "BBoxAssigner.batch_size_per_im", int),
+    ("roi_positive_iou", "BBoxAssigner.fg_thresh", float),
+    ("roi_positive_fraction", "BBoxAssigner.fg_fraction", float),
     ("score_threshold", "BBoxPostProcess.nms.score_threshold", float),
     ("nms_threshold", "BBoxPostProcess.nms.nms_threshold", float),
     ("max_detections", "BBoxPostProcess.nms.keep_top_k", int),
     ("mask_threshold", "MaskPostProcess.binary_thresh", float),
 )
-_ASSUMED = (*(field for field, _, _ in _FROM_CONFIG), "min_size", "max_size", "resize", "anchor_sizes")
+_ASSUMED = (
+    *(field for field, _, _ in _FROM_CONFIG),
+    *("min_size", "max_size", "resize", "pixel_mean", "pixel_std", "pixel_scale", "pad_multiple"),
+)
+
+# Settings whose other values change what is computed in ways that the model does not have.
+_REQUIRED: tuple[tuple[str, tuple[Any, ...]], ...] = (
+    ("architecture", ("MaskRCNN",)),
+    ("RPNHead.anchor_generator.strides", ((4, 8, 16, 32, 64), (16,))),
+    ("RPNHead.anchor_generator.variance", ((1.0, 1.0, 1.0, 1.0),)),
+    *(
+        (f"{head}.roi_extractor.{name}", (usual,))
+        for head in ("BBoxHead", "MaskHead")
+        for name, usual in (("canconical_level", 4), ("canonical_size", 224), ("start_level", 0), ("end_level", 3))
+    ),
+    ("BBoxPostProcess.nms.name", ("MultiClassNMS",)),
+    ("BBoxPostProcess.nms.nms_top_k", (-1,)),
+    ("BBoxPostProcess.nms.nms_eta", (1.0,)),
+    ("BBoxPostProcess.nms.normalized", (True,)),
+    ("BBoxPostProcess.decode", ("RCNNBox",)),
+)
+# Settings of the pooling for masks, which is that for boxes.
+_POOLING = ("aligned", "sampling_ratio")
 
 _VECTORS = {"weight": "weight", "bias": "bias", "running_mean": "_mean", "running_var": "_variance"}
 _DENSE = (Transpose((1, 0)),)
@@ -109,11 +160,19 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
     }
     changes: dict[str, Any] = dict(C4) if arch.neck == "c4" else {}
     changes["stride_pooled"] = arch.stem == "3x3"  # ResNet-D; there is no Mask R-CNN with a ResNet-C
-    for field, key, convert in _FROM_CONFIG:
-        value = setting(config, key) if config is not None else None
-        if value is not None:
-            changes[field] = convert(value)
-            how[f"numerics.{field}"] = Learned("read", f"config: {key}")
+    findings: list[Finding] = []
+    if config is not None:
+        _refuse_what_cannot_be_obeyed(tensors, config, arch)
+        changes |= changes_from(config, _FROM_CONFIG, how)
+        if arch.neck == "fpn" and len(changes.get("anchor_sizes", ())) == 1:
+            changes["anchor_sizes"] *= 5
+        if isinstance(setting(config, "BBoxHead.roi_extractor"), Mapping):
+            changes.setdefault("roi_aligned", False)  # the default of its RoIAlign
+        pixels = _pixels(tensors, config)
+        changes |= pixels
+        how |= learned(f"config: {_TEST}", "read", [f"numerics.{name}" for name in pixels])
+        findings += class_count_fault(tensors, arch.classes, setting(config, "num_classes"), "num_classes")
+        findings += base_fault(config, "give the folder of configs that it came from, as it was")
     spec = Spec(
         family="paddledetection",
         arch=arch,
@@ -121,8 +180,57 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
         classes=COCO_80 if arch.classes == 80 else numbered(arch.classes),
         learned=how,
     )
-    said = setting(config, "num_classes") if config is not None else None
-    return Reading(spec, "", tuple(class_count_fault(tensors, arch.classes, said, "num_classes")))
+    return Reading(spec, "", tuple(findings))
+
+
+def _refuse_what_cannot_be_obeyed(tensors: Tensors, config: Config, arch: Arch) -> None:
+    for key, allowed in _REQUIRED:
+        value = setting(config, key)
+        value = tuple(value) if isinstance(value, list) else value
+        if value is not None and value not in allowed:
+            raise unsupported(tensors, FAMILY.title, f"{key} is {value!r}, not {' or '.join(map(str, allowed))}")
+    ratios = setting(config, "RPNHead.anchor_generator.aspect_ratios")
+    if isinstance(ratios, list) and isinstance(ratios[0], list) and any(level != ratios[0] for level in ratios):
+        raise unsupported(tensors, FAMILY.title, "anchors whose ratios differ from level to level")
+    for name in _POOLING if arch.neck == "fpn" else ():
+        masks, boxes = (setting(config, f"{head}.roi_extractor.{name}") for head in ("MaskHead", "BBoxHead"))
+        if None not in (masks, boxes) and masks != boxes:
+            what = f"MaskHead.roi_extractor.{name} is {masks!r}, that of BBoxHead {boxes!r}"
+            raise unsupported(tensors, FAMILY.title, what)
+
+
+def _pixels(tensors: Tensors, config: Config) -> dict[str, Any]:
+    """What the steps of the test reader say. Raises `CheckpointError` for one that maskgraft does not have."""
+    steps = setting(config, _TEST)
+    if not isinstance(steps, list):
+        return {}
+    changes: dict[str, Any] = {}
+    for step in steps:
+        for name, said in step.items() if isinstance(step, Mapping) else ():
+            options = said if isinstance(said, Mapping) else {}
+            if name == "Resize":
+                size = options.get("target_size", 0)
+                sides = [int(side) for side in (size if isinstance(size, list | tuple) else [size])]
+                if options.get("keep_ratio", True) is not True:
+                    raise unsupported(tensors, FAMILY.title, f"{_TEST}: Resize with another ratio of sides")
+                if options.get("interp", 1) != 2:
+                    what = f"{_TEST}: Resize with interp {options.get('interp', 1)}, not 2"
+                    raise unsupported(tensors, FAMILY.title, what)
+                changes |= {"min_size": min(sides), "max_size": max(sides)}
+            elif name == "NormalizeImage":
+                if options.get("norm_type", "mean_std") != "mean_std":
+                    raise unsupported(tensors, FAMILY.title, f"{_TEST}: NormalizeImage {options['norm_type']}")
+                changes["pixel_scale"] = 1 / 255 if options.get("is_scale", True) else 1.0
+                for field, key in (("pixel_mean", "mean"), ("pixel_std", "std")):
+                    if key in options:
+                        changes[field] = tuple(float(one) for one in options[key])
+            elif name not in ("Decode", "Permute"):
+                raise unsupported(tensors, FAMILY.title, f"{_TEST}: {name}")
+    for step in setting(config, "TestReader.batch_transforms") or ():
+        stride = (step.get("PadBatch") or {}).get("pad_to_stride") if isinstance(step, Mapping) else None
+        if stride is not None:
+            changes["pad_multiple"] = max(1, int(stride))
+    return changes
 
 
 def _body(neck: str, stage: int) -> str:

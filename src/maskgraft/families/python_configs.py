@@ -22,12 +22,13 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
 }
 
 
-def parse_python(text: str) -> Mapping[str, Any]:
+def parse_python(text: str, base: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
     """What the assignments of a Python config hold, by name; empty for a text that is no Python.
 
         parse_python("norm = dict(type='BN')\\nmodel = dict(norm=norm)")["model"]     # {"norm": {"type": "BN"}}
 
-    MMDetection 1 and 2 put the name of the file in front of the text; that line is skipped.
+    MMDetection 1 and 2 put the name of the file in front of the text; that line is skipped. `base` is what the text
+    calls `_base_`, the settings of the files that it is written on top of.
     """
     if len(text) > _MOST_CHARACTERS:
         return {}
@@ -36,7 +37,7 @@ def parse_python(text: str) -> Mapping[str, Any]:
     for statement in tree.body if tree else ():
         if isinstance(statement, ast.Assign):
             try:
-                value = _value(statement.value, found)
+                value = _value(statement.value, found if base is None else {**found, "_base_": base})
             except RecursionError:
                 continue
             for target in statement.targets:
@@ -58,6 +59,10 @@ def _value(node: ast.expr | None, known: Mapping[str, Any]) -> Any:
             return node.value
         case ast.Name():
             return known.get(node.id, _LEFT_OUT)
+        case ast.Attribute():
+            return _entry(_value(node.value, known), node.attr)
+        case ast.Set(elts=[ast.Set(elts=[inner])]):  # "{{_base_.name}}"
+            return _value(inner, known)
         case ast.List():
             return _items(node.elts, known)
         case ast.Tuple():
@@ -74,6 +79,10 @@ def _value(node: ast.expr | None, known: Mapping[str, Any]) -> Any:
         case ast.BinOp():
             return _arithmetic(node, known)
     return _LEFT_OUT
+
+
+def _entry(holder: Any, name: str) -> Any:
+    return holder.get(name, _LEFT_OUT) if isinstance(holder, Mapping) else _LEFT_OUT
 
 
 def _items(nodes: list[ast.expr], known: Mapping[str, Any]) -> list[Any]:

@@ -99,6 +99,8 @@ INCEPTION: dict[str, Any] = {
 
 # What a config that does not say otherwise means (`protos/faster_rcnn.proto` and what it names).
 _PROTO_DEFAULTS: dict[str, Any] = {
+    "min_size": 600,
+    "max_size": 1024,
     "c4_stride": 16,
     "rpn_dilation": 1,
     "roi_max_pool": (1, 1),
@@ -124,7 +126,11 @@ def _ratios(generator: Mapping[str, Any]) -> tuple[float, ...]:
 FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("min_size", f"{_RESIZER}.keep_aspect_ratio_resizer.min_dimension", int),
     ("max_size", f"{_RESIZER}.keep_aspect_ratio_resizer.max_dimension", int),
-    ("fixed_size", f"{_RESIZER}.fixed_shape_resizer", lambda one: (int(one.get("height")), int(one.get("width")))),
+    (
+        "fixed_size",
+        f"{_RESIZER}.fixed_shape_resizer",
+        lambda one: (int(one.get("height", 300)), int(one.get("width", 300))),
+    ),
     ("c4_stride", f"{_MODEL}.feature_extractor.first_stage_features_stride", int),
     ("anchor_sizes", _ANCHORS, _sizes),
     ("anchor_ratios", _ANCHORS, _ratios),
@@ -163,6 +169,8 @@ _REQUIRED: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (f"{_MODEL}.first_stage_box_predictor_kernel_size", (3,)),
     (f"{_MODEL}.second_stage_post_processing.score_converter", ("SOFTMAX",)),
     (f"{_MODEL}.second_stage_post_processing.logit_scale", (1,)),
+    (f"{_MODEL}.second_stage_post_processing.calibration_config", ()),
+    (f"{_HEADS}.predict_keypoints", (False,)),
     (f"{_NMS}.soft_nms_sigma", (0,)),
     (f"{_NMS}.use_class_agnostic_nms", (False,)),
     (f"{_HEADS}.convolve_then_upsample_masks", (False,)),
@@ -204,7 +212,12 @@ def _refuse_what_cannot_be_obeyed(tensors: Tensors, config: Config, title: str) 
     for key, allowed in _REQUIRED:
         value = setting(config, key)
         if value is not None and value not in allowed:
-            raise unsupported(tensors, title, f"{key} is {value}, not {' or '.join(map(str, allowed))}")
+            instead = f", not {' or '.join(map(str, allowed))}" if allowed else ""
+            raise unsupported(tensors, title, f"{key} is {value}{instead}")
+    after = setting(config, f"{_MODEL}.second_stage_post_processing")
+    if isinstance(after, Mapping) and "score_converter" not in after:
+        what = "second_stage_post_processing has no score_converter, which means IDENTITY and not SOFTMAX"
+        raise unsupported(tensors, title, what)
     resizers = setting(config, _RESIZER)
     if isinstance(resizers, Mapping) and not {"keep_aspect_ratio_resizer", "fixed_shape_resizer"} & set(resizers):
         raise unsupported(tensors, title, f"image_resizer is {', '.join(resizers)}")

@@ -1,0 +1,82 @@
+"""Configs that are written on top of others: those are read first, and missed where they are not there."""
+
+from pathlib import Path
+
+import pytest
+
+from maskgraft.errors import CheckpointError
+from maskgraft.families import configs, identify
+from tests.families.drawn import drawn
+from tests.families.slim import SLIM
+
+BASE = """
+MODEL:
+  RPN: {NMS_THRESH: 0.6, POST_NMS_TOPK_TEST: 77}
+  ROI_HEADS: {SCORE_THRESH_TEST: 0.3}
+"""
+
+
+def test_detectron2_reads_the_base_first(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "Base.yaml").write_text(BASE)
+    (tmp_path / "sub" / "mine.yaml").write_text("_BASE_: ../Base.yaml\nMODEL: {RPN: {NMS_THRESH: 0.8}}\n")
+    known = identify(drawn(*SLIM["detectron2"]), config=tmp_path / "sub" / "mine.yaml")
+    told = known.spec.numerics
+    assert (told.rpn_nms_threshold, told.rpn_post_nms, told.score_threshold) == (0.8, 77, 0.3)
+    assert known.spec.learned["numerics.rpn_post_nms"].how == "read"
+    assert known.findings == ()
+
+
+def test_a_base_that_is_not_there_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("_BASE_: ../Base-RCNN-FPN.yaml\nMODEL: {RPN: {NMS_THRESH: 0.8}}\n")
+    known = identify(drawn(*SLIM["detectron2"]), config=path)
+    assert known.spec.numerics.rpn_nms_threshold == 0.8
+    (finding,) = known.findings
+    assert (finding.code, finding.severity) == ("numerics.assumed", "warning")
+    assert "../Base-RCNN-FPN.yaml, which is not there" in finding.message
+
+
+def test_several_bases_the_last_above_the_first(tmp_path: Path) -> None:
+    (tmp_path / "a.yml").write_text("x: {one: 1, two: 1}\nlist: [1, 2]\n")
+    (tmp_path / "b.yml").write_text("_BASE_: a.yml\nx: {two: 2, three: 2}\n")
+    (tmp_path / "mine.yml").write_text("_BASE_: [a.yml, b.yml, gone.yml]\nx: {three: 3}\nlist: [3]\n")
+    assert configs.read_config(tmp_path / "mine.yml") == {
+        "x": {"one": 1, "two": 2, "three": 3},
+        "list": [3],
+        configs.NOT_READ: ["gone.yml"],
+    }
+
+
+def test_python_configs_take_from_their_bases_and_replace_what_they_delete(tmp_path: Path) -> None:
+    (tmp_path / "base.py").write_text(
+        "scale = (1000, 600)\n"
+        "model = dict(neck=dict(type='FPN', num_outs=5), test_cfg=dict(rcnn=dict(score_thr=0.3)))\n"
+    )
+    (tmp_path / "mine.py").write_text(
+        "_base_ = ['base.py']\n"
+        "model = dict(neck=dict(_delete_=True, type='PAFPN'), test_cfg=dict(rcnn=dict(nms=dict(iou_threshold=0.4))))\n"
+        "test_pipeline = [dict(type='Resize', scale={{_base_.scale}}), dict(type='Resize', scale=_base_.scale)]\n"
+    )
+    found = configs.read_config(tmp_path / "mine.py")
+    assert found["model"] == {
+        "neck": {"type": "PAFPN"},
+        "test_cfg": {"rcnn": {"score_thr": 0.3, "nms": {"iou_threshold": 0.4}}},
+    }
+    assert [step["scale"] for step in found["test_pipeline"]] == [(1000, 600)] * 2
+
+
+@pytest.mark.parametrize("ending", ["yaml", "py"])
+def test_configs_that_stand_on_each_other_end(ending: str, tmp_path: Path) -> None:
+    names = {"yaml": "_BASE_: {}\n{}: 1\n", "py": "_base_ = '{}'\n{} = 1\n"}
+    for one, other in (("a", "b"), ("b", "a")):
+        (tmp_path / f"{one}.{ending}").write_text(names[ending].format(f"{other}.{ending}", one))
+    found = configs.read_config(tmp_path / f"a.{ending}")
+    assert found == {"a": 1, "b": 1, configs.NOT_READ: [f"a.{ending}"]}
+
+
+def test_a_base_that_is_no_config_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("- 1")
+    (tmp_path / "mine.yaml").write_text("_BASE_: base.yaml\n")
+    with pytest.raises(CheckpointError, match=r"base\.yaml holds list"):
+        configs.read_config(tmp_path / "mine.yaml")

@@ -1,0 +1,212 @@
+"""No setting of a config that changes results is passed over: it is obeyed, or it is refused by name."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maskgraft.errors import CheckpointError
+from maskgraft.families import identify
+from maskgraft.preprocess import network_size
+from maskgraft.spec import Numerics, Spec
+from tests.families.drawn import drawn
+from tests.families.slim import SLIM
+
+WIDTHS = ("stem_width", "width_per_group", "neck_channels", "box_fc_width", "mask_channels")
+GN: dict[str, Any] = {
+    **{"norm": "group", "neck_norm": "group", "fc_norm": "group", "fc_bias": False, "mask_norm": "group"},
+    **dict.fromkeys(WIDTHS, 32),
+}
+
+
+def slim(name: str, **changes: Any) -> tuple[Spec, str]:
+    spec, era = SLIM[name]
+    return replace(spec, arch=replace(spec.arch, blocks=(1, 1, 1, 1), **changes)), era
+
+
+FILES: dict[str, tuple[tuple[Spec, str], str]] = {
+    "detectron2": (slim("detectron2"), "config.yaml"),
+    "detectron2 dc5": (slim("detectron2", neck="dc5"), "config.yaml"),
+    "benchmark": (slim("maskrcnn-benchmark"), "config.yaml"),
+    "benchmark gn": (slim("maskrcnn-benchmark", **GN), "config.yaml"),
+    "detectron": (slim("detectron"), "config.yaml"),
+    "mmdet": (slim("mmdet"), "config.py"),
+    "paddle": (slim("paddle"), "config.yml"),
+    "garden": (slim("model garden"), "params.yaml"),
+    "tf1": (slim("tf1"), "pipeline.config"),
+}
+
+
+def read(name: str, text: str, folder: Path) -> Numerics:
+    (spec, era), called = FILES[name]
+    path = folder / called
+    path.write_text(text)
+    return identify(drawn(spec, era), config=path).spec.numerics
+
+
+MMDET = {
+    "model": "model = dict({})",
+    "head": "model = dict(roi_head=dict({}))",
+    "nms": "model = dict(test_cfg=dict(rcnn=dict(nms=dict({}))))",
+    "step": "test_pipeline = [dict({})]",
+}
+TF = """
+model {{ faster_rcnn {{
+  num_classes: 3
+  image_resizer {{ {resizer} }}
+  feature_extractor {{ type: "faster_rcnn_resnet50" first_stage_features_stride: 16 }}
+  first_stage_anchor_generator {{ grid_anchor_generator {{
+    scales: [0.25, 0.5, 1.0, 2.0]  aspect_ratios: [0.5, 1.0, 2.0] }} }}
+  second_stage_box_predictor {{ mask_rcnn_box_predictor {{ {heads} }} }}
+  second_stage_post_processing {{ {after} }}
+}} }}
+"""
+
+
+def tf(resizer: str = "keep_aspect_ratio_resizer { }", heads: str = "", after: str = "score_converter: SOFTMAX") -> str:
+    return TF.format(resizer=resizer, heads=heads, after=after)
+
+
+REFUSED = [
+    ("detectron2", "MODEL: {ROI_BOX_HEAD: {USE_SIGMOID_CE: true}}", "USE_SIGMOID_CE"),
+    ("detectron2", "MODEL: {RPN: {HEAD_NAME: MyHead}}", "RPN.HEAD_NAME"),
+    ("detectron2", "MODEL: {RPN: {IN_FEATURES: [p3, p4, p5, p6, p7]}}", "RPN.IN_FEATURES"),
+    ("detectron2", "MODEL: {ROI_HEADS: {IN_FEATURES: [p3, p4, p5]}}", "ROI_HEADS.IN_FEATURES"),
+    ("detectron2", "MODEL: {RESNETS: {RES5_DILATION: 2}}", "RES5_DILATION"),
+    ("detectron2 dc5", "MODEL: {RESNETS: {RES5_DILATION: 1}}", "RES5_DILATION"),
+    (
+        "detectron2",
+        "MODEL: {ROI_BOX_HEAD: {POOLER_SAMPLING_RATIO: 0}, ROI_MASK_HEAD: {POOLER_SAMPLING_RATIO: 2}}",
+        "ROI_MASK_HEAD.POOLER_SAMPLING_RATIO",
+    ),
+    ("detectron2", "model: {roi_heads: {box_predictor: {use_sigmoid_ce: true}}}", "use_sigmoid_ce"),
+    ("benchmark", "MODEL: {RPN: {ANCHOR_STRIDE: [8, 16, 32, 64, 128]}}", "ANCHOR_STRIDE"),
+    ("benchmark", "MODEL: {ROI_BOX_HEAD: {POOLER_SCALES: [0.125, 0.0625]}}", "POOLER_SCALES"),
+    (
+        "benchmark",
+        "MODEL: {ROI_BOX_HEAD: {POOLER_SAMPLING_RATIO: 2}, ROI_MASK_HEAD: {POOLER_SAMPLING_RATIO: 0}}",
+        "POOLER_SAMPLING_RATIO",
+    ),
+    ("detectron", "FPN: {ROI_CANONICAL_SCALE: 112}", "ROI_CANONICAL_SCALE"),
+    ("detectron", "TEST: {BBOX_AUG: {ENABLED: true}}", "BBOX_AUG"),
+    ("detectron", "MRCNN: {DILATION: 2}", "DILATION"),
+    ("mmdet", MMDET["nms"].format("class_agnostic=True"), "class_agnostic"),
+    ("mmdet", MMDET["model"].format("neck=dict(upsample_cfg=dict(mode='bilinear'))"), "upsample_cfg"),
+    ("mmdet", MMDET["model"].format("backbone=dict(strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2))"), "strides"),
+    ("mmdet", MMDET["model"].format("data_preprocessor=dict(pad_value=114)"), "pad_value"),
+    ("mmdet", MMDET["model"].format("rpn_head=dict(bbox_coder=dict(clip_border=False))"), "clip_border"),
+    ("mmdet", MMDET["head"].format("bbox_head=dict(loss_cls=dict(type='SeesawLoss'))"), "SeesawLoss"),
+    ("mmdet", MMDET["head"].format("bbox_head=dict(cls_predictor_cfg=dict(type='NormedLinear'))"), "NormedLinear"),
+    ("mmdet", MMDET["head"].format("bbox_head=dict(bbox_coder=dict(target_means=[0.1, 0, 0, 0]))"), "target_means"),
+    (
+        "mmdet",
+        MMDET["head"].format(
+            "bbox_roi_extractor=dict(roi_layer=dict(sampling_ratio=0)), "
+            "mask_roi_extractor=dict(roi_layer=dict(sampling_ratio=2))"
+        ),
+        "mask_roi_extractor.roi_layer.sampling_ratio",
+    ),
+    ("mmdet", MMDET["step"].format("type='Resize', scale=(1333, 800)"), "without keeping their ratio"),
+    ("mmdet", MMDET["step"].format("type='Resize', img_scale=(1333, 800), backend='pillow'"), "pillow"),
+    ("mmdet", MMDET["step"].format("type='Pad', size=(1024, 1024)"), "padded"),
+    ("mmdet", MMDET["step"].format("type='CenterCrop', crop_size=5"), "CenterCrop"),
+    (
+        "paddle",
+        "TestReader: {sample_transforms: [{Resize: {target_size: [1, 2], interp: 2, keep_ratio: false}}]}",
+        "ratio",
+    ),
+    ("paddle", "TestReader: {sample_transforms: [{Resize: {target_size: [1, 2], interp: 1}}]}", "interp 1"),
+    ("paddle", "TestReader: {sample_transforms: [{LetterBoxResize: {target_size: 608}}]}", "LetterBoxResize"),
+    ("paddle", "BBoxPostProcess: {nms: {name: MatrixNMS}}", "MatrixNMS"),
+    (
+        "paddle",
+        "MaskHead: {roi_extractor: {sampling_ratio: 2}}\nBBoxHead: {roi_extractor: {sampling_ratio: 0}}",
+        "MaskHead",
+    ),
+    ("paddle", "architecture: CascadeRCNN", "CascadeRCNN"),
+    ("garden", "task: {model: {detection_generator: {use_sigmoid_probability: true}}}", "use_sigmoid_probability"),
+    ("garden", "task: {model: {detection_generator: {use_class_agnostic_nms: true}}}", "use_class_agnostic_nms"),
+    ("tf1", tf(after="batch_non_max_suppression { }"), "IDENTITY"),
+    ("tf1", tf(after="score_converter: SOFTMAX calibration_config { }"), "calibration_config"),
+    ("tf1", tf("keep_aspect_ratio_resizer { pad_to_max_dimension: true }"), "pad_to_max_dimension"),
+    ("tf1", tf("identity_resizer { }"), "identity_resizer"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "says"), REFUSED, ids=[f"{name}: {says}" for name, _, says in REFUSED])
+def test_it_is_refused_by_name(name: str, text: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=says) as raised:
+        read(name, text, tmp_path)
+    assert raised.value.findings[0].code == "family.unknown"
+
+
+OBEYED: list[tuple[str, str, dict[str, Any]]] = [
+    ("detectron2", "INPUT: {MIN_SIZE_TEST: 0}", {"min_size": 0}),
+    (
+        "detectron2",
+        "model: {proposal_generator: {min_box_size: 4, smooth_l1_beta: 0.5, anchor_boundary_thresh: 0}}",
+        {"rpn_min_size": 4, "rpn_beta": 0.5, "rpn_straddle": 0},
+    ),
+    ("benchmark", "MODEL: {ROI_MASK_HEAD: {POSTPROCESS_MASKS_THRESHOLD: 0.4}}", {"mask_threshold": 0.4}),
+    ("benchmark gn", "MODEL: {GROUP_NORM: {EPSILON: 0.001}}", {"norm_eps": 0.001}),
+    ("benchmark", "MODEL: {GROUP_NORM: {EPSILON: 0.001}}", {"norm_eps": 0.0}),
+    ("detectron", "BBOX_XFORM_CLIP: 4.0\nFPN: {COARSEST_STRIDE: 64}", {"delta_clip": 4.0, "pad_multiple": 64}),
+    (
+        "mmdet",
+        MMDET["model"].format(
+            "rpn_head=dict(anchor_generator=dict(octave_base_scale=4, scales_per_octave=2, scale_major=False, "
+            "ratios=[0.5, 1.0], strides=[(4, 4), (8, 8), (16, 16), (32, 32), (64, 64)]))"
+        ),
+        {"anchor_sizes": tuple((16.0 * 2**n, 16 * 2**n * 2**0.5) for n in range(5)), "anchor_order": "size"},
+    ),
+    (
+        "paddle",
+        """
+RPNHead: {anchor_generator: {anchor_sizes: [16, 32], aspect_ratios: [1.0], offset: 0.5}}
+RCNNBox: {prior_box_var: [5.0, 5.0, 2.0, 2.0]}
+BBoxHead: {roi_extractor: {resolution: 5, sampling_ratio: 2}}
+MaskHead: {roi_extractor: {resolution: 10, sampling_ratio: 2}}
+TestReader:
+  sample_transforms:
+  - Decode: {}
+  - Resize: {interp: 2, target_size: [640, 1024], keep_ratio: True}
+  - NormalizeImage: {is_scale: false, mean: [100, 101, 102], std: [1, 2, 3]}
+  - Permute: {}
+  batch_transforms: [{PadBatch: {pad_to_stride: 64}}]
+""",
+        {
+            "anchor_sizes": ((16.0, 32.0),) * 5,
+            "anchor_ratios": (1.0,),
+            "anchor_offset": 0.5,
+            "box_delta_weights": (5, 5, 2, 2),
+            "box_pool_size": 5,
+            "mask_pool_size": 10,
+            "roi_sampling": 2,
+            "roi_aligned": False,  # the default of its RoIAlign, whatever its sample configs say
+            "min_size": 640,
+            "max_size": 1024,
+            "pixel_scale": 1.0,
+            "pixel_mean": (100, 101, 102),
+            "pixel_std": (1, 2, 3),
+            "pad_multiple": 64,
+        },
+    ),
+    (
+        "garden",
+        "task: {model: {detection_generator: {box_coder_weights: [5, 6, 2, 3]}}}",
+        {"box_delta_weights": (6, 5, 3, 2)},
+    ),
+    ("tf1", tf(), {"min_size": 600, "max_size": 1024, "fixed_size": None}),
+    ("tf1", tf("fixed_shape_resizer { width: 400 }"), {"fixed_size": (300, 400)}),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "wanted"), OBEYED, ids=[f"{name}: {list(said)}" for name, _, said in OBEYED])
+def test_it_is_obeyed(name: str, text: str, wanted: dict[str, Any], tmp_path: Path) -> None:
+    told = read(name, text, tmp_path)
+    assert {field: getattr(told, field) for field in wanted} == wanted
+
+
+def test_a_photograph_that_is_not_resized(tmp_path: Path) -> None:
+    assert network_size((333, 517), read("detectron2", "INPUT: {MIN_SIZE_TEST: 0}", tmp_path)) == (333, 517)
