@@ -146,7 +146,11 @@ def identify(tensors: Tensors, *, config: str | Path | None = None, family_name:
     path = Path(config) if config is not None else configs.find(tensors.path, found.configs)
     if path is not None and not path.is_file():
         raise CheckpointError(Finding("config.path", "error", f"there is no config file {path}", fix="check --config"))
-    settings: Config | None = found.read_config(path) if path is not None and found.configs else None
+    if path is not None and found.read_config is None:
+        message = f"{found.title} has no config file, and {path} would not be looked at"
+        fix = "leave the config out; numerics={…} sets conventions"
+        raise CheckpointError(Finding("config.mismatch", "error", message, fix=fix))
+    settings: Config | None = found.read_config(path) if path is not None and found.read_config is not None else None
     reading = found.read(plain, settings)
     findings = list(reading.findings)
     if prefix:

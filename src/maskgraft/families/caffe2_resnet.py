@@ -64,4 +64,5 @@ FAMILY = Family(
     links=links,
     ignored=ignored,
     whole=False,
+    read_config=None,
 )

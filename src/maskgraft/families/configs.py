@@ -85,10 +85,15 @@ def _merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _python(path: Path, base: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+def read_text(path: Path) -> str:
+    """The text of a config that is Python. Raises `CheckpointError` for one longer than any is."""
     if path.stat().st_size > _MOST_BYTES:
         raise _refused(path, f"is {path.stat().st_size:,} bytes long, more than a config ever is")
-    settings = parse_python(path.read_text(encoding="utf-8", errors="replace"), base)
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _python(path: Path, base: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+    settings = parse_python(read_text(path), base)
     if not settings:
         raise _refused(path, "is no Python text of settings")
     return settings

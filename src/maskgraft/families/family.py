@@ -31,9 +31,10 @@ class Family:
     and its config, and raises `CheckpointError` for an architecture that cannot be built. `links` yields one link a
     tensor for a spec and an era. `ignored` gives the reason why a tensor of the file is no part of the model, or "".
     `eras` names the ways in which the family has named its tensors, the newest first. `configs` are the file names
-    under which its configuration is found beside a checkpoint, and `read_config` reads it. `whole`: the file holds a
-    detector and not only a backbone. `older_landmarks` are those of eras in which every name was another.
-    `settings` are the fields of `Numerics` that its config sets: field, dotted key, and how a value reads.
+    under which its configuration is found beside a checkpoint, and `read_config` reads it, or one that is given; None:
+    there is none. `whole`: the file holds a detector and not only a backbone. `older_landmarks` are those of eras in
+    which every name was another. `settings` are the fields of `Numerics` that its config sets: field, dotted key, and
+    how a value reads.
     `on_request`: no file is taken for one of it unless it is asked for by name.
     """
 
@@ -45,7 +46,7 @@ class Family:
     ignored: Callable[[str], str]
     eras: tuple[str, ...] = ("",)
     configs: tuple[str, ...] = ()
-    read_config: Callable[[Path], Config] = read_any_config
+    read_config: Callable[[Path], Config] | None = read_any_config
     whole: bool = True
     older_landmarks: tuple[tuple[str, ...], ...] = ()
     settings: tuple[tuple[str, str, Callable[[Any], Any]], ...] = ()

@@ -153,6 +153,7 @@ FAMILY = Family(
     links=links,
     ignored=ignored,
     whole=False,
+    read_config=None,
 )
 DETECTRON2 = Family(
     name="detectron2-backbone",
@@ -162,4 +163,5 @@ DETECTRON2 = Family(
     links=links_detectron2,
     ignored=ignored,
     whole=False,
+    read_config=None,
 )

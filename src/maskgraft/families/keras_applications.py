@@ -126,4 +126,5 @@ FAMILY = Family(
     ignored=ignored,
     eras=ERAS,
     whole=False,
+    read_config=None,
 )

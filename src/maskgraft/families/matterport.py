@@ -1,15 +1,17 @@
 """Matterport's Mask_RCNN for Keras, and its ports to TensorFlow 2: `.h5` of ResNet-50 and -101 with a pyramid.
 
-Conventions: matterport/Mask_RCNN 2.1 `mrcnn/config.py`, `mrcnn/model.py`, `mrcnn/utils.py`. No file holds its `Config`;
-its defaults are taken.
+Conventions: matterport/Mask_RCNN 2.1 `mrcnn/config.py`, `mrcnn/model.py`, `mrcnn/utils.py`. No checkpoint holds its
+`Config`; its defaults are taken unless the Python file with the class is given.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from maskgraft.errors import Finding
+from maskgraft.families import matterport_config
 from maskgraft.families.class_names import COCO_80, numbered
-from maskgraft.families.family import Config, Family, Reading, learned, shape, unsupported
+from maskgraft.families.family import Config, Family, Reading, class_count_fault, learned, shape, unsupported
 from maskgraft.files import Tensors
 from maskgraft.links import Link, Reshape, Step, Transpose, background_last, xy_first
 from maskgraft.spec import NUMERICS_FIELDS, Arch, Learned, Numerics, Spec
@@ -100,41 +102,45 @@ def _in_rpn(layer: str, weight: str) -> str:
 
 
 def read(tensors: Tensors, config: Config | None) -> Reading:
-    """The `Spec` of a Matterport file. There is no config file, so `config` is not looked at."""
+    """The `Spec` of a Matterport file, and of the `Config` class that is given with it."""
     names = tensors.arrays
     if _in_layer("res2a_branch2a", "kernel") not in names:
         raise unsupported(tensors, "Matterport Mask_RCNN", "a backbone that is not its ResNet")
     arch = _arch(tensors)
-    findings: list[Finding] = []
-    if arch.anchors_per_cell != len(NUMERICS.anchor_ratios):
+    how = {
+        **learned("tensor names and shapes", "implied", [f"arch.{name}" for name in Arch.__dataclass_fields__]),
+        **learned("Matterport's maths", "implied", [f"numerics.{name}" for name in NUMERICS_FIELDS]),
+        **learned("Matterport's Config; yours may differ", "assumed", [f"numerics.{n}" for n in _CONFIGURED]),
+        "numerics.box_pool_size": Learned("read", _in_layer("mrcnn_class_conv1", "kernel")),
+        "classes": Learned("assumed", "80 classes: COCO's" if arch.classes == 80 else "the file has no class names"),
+    }
+    numerics, findings = _with_pool_size(tensors), []
+    if config is not None:
+        if what := matterport_config.refusal(config):
+            raise unsupported(tensors, "Matterport Mask_RCNN", what)
+        numerics = replace(numerics, **matterport_config.read(config, how))
+        rows = config.get("NUM_CLASSES")
+        said = rows - 1 if isinstance(rows, int) else None
+        findings += class_count_fault(tensors, arch.classes, said, "NUM_CLASSES less background")
+    if arch.anchors_per_cell != len(numerics.anchor_ratios):
         message = (
             f"{tensors.path.name} has {arch.anchors_per_cell} anchors a cell, Matterport's default is "
             f"{len(NUMERICS.anchor_ratios)}: its RPN_ANCHOR_RATIOS are in no file"
         )
-        fix = "give numerics={'anchor_ratios': …}, as height / width"
+        fix = "give the Python file of its Config, or numerics={'anchor_ratios': …}, as height / width"
         findings.append(Finding("numerics.assumed", "warning", message, fix=fix))
-    numerics = _with_pool_size(tensors)
     spec = Spec(
         family="matterport",
         arch=arch,
         numerics=numerics,
         classes=COCO_80 if arch.classes == 80 else numbered(arch.classes),
-        learned={
-            **learned("tensor names and shapes", "implied", [f"arch.{name}" for name in Arch.__dataclass_fields__]),
-            **learned("Matterport's maths", "implied", [f"numerics.{name}" for name in NUMERICS_FIELDS]),
-            **learned("Matterport's Config; yours may differ", "assumed", [f"numerics.{n}" for n in _CONFIGURED]),
-            "numerics.box_pool_size": Learned("read", _in_layer("mrcnn_class_conv1", "kernel")),
-            "classes": Learned(
-                "assumed", "80 classes: COCO's" if arch.classes == 80 else "the file has no class names"
-            ),
-        },
+        learned=how,
     )
     return Reading(spec, "", tuple(findings))
 
 
 def _with_pool_size(tensors: Tensors) -> Numerics:
-    values: dict[str, Any] = {name: getattr(NUMERICS, name) for name in NUMERICS_FIELDS}
-    return Numerics(**values | {"box_pool_size": shape(tensors, _in_layer("mrcnn_class_conv1", "kernel"))[0]})
+    return replace(NUMERICS, box_pool_size=shape(tensors, _in_layer("mrcnn_class_conv1", "kernel"))[0])
 
 
 def _blocks(names: Mapping[str, Any], stage: int) -> int:
@@ -254,4 +260,5 @@ FAMILY = Family(
     read=read,
     links=links,
     ignored=ignored,
+    read_config=matterport_config.read_class,
 )

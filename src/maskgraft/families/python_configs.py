@@ -1,18 +1,31 @@
-"""Configs that are Python text (MMDetection's), read as data: the text is parsed and never run.
+"""Configs that are Python text, read as data: the text is parsed and never run.
 
-Understood are assignments at the top: of literals, `dict(...)`, names assigned before, and sums of numbers or lists.
-Whatever else stands in the text is left out.
+Understood are assignments at the top (MMDetection), to attributes (Tensorpack) and in classes (Matterport): of
+literals, `dict(...)`, `array([...])`, names assigned before, and sums of numbers or lists. Whatever else stands in the
+text is left out; for attributes and classes, whose readers ask, it is an `Unread`.
 """
 
 import ast
 import operator
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 _MOST_CHARACTERS = 2 << 20
 _LARGEST = 1e15  # of a number that is calculated …
 _LONGEST = 10_000  # … and of a list
 _LEFT_OUT = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """What a setting is that is no plain data: a piece of Python text."""
+
+    text: str
+
+    def __repr__(self) -> str:
+        return f"{self.text}, which is no plain data"
+
 
 _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -43,7 +56,51 @@ def parse_python(text: str, base: Mapping[str, Any] | None = None) -> Mapping[st
             for target in statement.targets:
                 if isinstance(target, ast.Name) and value is not _LEFT_OUT:
                     found[target.id] = value
+                elif isinstance(target, ast.Attribute):
+                    _assign(found, target, _or_unread(value, statement.value))
     return found
+
+
+def parse_classes(text: str) -> Mapping[str, tuple[tuple[str, ...], Mapping[str, Any]]]:
+    """The classes of a Python text, wherever in it: name → (names of their bases, what is assigned in them).
+
+    parse_classes("class Mine(Config):\\n  STEPS = 2 * 50")     # {"Mine": (("Config",), {"STEPS": 100})}
+    """
+    tree = _parsed(text) if len(text) <= _MOST_CHARACTERS else None
+    outside = parse_python(text)
+    found: dict[str, tuple[tuple[str, ...], Mapping[str, Any]]] = {}
+    for node in ast.walk(tree) if tree else ():
+        if isinstance(node, ast.ClassDef):
+            said: dict[str, Any] = {}
+            for statement in node.body:
+                if isinstance(statement, ast.Assign):
+                    value = _or_unread(_value(statement.value, {**outside, **said}), statement.value)
+                    said |= {target.id: value for target in statement.targets if isinstance(target, ast.Name)}
+            bases = (base.attr if isinstance(base, ast.Attribute) else getattr(base, "id", "") for base in node.bases)
+            found[node.name] = tuple(bases), said
+    return found
+
+
+def _or_unread(value: Any, node: ast.expr) -> Any:
+    return Unread(ast.unparse(node)) if value is _LEFT_OUT else value
+
+
+def _assign(found: dict[str, Any], target: ast.Attribute, value: Any) -> None:
+    """Put the value of `root.one.two = value` into nested dicts."""
+    names = [target.attr]
+    holder = target.value
+    while isinstance(holder, ast.Attribute):
+        names.append(holder.attr)
+        holder = holder.value
+    if not isinstance(holder, ast.Name):
+        return
+    within = found
+    for name in (holder.id, *reversed(names[1:])):
+        inner = within.setdefault(name, {})
+        if not isinstance(inner, dict):
+            return
+        within = inner
+    within[names[0]] = value
 
 
 def _parsed(text: str) -> ast.Module | None:
@@ -73,6 +130,8 @@ def _value(node: ast.expr | None, known: Mapping[str, Any]) -> Any:
             )
         case ast.Call(func=ast.Name(id="dict"), args=[]):
             return _pairs([(one.arg, one.value) for one in node.keywords], known)
+        case ast.Call(func=ast.Attribute(attr="array") | ast.Name(id="array"), args=[ast.List() as inner]):
+            return _value(inner, known)
         case ast.UnaryOp(op=ast.USub()):
             value = _value(node.operand, known)
             return -value if _is_number(value) else _LEFT_OUT

@@ -1,15 +1,17 @@
 """Tensorpack's `examples/FasterRCNN`: `.npz` of its model zoo, and its TensorFlow checkpoints; pyramid and C4.
 
 Conventions: tensorpack `examples/FasterRCNN/` (config.py, common.py, eval.py, modeling/). No checkpoint holds its
-config; the defaults of `config.py` are taken.
+config; the defaults of `config.py` are taken unless one is given, as Python text or as YAML of the same nesting.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from maskgraft.families.class_names import COCO_80, numbered
+from maskgraft.families.configs import changes_from
+from maskgraft.families.detectron_maths import refuse_what_cannot_be_obeyed
 from maskgraft.families.family import Config, Family, Reading, count, learned, shape, unsupported
 from maskgraft.files import Tensors
 from maskgraft.links import Link, Step, Transpose, background_last
@@ -60,23 +62,67 @@ C4: dict[str, Any] = {
     "box_pool_size": 14,
 }
 
-# Settings of config.py that no file says.
-_CONFIGURED = (
-    "min_size",
-    "max_size",
-    "stride_in",
-    "conv_padding",
-    "pool_padding",
-    "anchor_sizes",
-    "anchor_ratios",
-    "rpn_pre_nms",
-    "rpn_post_nms",
-    "rpn_nms_threshold",
-    "box_delta_weights",
-    "score_threshold",
-    "nms_threshold",
-    "max_detections",
-    "mask_paste",
+
+def _rgb(value: Any) -> tuple[float, ...]:
+    """Channels, which the config has in the order RGB, in the order BGR."""
+    return tuple(float(one) for one in value)[::-1]
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    return tuple(float(one) for one in value)
+
+
+def _padding(tensorflows: Any) -> str:
+    return "same" if tensorflows else "same-before"
+
+
+# Field of Numerics ← (key of the config, how its value reads)
+_FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+    ("min_size", "PREPROC.TEST_SHORT_EDGE_SIZE", int),
+    ("pixel_mean", "PREPROC.PIXEL_MEAN", _rgb),
+    ("pixel_std", "PREPROC.PIXEL_STD", _rgb),
+    ("stride_in", "BACKBONE.STRIDE_1X1", lambda yes: "1x1" if yes else "3x3"),
+    ("conv_padding", "BACKBONE.TF_PAD_MODE", _padding),
+    ("pool_padding", "BACKBONE.TF_PAD_MODE", _padding),
+    ("anchor_ratios", "RPN.ANCHOR_RATIOS", _numbers),
+    ("rpn_nms_threshold", "RPN.PROPOSAL_NMS_THRESH", float),
+    ("rpn_positive_iou", "RPN.POSITIVE_ANCHOR_THRESH", float),
+    ("rpn_negative_iou", "RPN.NEGATIVE_ANCHOR_THRESH", float),
+    ("rpn_samples", "RPN.BATCH_PER_IM", int),
+    ("rpn_positive_fraction", "RPN.FG_RATIO", float),
+    ("box_delta_weights", "FRCNN.BBOX_REG_WEIGHTS", _numbers),
+    ("roi_samples", "FRCNN.BATCH_PER_IM", int),
+    ("roi_positive_iou", "FRCNN.FG_THRESH", float),
+    ("roi_positive_fraction", "FRCNN.FG_RATIO", float),
+    ("score_threshold", "TEST.RESULT_SCORE_THRESH", float),
+    ("nms_threshold", "TEST.FRCNN_NMS_THRESH", float),
+    ("max_detections", "TEST.RESULTS_PER_IM", int),
+)
+_OF_PYRAMID: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+    ("max_size", "PREPROC.MAX_SIZE", lambda side: 32 * math.ceil(side / 32)),
+    ("anchor_sizes", "RPN.ANCHOR_SIZES", lambda sizes: tuple((size,) for size in _numbers(sizes))),
+    ("rpn_post_nms", "RPN.TEST_PER_LEVEL_NMS_TOPK", int),
+    ("rpn_post_nms_train", "RPN.TRAIN_PER_LEVEL_NMS_TOPK", int),
+)
+_OF_C4: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+    ("max_size", "PREPROC.MAX_SIZE", int),
+    ("anchor_sizes", "RPN.ANCHOR_SIZES", lambda sizes: (_numbers(sizes),)),
+    ("rpn_pre_nms", "RPN.TEST_PRE_NMS_TOPK", int),
+    ("rpn_post_nms", "RPN.TEST_POST_NMS_TOPK", int),
+    ("rpn_pre_nms_train", "RPN.TRAIN_PRE_NMS_TOPK", int),
+    ("rpn_post_nms_train", "RPN.TRAIN_POST_NMS_TOPK", int),
+)
+# Settings that no file says.
+_CONFIGURED = (*(name for name, _, _ in (*_FROM_CONFIG, *_OF_PYRAMID)), "rpn_pre_nms", "delta_clip", "mask_paste")
+
+# Settings whose other values change what is computed in ways that the model does not have.
+_REQUIRED: tuple[tuple[str, tuple[Any, ...]], ...] = (
+    ("RPN.ANCHOR_STRIDE", (16,)),
+    ("RPN.MIN_SIZE", (0,)),
+    ("FPN.ANCHOR_STRIDES", ((4, 8, 16, 32, 64),)),
+    ("FPN.PROPOSAL_MODE", ("Level",)),
+    ("FPN.CASCADE", (False,)),
+    ("MRCNN.ACCURATE_PASTE", (True,)),
 )
 
 _KERNEL = Transpose((3, 2, 0, 1))  # height, width, in, out; of a transposed convolution height, width, out, in
@@ -84,7 +130,7 @@ _DENSE = Transpose((1, 0))
 
 
 def read(tensors: Tensors, config: Config | None) -> Reading:
-    """The `Spec` of a Tensorpack file. There is no config file, so `config` is not looked at."""
+    """The `Spec` of a Tensorpack file, and of the `config.py` that is given with it."""
     names = tensors.arrays
     era = ":0" if "conv0/W:0" in names else ""
     if f"cascade_rcnn_stage1/box/W{era}" in names or f"cascade_rcnn_stage1/outputs/box/W{era}" in names:
@@ -94,17 +140,28 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
     if f"conv0/bn/mean/EMA{era}" not in names or any("/gn" in name for name in names):
         raise unsupported(tensors, "Tensorpack", "group normalisation, which it lays behind the ReLU")
     arch = _arch(tensors, era)
+    how = {
+        **learned("tensor names and shapes", "implied", [f"arch.{name}" for name in Arch.__dataclass_fields__]),
+        **learned("Tensorpack's maths", "implied", [f"numerics.{name}" for name in NUMERICS_FIELDS]),
+        **learned("Tensorpack's config.py; yours may differ", "assumed", [f"numerics.{n}" for n in _CONFIGURED]),
+        "classes": Learned("assumed", "80 classes: COCO's" if arch.classes == 80 else "no file says their names"),
+    }
+    found = replace(NUMERICS, **C4) if arch.neck == "c4" else NUMERICS
+    if config is not None:
+        config = next(
+            (config[root] for root in ("_C", "config", "cfg") if isinstance(config.get(root), Mapping)), config
+        )
+        refuse_what_cannot_be_obeyed(tensors, config, _REQUIRED, "Tensorpack")
+        table = (*_FROM_CONFIG, *(_OF_PYRAMID if arch.neck == "fpn" else _OF_C4))
+        found = replace(found, **changes_from(config, table, how))
+        found = replace(found, delta_clip=math.log(found.max_size / 16))
+        how["numerics.delta_clip"] = how["numerics.max_size"]
     spec = Spec(
         family="tensorpack",
         arch=arch,
-        numerics=replace(NUMERICS, **C4) if arch.neck == "c4" else NUMERICS,
+        numerics=found,
         classes=COCO_80 if arch.classes == 80 else numbered(arch.classes),
-        learned={
-            **learned("tensor names and shapes", "implied", [f"arch.{name}" for name in Arch.__dataclass_fields__]),
-            **learned("Tensorpack's maths", "implied", [f"numerics.{name}" for name in NUMERICS_FIELDS]),
-            **learned("Tensorpack's config.py; yours may differ", "assumed", [f"numerics.{n}" for n in _CONFIGURED]),
-            "classes": Learned("assumed", "80 classes: COCO's" if arch.classes == 80 else "no file says their names"),
-        },
+        learned=how,
     )
     return Reading(spec, era)
 

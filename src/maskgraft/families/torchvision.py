@@ -267,4 +267,5 @@ FAMILY = Family(
     links=links,
     ignored=ignored,
     eras=ERAS,
+    read_config=None,
 )
