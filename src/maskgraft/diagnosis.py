@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from maskgraft.causes.architectures import architecture_faults as architecture_faults
 from maskgraft.causes.architectures import depth
 from maskgraft.causes.colours import colour_faults
-from maskgraft.causes.conventions import assumptions
+from maskgraft.causes.conventions import anchor_faults, assumptions
 from maskgraft.causes.tables import era_fault, table_faults, unrecognised
 from maskgraft.causes.targets import into_pipeline, is_pipeline, resolve, target_faults
 from maskgraft.causes.values import glances, not_numbers, value_faults
@@ -109,7 +109,7 @@ def diagnose(
     mixed = era_fault(known.family, known.tensors)
     findings = [*([mixed] if mixed else []), *table_faults(known), *findings, *value_faults(known)]
     if known.family.whole:
-        findings += colour_faults(known, _photographs(images))
+        findings += [*anchor_faults(known.spec), *colour_faults(known, _photographs(images))]
     else:
         notes.insert(0, _backbone_only(known))
     for target in targets:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from maskgraft import links, store
+from maskgraft.causes.conventions import anchor_faults
 from maskgraft.class_surgery import CLASS_TENSORS, Synonyms
 from maskgraft.class_surgery import with_classes as with_classes
 from maskgraft.errors import CheckpointError, Finding, UsageError, worst_first
@@ -85,6 +86,8 @@ def assemble(known: Identified, spec: Spec) -> MaskRCNN:
     Components of which a backbone file has nothing are initialised. Raises `CheckpointError` listing every tensor that
     is missing, left over, or of another shape.
     """
+    if known.family.whole and (faults := anchor_faults(spec)):
+        raise CheckpointError([_located(finding, known) for finding in faults])
     with torch.device("meta"):
         model = MaskRCNN(spec)
     table = tuple(known.family.links(spec, known.era))

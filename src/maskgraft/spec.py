@@ -285,12 +285,25 @@ class Spec:
                 )
             )
 
+    @property
+    def anchors_fault(self) -> str:
+        """How the anchors that the conventions give are not those that the proposal head has room for, or ""."""
+        maps = len(self.arch.levels) + 1 if self.arch.neck == "fpn" else 1
+        sizes, ratios, cells = self.numerics.anchor_sizes, len(self.numerics.anchor_ratios), self.arch.anchors_per_cell
+        if len(sizes) != maps:
+            return f"there are {maps} maps that propose, and anchor_sizes for {len(sizes)}"
+        other = next((len(level) for level in sizes if len(level) * ratios != cells), None)
+        if other is None:
+            return ""
+        return f"there are {cells} anchors a cell, and anchor_sizes × anchor_ratios are {other} × {ratios}"
+
     def with_numerics(self, changes: Mapping[str, Any], source: str = "set by the caller") -> "Spec":
         """The same model with some conventions changed.
 
             spec.with_numerics({"score_threshold": 0.5, "min_size": 480})
 
-        Raises `UsageError` for a name that `Numerics` does not have or a value it cannot take, all of them at once.
+        Raises `UsageError` for a name that `Numerics` does not have or a value it cannot take, all of them at once, and
+        for anchors that the proposal head has no room for.
         """
         values = checked_fields(Numerics, changes, where="numerics")
         numerics = dataclasses.replace(self.numerics, **values)
@@ -298,7 +311,10 @@ class Spec:
             raise UsageError([_field_finding("numerics", fault, [name]) for name, fault in faults.items()])
         learned = dict(self.learned)
         learned.update({f"numerics.{name}": Learned("read", source) for name in values})
-        return dataclasses.replace(self, numerics=numerics, learned=learned)
+        changed = dataclasses.replace(self, numerics=numerics, learned=learned)
+        if {"anchor_sizes", "anchor_ratios"} & set(values) and changed.anchors_fault:
+            raise UsageError(_field_finding("numerics", changed.anchors_fault, ["anchor_sizes", "anchor_ratios"]))
+        return changed
 
     def as_json(self) -> dict[str, Any]:
         """The spec as plain JSON types; `from_json` is its inverse."""

@@ -59,13 +59,6 @@ def test_matterport_ports_may_store_anchors() -> None:
     assert known.ignored == {"anchors/Variable:0": "anchors are computed, not learned"}
 
 
-def test_matterport_with_other_anchors_says_what_it_cannot_know() -> None:
-    other = replace(MATTERPORT_SPEC, arch=replace(MATTERPORT_SPEC.arch, anchors_per_cell=5))
-    (finding,) = identify(drawn(other)).findings
-    assert (finding.code, finding.severity) == ("numerics.assumed", "warning")
-    assert "5 anchors a cell" in finding.message
-
-
 def test_tensorpack_flattens_channels_first() -> None:
     link = link_to(TENSORPACK_SPEC, ":0", "box_head.fcs.0.weight")
     theirs = np.zeros((12544, 1024), np.float32)

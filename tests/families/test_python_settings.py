@@ -80,11 +80,11 @@ def test_classes_that_cannot_be_followed_are_refused(text: str, says: str, tmp_p
         read("matterport", text, tmp_path)
 
 
-def test_another_number_of_classes_and_of_anchors_is_told(tmp_path: Path) -> None:
+def test_another_number_of_classes_is_told(tmp_path: Path) -> None:
     path = tmp_path / "config.py"
-    path.write_text(BALLOON.replace("1 + 3", "1 + 4").replace("[0.25, 1, 4]", "[1]"))
+    path.write_text(BALLOON.replace("1 + 3", "1 + 4"))
     findings = identify(drawn(*SLIM["matterport"]), config=path).findings
-    assert [finding.code for finding in findings] == ["shape.classes", "numerics.assumed"]
+    assert [finding.code for finding in findings] == ["shape.classes"]
 
 
 def test_no_class_is_looked_for_beside_a_file() -> None:

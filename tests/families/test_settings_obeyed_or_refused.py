@@ -197,6 +197,7 @@ TestReader:
         "task: {model: {detection_generator: {box_coder_weights: [5, 6, 2, 3]}}}",
         {"box_delta_weights": (6, 5, 3, 2)},
     ),
+    ("mmdet", MMDET["head"].format("bbox_head=dict(loss_bbox=dict(type='GIoULoss'))"), {"box_loss": "giou"}),
     ("tf1", tf(), {"min_size": 600, "max_size": 1024, "fixed_size": None}),
     ("tf1", tf("fixed_shape_resizer { width: 400 }"), {"fixed_size": (300, 400)}),
 ]
@@ -210,3 +211,21 @@ def test_it_is_obeyed(name: str, text: str, wanted: dict[str, Any], tmp_path: Pa
 
 def test_a_photograph_that_is_not_resized(tmp_path: Path) -> None:
     assert network_size((333, 517), read("detectron2", "INPUT: {MIN_SIZE_TEST: 0}", tmp_path)) == (333, 517)
+
+
+def test_settings_of_trainings_alone_are_told(tmp_path: Path) -> None:
+    (spec, era), _ = FILES["detectron2"]
+    path = tmp_path / "config.yaml"
+    path.write_text("MODEL: {RPN: {BBOX_REG_LOSS_TYPE: diou, LOSS_WEIGHT: 1.0}}")
+    (finding,) = identify(drawn(spec, era), config=path).findings
+    assert (finding.code, finding.severity) == ("numerics.training", "info")
+    assert finding.names == ("MODEL.RPN.BBOX_REG_LOSS_TYPE",)
+
+
+def test_a_label_map_of_more_classes_than_the_file_has_is_told(tmp_path: Path) -> None:
+    (spec, era), called = FILES["tf1"]
+    items = "".join(f'item {{ id: {number} name: "c{number}" }}\n' for number in (1, 2, 3, 7))
+    (tmp_path / "map.pbtxt").write_text(items)
+    (tmp_path / called).write_text(tf() + 'train_input_reader { label_map_path: "map.pbtxt" }')
+    findings = identify(drawn(spec, era), config=tmp_path / called).findings
+    assert ["goes up to id 7" in one.message for one in findings if one.code == "shape.classes"] == [True]

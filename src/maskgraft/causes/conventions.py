@@ -78,6 +78,26 @@ def assumptions(spec: Spec) -> list[Finding]:
     ]
 
 
+def anchor_faults(spec: Spec) -> list[Finding]:
+    """Anchors of a number that the file's proposal head does not have: every box would be decoded from another one."""
+    fault = spec.anchors_fault
+    if not fault:
+        return []
+    names = ("numerics.anchor_sizes", "numerics.anchor_ratios")
+    sources = {name: spec.learned[name].source for name in names if name in spec.learned}
+    return [
+        Finding(
+            "numerics.assumed",
+            "error",
+            f"in the file {fault}",
+            names=names,
+            evidence={name: {"value": value_of(spec, name), "why": source} for name, source in sources.items()},
+            effect=COSTS["anchor_sizes"],
+            fix="give the training's config file with --config, or numerics={'anchor_sizes': …, 'anchor_ratios': …}",
+        )
+    ]
+
+
 def value_of(spec: Spec, name: str) -> Any:
     """The value of "numerics.norm_eps" or "classes", tuples as lists."""
     part, _, field = name.partition(".")

@@ -165,6 +165,9 @@ _REQUIRED_OF: Mapping[str, tuple[tuple[str, tuple[Any, ...]], ...]] = {
     "fpn": (
         ("MODEL.RPN.IN_FEATURES", (("p2", "p3", "p4", "p5", "p6"),)),
         ("MODEL.ROI_HEADS.IN_FEATURES", (("p2", "p3", "p4", "p5"),)),
+        ("model.proposal_generator.in_features", (("p2", "p3", "p4", "p5", "p6"),)),
+        ("model.roi_heads.box_in_features", (("p2", "p3", "p4", "p5"),)),
+        ("model.roi_heads.mask_in_features", (("p2", "p3", "p4", "p5"),)),
         ("MODEL.RESNETS.RES5_DILATION", (1,)),
     ),
     "c4": (
@@ -184,6 +187,19 @@ _ALIKE = (
     ("MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO", "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO"),
     ("model.roi_heads.mask_pooler.pooler_type", "model.roi_heads.box_pooler.pooler_type"),
     ("model.roi_heads.mask_pooler.sampling_ratio", "model.roi_heads.box_pooler.sampling_ratio"),
+)
+
+
+# Settings of trainings alone, which one here does not take up.
+_OF_TRAINING: tuple[tuple[str, Any], ...] = (
+    ("MODEL.RPN.BBOX_REG_LOSS_TYPE", "smooth_l1"),
+    ("MODEL.RPN.BBOX_REG_LOSS_WEIGHT", 1),
+    ("MODEL.RPN.LOSS_WEIGHT", 1),
+    ("MODEL.ROI_HEADS.PROPOSAL_APPEND_GT", True),
+    ("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", "smooth_l1"),
+    ("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT", 1),
+    ("MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES", False),
+    ("MODEL.ROI_BOX_HEAD.USE_FED_LOSS", False),
 )
 
 
@@ -258,4 +274,15 @@ def _numerics(tensors: Tensors, arch: Arch) -> tuple[Numerics, dict[str, Learned
 def _disagreements(tensors: Tensors, arch: Arch, config: Config) -> Iterator[Finding]:
     for key in ("MODEL.ROI_HEADS.NUM_CLASSES", "model.roi_heads.num_classes"):
         yield from class_count_fault(tensors, arch.classes, setting(config, key), key)
+    said = {key: value for key, usual in _OF_TRAINING if (value := setting(config, key)) not in (None, usual)}
+    if said:
+        yield Finding(
+            "numerics.training",
+            "info",
+            "settings that a training here does not take up: "
+            + ", ".join(f"{key} {value!r}" for key, value in said.items()),
+            names=tuple(said),
+            evidence=said,
+            effect="none on results; losses of a training differ from those at home",
+        )
     yield from base_fault(config, "give the config.yaml that Detectron2 wrote into the output folder of the training")

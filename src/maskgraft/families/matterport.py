@@ -114,7 +114,8 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
         "numerics.box_pool_size": Learned("read", _in_layer("mrcnn_class_conv1", "kernel")),
         "classes": Learned("assumed", "80 classes: COCO's" if arch.classes == 80 else "the file has no class names"),
     }
-    numerics, findings = _with_pool_size(tensors), []
+    numerics = _with_pool_size(tensors)
+    findings: list[Finding] = []
     if config is not None:
         if what := matterport_config.refusal(config):
             raise unsupported(tensors, "Matterport Mask_RCNN", what)
@@ -122,13 +123,6 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
         rows = config.get("NUM_CLASSES")
         said = rows - 1 if isinstance(rows, int) else None
         findings += class_count_fault(tensors, arch.classes, said, "NUM_CLASSES less background")
-    if arch.anchors_per_cell != len(numerics.anchor_ratios):
-        message = (
-            f"{tensors.path.name} has {arch.anchors_per_cell} anchors a cell, Matterport's default is "
-            f"{len(NUMERICS.anchor_ratios)}: its RPN_ANCHOR_RATIOS are in no file"
-        )
-        fix = "give the Python file of its Config, or numerics={'anchor_ratios': …}, as height / width"
-        findings.append(Finding("numerics.assumed", "warning", message, fix=fix))
     spec = Spec(
         family="matterport",
         arch=arch,

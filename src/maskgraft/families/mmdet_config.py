@@ -225,12 +225,16 @@ def _proposals(config: Config) -> dict[str, Any]:
         "anchor_offset": _when(float, made.get("center_offset")),
         "rpn_delta_weights": tuple(round(1 / std, 9) for std in stds) if stds else None,
         "rpn_beta": _beta(head.get("loss_bbox")),
+        "rpn_box_loss": _LOSSES.get(str(setting(head, "loss_bbox.type"))),
     }
     if made.get("type") == "LegacyAnchorGenerator":
         changes |= {"anchor_rounding": True}
     if setting(head, "bbox_coder.type") == "LegacyDeltaXYWHBBoxCoder":
         changes |= {"inclusive_boxes": True, "decoded_wider": True}
     return changes
+
+
+_LOSSES = {"L1Loss": "smooth-l1", "SmoothL1Loss": "smooth-l1", "GIoULoss": "giou"}
 
 
 def _beta(loss: Any) -> float | None:
@@ -252,6 +256,7 @@ def _regions(config: Config) -> dict[str, Any]:
         "res5_stride": _when(int, setting(head, "shared_head.stride")),
         "box_delta_weights": tuple(round(1 / std, 9) for std in _numbers(stds)) if stds else None,
         "box_beta": _beta(setting(head, "bbox_head.loss_bbox")),
+        "box_loss": _LOSSES.get(str(setting(head, "bbox_head.loss_bbox.type"))),
     }
 
 

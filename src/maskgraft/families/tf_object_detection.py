@@ -249,6 +249,14 @@ def without_masks(tensors: Tensors, title: str, backbone: str) -> CheckpointErro
 def disagreements(tensors: Tensors, arch: Arch, config: Config, *, extractor: str) -> Iterator[Finding]:
     """Where a config that can be obeyed is not that of the file; `extractor` is what it should call the backbone."""
     yield from class_count_fault(tensors, arch.classes, setting(config, f"{_MODEL}.num_classes"), "num_classes")
+    surplus = [number for number in config.get("label_map", ()) if number > arch.classes]
+    if surplus:
+        message = (
+            f"{tensors.path.name} has {arch.classes} classes, the label map that its config names goes up to id "
+            f"{max(surplus)}"
+        )
+        fix = "give the label map of the training"
+        yield Finding("shape.classes", "warning", message, evidence={"ids": surplus}, fix=fix)
     said = setting(config, f"{_MODEL}.feature_extractor.type")
     if isinstance(said, str) and said != extractor:
         era = said.removesuffix("_keras") == extractor.removesuffix("_keras")
