@@ -34,7 +34,7 @@ def test_a_base_that_is_not_there_is_told(tmp_path: Path) -> None:
     assert known.spec.numerics.rpn_nms_threshold == 0.8
     (finding,) = known.findings
     assert (finding.code, finding.severity) == ("numerics.assumed", "warning")
-    assert "../Base-RCNN-FPN.yaml, which is not there" in finding.message
+    assert "../Base-RCNN-FPN.yaml, which is not read" in finding.message
 
 
 def test_several_bases_the_last_above_the_first(tmp_path: Path) -> None:
@@ -80,3 +80,13 @@ def test_a_base_that_is_no_config_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("_BASE_: base.yaml\n")
     with pytest.raises(CheckpointError, match=r"base\.yaml holds list"):
         configs.read_config(tmp_path / "mine.yaml")
+
+
+def test_bases_that_are_imported_are_told(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from mmengine.config import read_base\n"
+        "with read_base():\n    from .._base_.models.mask_rcnn_r50_fpn import *\n    from .schedule import *\n"
+        "max_epochs = 3\nmodel.update(dict(neck=dict(num_outs=6)))\n"
+    )
+    found = configs.read_config(tmp_path / "mine.py")
+    assert found == {"max_epochs": 3, configs.NOT_READ: [".._base_.models.mask_rcnn_r50_fpn", ".schedule"]}

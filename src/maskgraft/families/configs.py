@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from maskgraft.errors import CheckpointError, Finding
-from maskgraft.families.python_configs import parse_python
+from maskgraft.families.python_configs import imported_bases, parse_python
 from maskgraft.spec import Learned
 
 _MOST_BYTES = 4 << 20
@@ -46,7 +46,8 @@ def read_config(path: Path) -> Mapping[str, Any]:
     """A config file as nested dicts: Python text where it is called so, YAML otherwise.
 
     The files that it is written on top of are read first: `_BASE_` of Detectron2 and PaddleDetection, `_base_` of
-    MMDetection, by their place beside it. What of them is not there stays under `NOT_READ`. Raises `CheckpointError`.
+    MMDetection, by their place beside it. Those that are not there, or are imported, stay under `NOT_READ`. Raises
+    `CheckpointError`.
     """
     return _with_bases(path, ())
 
@@ -57,7 +58,7 @@ def _with_bases(path: Path, above: tuple[Path, ...]) -> Mapping[str, Any]:
     key = "_base_" if python else "_BASE_"
     named = text.get(key, ())
     base: dict[str, Any] = {}
-    lacking: list[str] = []
+    lacking = imported_bases(read_text(path)) if python else []
     for one in [named] if isinstance(named, str) else named if isinstance(named, list | tuple) else ():
         place = path.parent / Path(str(one)).expanduser()
         if not place.is_file() or len(above) == _MOST_BASES or place.resolve() in (*above, path.resolve()):
@@ -106,7 +107,7 @@ def base_fault(config: Mapping[str, Any], fix: str) -> list[Finding]:
         return []
     verb = "are" if len(lacking) > 1 else "is"
     message = (
-        f"the config is written on top of {', '.join(map(str, lacking))}, which {verb} not there: "
+        f"the config is written on top of {', '.join(map(str, lacking))}, which {verb} not read: "
         "what it does not say itself is assumed"
     )
     return [Finding("numerics.assumed", "warning", message, evidence={"base": list(lacking)}, fix=fix)]

@@ -61,6 +61,18 @@ def parse_python(text: str, base: Mapping[str, Any] | None = None) -> Mapping[st
     return found
 
 
+def imported_bases(text: str) -> list[str]:
+    """The modules that a config takes everything from (`with read_base():`, MMDetection since 3.1), as they stand."""
+    tree = _parsed(text) if len(text) <= _MOST_CHARACTERS else None
+    within = [
+        statement
+        for node in (tree.body if tree else ())
+        if isinstance(node, ast.With) and any("read_base" in ast.unparse(item) for item in node.items)
+        for statement in node.body
+    ]
+    return ["." * one.level + (one.module or "") for one in within if isinstance(one, ast.ImportFrom)]
+
+
 def parse_classes(text: str) -> Mapping[str, tuple[tuple[str, ...], Mapping[str, Any]]]:
     """The classes of a Python text, wherever in it: name → (names of their bases, what is assigned in them).
 
