@@ -236,13 +236,13 @@ _RANGES: dict[str, tuple[float, float]] = (
         (0.0, 1.0),
     )
     | dict.fromkeys(
-        "min_size max_size fixed_size pad_multiple rpn_post_nms rpn_post_nms_train rpn_samples roi_samples "
+        "max_size fixed_size pad_multiple rpn_post_nms rpn_post_nms_train rpn_samples roi_samples "
         "max_detections max_per_class box_pool_size mask_pool_size mask_size".split(),
         (1.0, inf),
     )
     | dict.fromkeys(
-        "norm_eps rpn_pre_nms rpn_pre_nms_train rpn_min_size rpn_min_size_train rpn_straddle rpn_beta box_beta "
-        "box_min_size roi_sampling".split(),
+        "min_size norm_eps rpn_pre_nms rpn_pre_nms_train rpn_min_size rpn_min_size_train rpn_straddle rpn_beta "
+        "box_beta box_min_size roi_sampling".split(),
         (0.0, inf),
     )
     | dict.fromkeys(("anchor_sizes", "anchor_ratios"), (nextafter(0.0, 1.0), inf))

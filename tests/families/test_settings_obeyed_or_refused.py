@@ -211,6 +211,8 @@ def test_it_is_obeyed(name: str, text: str, wanted: dict[str, Any], tmp_path: Pa
 
 def test_a_photograph_that_is_not_resized(tmp_path: Path) -> None:
     assert network_size((333, 517), read("detectron2", "INPUT: {MIN_SIZE_TEST: 0}", tmp_path)) == (333, 517)
+    (spec, _), _ = FILES["detectron2"]
+    assert network_size((333, 517), spec.with_numerics({"min_size": 0}).numerics) == (333, 517)
 
 
 def test_settings_of_trainings_alone_are_told(tmp_path: Path) -> None:
