@@ -176,6 +176,8 @@ def test_a_split_shares_nothing_and_every_class_is_on_both_sides(frames: tuple[P
     same = mg.split_data(*frames, out=tmp_path / "two", val=0.25)
     assert (tmp_path / "two" / "instances_val.json").read_bytes() == done.annotations["val"].read_bytes()
     assert same.images == done.images
+    with pytest.raises(mg.UsageError, match="group is 'video'"):
+        mg.split_data(*frames, out=tmp_path / "four", group="video")  # type: ignore[arg-type]
     other = mg.split_data(*frames, out=tmp_path / "three", val=0.25, seed=1)
     assert other.annotations["val"].read_bytes() != done.annotations["val"].read_bytes()
 

@@ -331,5 +331,7 @@ def test_the_verb(drawn: coco.Dataset, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     assert json.loads(done.output)["kind"] == "yolo"
+    with pytest.raises(mg.UsageError, match="kind 'coco' is none"):
+        mg.convert_data(folder, out=tmp_path / "more", kind="coco")  # type: ignore[arg-type]
     with pytest.raises(mg.UsageError, match="not empty"):
         mg.convert_data(folder, out=tmp_path / "coco")

@@ -43,6 +43,11 @@ def test_a_policy_trains_what_it_names_and_nothing_else(name: str) -> None:
     assert [part.component for part in trainable.parts] == list(COMPONENTS)
 
 
+def test_a_list_is_its_names_with_commas() -> None:
+    model = tiny_model()
+    assert policy.apply(model, ["fpn", "rpn"]) == policy.apply(model, "fpn,rpn")
+
+
 def test_all_and_nothing_frozen_are_the_same() -> None:
     model = tiny_model()
     assert policy.apply(model, "all").names == policy.apply(model, "backbone:0").names

@@ -39,6 +39,12 @@ def test_unknown_names_are_told_at_once() -> None:
     assert len(error.value.findings) == 3
 
 
+@pytest.mark.parametrize("classes", [[], ["disc", "disc"], "disc"])
+def test_classes_are_names_none_of_them_twice(classes: list[str]) -> None:
+    with pytest.raises(mg.UsageError, match="none of them twice"):
+        mg.MaskRCNN.from_scratch("small", classes)
+
+
 def test_norms_that_cannot_learn_are_refused() -> None:
     with pytest.raises(mg.UsageError, match="do not learn"):
         mg.MaskRCNN.from_scratch(mg.Arch(classes=1), ["disc"])

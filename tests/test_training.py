@@ -320,7 +320,7 @@ def test_a_loss_that_is_not_finite_stops_and_tells_where(data: coco.Dataset, tmp
             model.mask_predictor.logits.bias.fill_(float("nan"))
 
     recipe = QUICK.model_copy(update={"save_every": 1})
-    with pytest.raises(mg.DataError, match=r"step 2: mask is not finite on images \d, \d") as caught:
+    with pytest.raises(mg.DataError, match=r"step 3: mask is not finite on images \d, \d") as caught:
         train(model, data, recipe, out=tmp_path / "run", watcher=Watching(2, spoil))
     assert caught.value.findings[0].code == "train.nan"
     kept = json.loads(next((tmp_path / "run").glob("bad-batch-*.json")).read_text())

@@ -68,6 +68,8 @@ def convert_data(
     All or nothing: raises `DataError` with every fault, each with file and line or number, and writes nothing then.
     `UsageError` when `out` exists or nothing known is at `source`.
     """
+    if kind is not None and kind not in KINDS:
+        raise UsageError(Finding("spec.field", "error", f"the kind {kind!r} is none", fix=f"one of {', '.join(KINDS)}"))
     place, folder = Path(source), Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(Finding("file.exists", "error", f"{folder} exists and is not empty", fix="choose another"))

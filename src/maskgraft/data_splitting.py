@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -75,6 +75,10 @@ def split_data(
     folder = Path(out)
     if folder.exists():
         raise UsageError(Finding("file.exists", "error", f"{folder} exists", fix="choose another folder"))
+    if group not in (known := get_args(Grouping)):
+        raise UsageError(
+            Finding("spec.field", "error", f"group is {group!r}", ("group",), fix=f"one of {', '.join(known)}")
+        )
     if not 0 <= val < 1 or not 0 <= test < 1 or not 0 < val + test < 1:
         message = f"val is {val} and test is {test}: shares between 0 and 1 that leave something to train on"
         raise UsageError(Finding("spec.field", "error", message, ("val", "test")))

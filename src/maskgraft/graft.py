@@ -58,9 +58,10 @@ def load(
             model = rebuilt(model, model.spec.with_numerics(numerics))
         return _for_classes(model, classes, synonyms, rows_from, family)
     known = identify(open_checkpoint(path, key=key), config=config, family_name=family)
-    spec = known.spec.with_numerics(numerics) if numerics else known.spec
+    spec = known.spec
     if arch:
         spec = replace(spec, arch=replace(spec.arch, **checked_fields(Arch, arch, where="arch")))
+    spec = spec.with_numerics(numerics) if numerics else spec
     return _for_classes(assemble(known, spec), classes, synonyms, rows_from, family)
 
 

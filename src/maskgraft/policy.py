@@ -10,7 +10,7 @@ backbone:2         all but the stem and C2 (Detectron2's FREEZE_AT)
 fpn,rpn            components, or name globs such as backbone.res5.*; any of the above, too, with commas between
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -45,14 +45,16 @@ class Trainable:
     parts: tuple[Part, ...]
 
 
-def apply(model: MaskRCNN, policy: str, *, train_norms: bool = False) -> Trainable:
-    """Freeze and unfreeze the parameters of `model` as `policy` says.
+def apply(model: MaskRCNN, policy: str | Sequence[str], *, train_norms: bool = False) -> Trainable:
+    """Freeze and unfreeze the parameters of `model` as `policy` says; a list is the text with commas between.
 
         policy.apply(model, "heads").parts      # a row for each component
+        policy.apply(model, ["fpn", "backbone.res5.*"])
 
     `train_norms` lets the batch norms of what trains use and update batch statistics; otherwise they keep theirs, as is
     right for small batches. Raises `UsageError` when the policy is not known or leaves nothing to train.
     """
+    policy = policy if isinstance(policy, str) else ",".join(policy)
     chosen = chosen_by(policy, model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in chosen)

@@ -302,7 +302,7 @@ def resolve(
             needed = beginnings.needed_above_backbone(values, images=images, batch=new)
         derived += [Derived(one.field, one.value, one.why) for one in needed]
         recipe = recipe.model_copy(update={one.field: one.value for one in needed})
-    by = f"epochs of {steps_per_epoch}, {images} images by {new}"
+    by = f"of {steps_per_epoch}, {images} images by {new}"
     stages, why = _length(recipe, steps_per_epoch, by, derived, changes)
     steps = sum(one.steps or 0 for one in stages)
     steps = min(steps, recipe.steps) if recipe.steps else steps
@@ -343,7 +343,7 @@ def _length(
             Stage(policy=one.policy, steps=one.steps or (one.epochs or 0) * steps_per_epoch, lr=one.lr)
             for one in recipe.stages
         ]
-        return stages, f"{' and '.join(str(one.steps) for one in stages)} in {len(stages)} stages; {by}"
+        return stages, f"{' and '.join(str(one.steps) for one in stages)} in {len(stages)} stages; epochs {by}"
     epochs = recipe.epochs
     if epochs is None:
         changes["epochs"] = epochs = ceil(recipe.steps / steps_per_epoch) if recipe.steps else EPOCHS
@@ -351,7 +351,8 @@ def _length(
             f"for {recipe.steps} steps of {recipe.batch} images" if recipe.steps else "neither epochs nor steps are set"
         )
         derived.append(Derived("epochs", epochs, why))
-    return [Stage(policy=recipe.policy, steps=epochs * steps_per_epoch)], f"{epochs} {by}"
+    length = f"{epochs} {'epoch' if epochs == 1 else 'epochs'} {by}"
+    return [Stage(policy=recipe.policy, steps=epochs * steps_per_epoch)], length
 
 
 def replayed_in(batch: int, share: float) -> int:

@@ -49,6 +49,9 @@ def from_scratch(
     numerics: Mapping[str, Any] | None = None,
 ) -> MaskRCNN:
     """`MaskRCNN.from_scratch`, which see."""
+    if isinstance(classes, str) or not classes or len(set(classes)) < len(classes):
+        message = f"classes are {classes!r}: names, none of them twice"
+        raise UsageError(Finding("shape.classes", "error", message, ("classes",), fix='classes=["person", "forklift"]'))
     if isinstance(arch, str):
         findings = [
             Finding("spec.field", "error", f"there is no {what} {given!r}", fix=f"one of {', '.join(known)}")

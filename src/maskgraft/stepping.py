@@ -102,7 +102,7 @@ def step(
 def _relabelled(part: Batch, labels: Tensor, training: Training, onlookers: Onlookers) -> Batch:
     """A part of a batch with the model's labels, where the model is, of the same size in all processes."""
     if fault := unlearnable(part, len(labels)):
-        admission.keep_batch(part, {"fault": fault.message}, training.state.step, training.folder)
+        admission.keep_batch(part, {"fault": fault.message}, training.state.step + 1, training.folder)
         onlookers.unlearnable(fault)
         raise DataError(fault)
     device = training.model.device
@@ -116,10 +116,10 @@ def _numbers(losses: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def _not_finite(values: Mapping[str, float], batch: Batch, training: Training) -> DataError | None:
-    """What is raised when a number is not finite, once the batch is kept."""
+    """What is raised when a number is not finite, once the batch is kept; steps count from 1, as they are told."""
     if all(map(math.isfinite, values.values())):
         return None
-    return admission.not_finite(values, batch, training.state.step, training.folder)
+    return admission.not_finite(values, batch, training.state.step + 1, training.folder)
 
 
 def _norm(parameters: Iterable[nn.Parameter]) -> float:

@@ -7,7 +7,6 @@ import typer
 
 from maskgraft.cli import options
 from maskgraft.cli.show import console, print_json, table
-from maskgraft.errors import Finding, UsageError
 
 
 def split(
@@ -23,8 +22,6 @@ def split(
     """Split a dataset by class, with images that are alike, or of one video, on one side."""
     from maskgraft import data_splitting
 
-    if group not in ("auto", "prefix", "folder", "none"):
-        raise UsageError(Finding("spec.field", "error", f"--group is {group!r}", fix="auto, prefix, folder or none"))
     done = data_splitting.split_data(annotations, images, out=out, val=val, test=test, group=group, seed=seed)  # type: ignore[arg-type]
     if as_json:
         print_json(done.as_json())
