@@ -154,6 +154,12 @@ OBEYED: list[tuple[str, str, dict[str, Any]]] = [
     ("detectron", "BBOX_XFORM_CLIP: 4.0\nFPN: {COARSEST_STRIDE: 64}", {"delta_clip": 4.0, "pad_multiple": 64}),
     (
         "mmdet",
+        "test_pipeline = [dict(type='Resize', scale=(9, 9), keep_ratio=True)]\n"
+        "test_dataloader = dict(dataset=dict(pipeline=[dict(type='mmdet.Resize', scale=(800, 500), keep_ratio=True)]))",
+        {"min_size": 500, "max_size": 800},
+    ),
+    (
+        "mmdet",
         MMDET["model"].format(
             "rpn_head=dict(anchor_generator=dict(octave_base_scale=4, scales_per_octave=2, scale_major=False, "
             "ratios=[0.5, 1.0], strides=[(4, 4), (8, 8), (16, 16), (32, 32), (64, 64)]))"

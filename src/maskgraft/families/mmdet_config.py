@@ -32,23 +32,26 @@ def stage_settings(config: Config, name: str) -> Config:
 
 
 def transforms(config: Config) -> list[Config]:
-    """The steps that prepare an image for testing, those inside of a test-time augmentation too."""
-    for key in ("test_pipeline", "test_dataloader.dataset.pipeline", "data.test.pipeline"):
+    """The steps that prepare an image for testing, those inside of a test-time augmentation too.
+
+    They stand in the loader of the data, which is what is run, and mostly a second time under a name of their own.
+    """
+    for key in ("test_dataloader.dataset.pipeline", "data.test.pipeline", "test_pipeline"):
         steps = setting(config, key)
         if isinstance(steps, list | tuple):
             flat: list[Config] = []
             for step in steps:
                 if isinstance(step, Mapping):
-                    flat.append(step)
                     inner = step.get("transforms")
-                    flat += [one for one in inner if isinstance(one, Mapping)] if isinstance(inner, list) else []
+                    inside = [one for one in inner if isinstance(one, Mapping)] if isinstance(inner, list) else []
+                    flat += [{**one, "type": str(one.get("type")).rpartition(".")[2]} for one in (step, *inside)]
             return flat
     return []
 
 
 # The steps of a test pipeline that either change nothing of the pixels or are read.
 _STEPS = (
-    *("LoadImageFromFile", "LoadImageFromNDArray", "LoadImageFromWebcam", "mmdet.InferencerLoader", "LoadAnnotations"),
+    *("LoadImageFromFile", "LoadImageFromNDArray", "LoadImageFromWebcam", "InferencerLoader", "LoadAnnotations"),
     *("Resize", "RandomFlip", "Normalize", "Pad", "ImageToTensor", "ToTensor", "DefaultFormatBundle", "Collect"),
     *("PackDetInputs", "MultiScaleFlipAug", "TestTimeAug"),
 )
@@ -130,8 +133,8 @@ def refusal(config: Config) -> str:
 
 def _step_fault(step: Config) -> str:
     """What a step of the test pipeline does to pixels that maskgraft does not do, or ""."""
-    kind = step.get("type")
-    if isinstance(kind, str) and kind not in _STEPS:
+    kind = step["type"]
+    if kind not in _STEPS:
         return f"the test pipeline has the step {kind}"
     if kind == "Resize":
         # since 3.0 a `scale` is taken without its ratio where nothing else is said
