@@ -160,6 +160,12 @@ OBEYED: list[tuple[str, str, dict[str, Any]]] = [
     ),
     (
         "mmdet",
+        "model = dict(type='mmdet.models.detectors.MaskRCNN', "
+        "rpn_head=dict(loss_bbox=dict(type='mmdet.models.losses.L1Loss')))",
+        {"rpn_beta": 0.0},
+    ),
+    (
+        "mmdet",
         MMDET["model"].format(
             "rpn_head=dict(anchor_generator=dict(octave_base_scale=4, scales_per_octave=2, scale_major=False, "
             "ratios=[0.5, 1.0], strides=[(4, 4), (8, 8), (16, 16), (32, 32), (64, 64)]))"

@@ -127,7 +127,9 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
         ),
     }
     changes = (_LEGACY if legacy else {}) | (_C4 if arch.neck == "c4" else {})
+    lacking = base_fault(config, "give the config that MMDetection wrote into the work_dir") if config else []
     if config:
+        config = mmdet_config.plain(config)
         what = mmdet_config.refusal(config)
         if what:
             raise unsupported(tensors, FAMILY.title, what)
@@ -137,7 +139,6 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
     classes, how["classes"] = _classes(meta, arch)
     numerics = replace(NUMERICS, **changes)
     spec = Spec(family=FAMILY.name, arch=arch, numerics=numerics, classes=classes, learned=how)
-    lacking = base_fault(config, "give the config that MMDetection wrote into the work_dir") if config else []
     return Reading(spec, era, (*(class_shift(tensors, meta) if era == "2" else ()), *lacking))
 
 

@@ -9,6 +9,25 @@ from maskgraft.families.configs import setting
 Config = Mapping[str, Any]
 
 
+def plain(config: Any) -> Any:
+    """A config in which every "type" is a name alone.
+
+        plain({"type": "mmdet.models.detectors.MaskRCNN"})      # {"type": "MaskRCNN"}
+
+    Since 3.1 configs may import what they name, and say in a checkpoint where that stands; before, a scope may stand
+    in front.
+    """
+    if isinstance(config, Mapping):
+        return {
+            key: value.rpartition(".")[2] if key == "type" and isinstance(value, str) else plain(value)
+            for key, value in config.items()
+        }
+    if isinstance(config, list | tuple):
+        inside = [plain(one) for one in config]
+        return inside if isinstance(config, list) else tuple(inside)
+    return config
+
+
 def model_of(config: Config) -> Config:
     """The settings of the model; MMDetection 1 spread its heads over the model itself."""
     model = config.get("model")
@@ -44,7 +63,7 @@ def transforms(config: Config) -> list[Config]:
                 if isinstance(step, Mapping):
                     inner = step.get("transforms")
                     inside = [one for one in inner if isinstance(one, Mapping)] if isinstance(inner, list) else []
-                    flat += [{**one, "type": str(one.get("type")).rpartition(".")[2]} for one in (step, *inside)]
+                    flat += [step, *inside]
             return flat
     return []
 
@@ -133,7 +152,7 @@ def refusal(config: Config) -> str:
 
 def _step_fault(step: Config) -> str:
     """What a step of the test pipeline does to pixels that maskgraft does not do, or ""."""
-    kind = step["type"]
+    kind = step.get("type")
     if kind not in _STEPS:
         return f"the test pipeline has the step {kind}"
     if kind == "Resize":
