@@ -4,7 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import yaml
 
 from maskgraft.errors import CheckpointError
 from maskgraft.families import detectron2, detectron_caffe2, identify, maskrcnn_benchmark
@@ -164,6 +166,32 @@ dictitems:
     assert known.spec.learned["numerics.min_size"].how == "read"
 
 
-@pytest.mark.parametrize("text", ["", "{", "a: [", "- 1", "!!python/object/apply:os.system ['true']"])
+def test_detectron_keeps_arrays_in_its_settings_as_numpy_pickles_them() -> None:
+    settings = {"PIXEL_MEANS": np.array([[[1.5, 2.5, 3.25]]]), "BBOX_XFORM_CLIP": np.log(500 / 16)}
+    text = yaml.dump(settings)
+    assert "!!binary" in text
+    for written in (text, text.replace("numpy._core", "numpy.core")):  # by NumPy 2, and by 1
+        told = identify(replace(caffe2(), about={"cfg": written})).spec.numerics
+        assert (told.pixel_mean, told.delta_clip) == ((1.5, 2.5, 3.25), np.log(500 / 16))
+
+
+BROKEN = """
+a: !!python/object/apply:numpy.core.multiarray.scalar [f8, !!binary 'AAAA']
+"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "a: [",
+        BROKEN,
+        BROKEN.replace("f8", "O"),
+        BROKEN.replace("f8, ", ""),
+        "- 1",
+        "!!python/object/apply:os.system ['true']",
+    ],
+)
 def test_settings_that_are_no_yaml_are_passed_over(text: str) -> None:
     assert identify(replace(caffe2(), about={"cfg": text})).spec.numerics == detectron_caffe2.NUMERICS

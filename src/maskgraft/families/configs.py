@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import yaml
 
 from maskgraft.errors import CheckpointError, Finding
@@ -29,13 +31,27 @@ class _InertLoader(yaml.SafeLoader):
 def _inert(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> Any:
     if isinstance(node, yaml.MappingNode):
         data = loader.construct_mapping(node, deep=True)
+        if suffix.endswith(":numpy.dtype"):
+            return f"{data['state'][1]}{data['args'][0]}"
+        if suffix.endswith(".multiarray._reconstruct"):
+            _, shape, kind, columns_first, raw = data["state"]
+            return _numbers(raw, kind).reshape(shape, order="F" if columns_first else "C").tolist()
         for key in ("dictitems", "listitems", "state"):
             if key in data:
                 return data[key]
         return data
     if isinstance(node, yaml.SequenceNode):
-        return loader.construct_sequence(node, deep=True)
+        items = loader.construct_sequence(node, deep=True)
+        return _numbers(items[1], items[0])[0].item() if suffix.endswith(".multiarray.scalar") else items
     return loader.construct_scalar(node) if isinstance(node, yaml.ScalarNode) else None
+
+
+def _numbers(raw: Any, kind: Any) -> npt.NDArray[Any]:
+    """The numbers of an array, or of a single one, as NumPy pickles them into YAML (Detectron's `cfg`)."""
+    numbers: npt.NDArray[Any] = np.frombuffer(raw, np.dtype(kind))
+    if numbers.dtype.kind not in "biuf":
+        raise yaml.YAMLError(f"an array of {kind}")
+    return numbers
 
 
 _InertLoader.add_multi_constructor("tag:yaml.org,2002:python/", _inert)
@@ -115,7 +131,10 @@ def base_fault(config: Mapping[str, Any], fix: str) -> list[Finding]:
 
 def parse_yaml(text: str) -> Any:
     """The data in a YAML text. Raises `yaml.YAMLError`."""
-    return yaml.load(text, Loader=_InertLoader)
+    try:
+        return yaml.load(text, Loader=_InertLoader)
+    except (KeyError, IndexError, TypeError, ValueError) as error:  # a tag that does not hold what it says
+        raise yaml.YAMLError(f"{type(error).__name__}: {error}") from None
 
 
 def read_yaml(path: Path) -> Mapping[str, Any]:
