@@ -45,8 +45,8 @@ class Scripted(MaskRCNN):
     def pool(self, maps: Any, boxes: Any, *rest: Any, **more: Any) -> Tensor:
         return torch.zeros(len(boxes[0]), 1)
 
-    def mask_logits(self, maps: Any, boxes: Any, padded: Any, *, strict: bool = False) -> Tensor:
-        logits = torch.full((len(boxes[0]), 2, 28, 28), -9.0)
+    def mask_logits(self, maps: Any, boxes: Any, *rest: Any, **more: Any) -> Tensor:
+        logits = torch.full((len(boxes[0]), 1, 28, 28), -9.0)
         logits[..., : round(28 * self.filled)] = 9.0
         return logits
 

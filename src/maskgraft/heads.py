@@ -47,14 +47,23 @@ class FPN(nn.Module):
         above: Tensor | None = None
         for level in reversed(self.levels):
             inner = self.get_submodule(f"lateral{level}")(maps[f"c{level}"])
-            if above is not None:
-                inner = inner.add_(F.interpolate(above, size=inner.shape[-2:], mode="nearest"))
-            above = inner
+            above = inner if above is None else _with(inner, above)
             pyramid[f"p{level}"] = self.get_submodule(f"output{level}.conv")(inner)
         last = self.levels[-1]
         finer = {f"p{level}": self.get_submodule(f"output{level}.norm")(pyramid[f"p{level}"]) for level in self.levels}
         coarsest = self.coarsest(pyramid[f"p{last}"]) if self.coarsest else finer[f"p{last}"][:, :, ::2, ::2]
         return {**finer, f"p{last + 1}": coarsest}
+
+
+def _with(inner: Tensor, above: Tensor) -> Tensor:
+    """A map, and the coarser one in its size added to it in place."""
+    rows, columns = above.shape[-2:]
+    plain = torch.is_inference_mode_enabled() and not torch.compiler.is_compiling()  # nothing looks at the operations
+    if plain and inner.shape[-2:] == (2 * rows, 2 * columns):
+        # each cell to the four that lie under it, without a large map of them
+        inner.view(*inner.shape[:2], rows, 2, columns, 2).add_(above[:, :, :, None, :, None])
+        return inner
+    return inner.add_(F.interpolate(above, size=inner.shape[-2:], mode="nearest"))
 
 
 class RPN(nn.Module):
@@ -198,7 +207,13 @@ class MaskPredictor(nn.Module):
         wide = arch.mask_kernel
         self.logits = nn.Conv2d(arch.mask_channels, rows(arch.mask_rows, arch.classes), wide, padding=wide // 2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, C, m, m] to [N, R, m, m]."""
-        logits: Tensor = self.logits(x)
-        return logits
+    def forward(self, x: Tensor, only: Tensor | None = None) -> Tensor:
+        """[N, C, m, m] to [N, R, m, m], or to [N, 1, m, m] where `only` one row is asked of each region, int64 [N]."""
+        convolution = self.logits
+        if only is None or convolution.kernel_size != (1, 1):
+            logits: Tensor = convolution(x)
+            return logits if only is None else logits[torch.arange(len(x), device=x.device), only][:, None]
+        assert convolution.bias is not None
+        weight, bias = (F.embedding(only, one.flatten(1)) for one in (convolution.weight, convolution.bias[:, None]))
+        cells = x.permute(0, 2, 3, 1).flatten(1, 2)
+        return torch.baddbmm(bias[..., None], cells, weight[..., None]).view(-1, 1, *x.shape[2:])

@@ -22,6 +22,7 @@ from maskgraft.ops.boxes import Window
 from maskgraft.ops.paste import paste
 from maskgraft.ops.pooling import levels, pool, pool_crops
 from maskgraft.preprocess import Prepared, as_rgb, prepare, stack
+from maskgraft.sending import sent
 from maskgraft.spec import Arch, Spec
 from maskgraft.targets import Batch
 
@@ -118,7 +119,7 @@ class MaskRCNN(nn.Module):
                 inclusive=numerics.inclusive_boxes,
                 corners=numerics.corner_boxes,
             )
-            every = anchor_ops.grid(cell.to(map_.device), (rows, columns), stride)
+            every = anchor_ops.grid(sent(cell, map_.device), (rows, columns), stride)
             cut = numerics.anchor_clip and not self.training
             result.append(box_ops.clip(every, self.window((0, 0, *padded))) if cut else every)
         return result
@@ -235,15 +236,23 @@ class MaskRCNN(nn.Module):
         return pool_crops(maps, [one.float() for one in fractions], level - 2, size=size, strict=strict)
 
     def mask_logits(
-        self, maps: dict[str, Tensor], boxes: Sequence[Tensor], padded: Size, *, strict: bool = False
+        self,
+        maps: dict[str, Tensor],
+        boxes: Sequence[Tensor],
+        padded: Size,
+        *,
+        labels: Tensor | None = None,
+        strict: bool = False,
     ) -> Tensor:
-        """Mask logits of regions, [ΣN_i, R, m, m]."""
+        """Mask logits of regions, [ΣN_i, R, m, m]; given their `labels` [ΣN_i] those alone, [ΣN_i, 1, m, m]."""
         if isinstance(self.box_head, Res5BoxHead):
             pooled = self.pool(maps, boxes, self.spec.numerics.box_pool_size, padded, strict=strict)
             inner = self.box_head.maps(pooled)
         else:
             inner = self.pool(maps, boxes, self.spec.numerics.mask_pool_size, padded, strict=strict)
-        logits: Tensor = self.mask_predictor(self.mask_head(inner))
+        if labels is not None and self.spec.arch.mask_rows == "agnostic":
+            labels = torch.zeros_like(labels)
+        logits: Tensor = self.mask_predictor(self.mask_head(inner), labels)
         return logits
 
     def detect(
@@ -282,11 +291,10 @@ class MaskRCNN(nn.Module):
             wider=numerics.decoded_wider,
         )
         boxes = prepared.to_network(found.boxes) if suppressed_there else found.boxes
-        masks = self.mask_logits(maps, [boxes], padded)
+        masks = self.mask_logits(maps, [boxes], padded, labels=found.labels)
         if not suppressed_there:
             found = replace(found, boxes=prepared.to_original(found.boxes))
-        column = torch.zeros_like(found.labels) if self.spec.arch.mask_rows == "agnostic" else found.labels
-        return found, masks[torch.arange(len(masks), device=masks.device), column].sigmoid()
+        return found, masks[:, 0].sigmoid()
 
     def clip_size(self, prepared: Prepared, padded: Size) -> tuple[float, float]:
         """The height and width to which the proposals of an image are cut, of which `padded` is the padded input's."""
@@ -465,7 +473,8 @@ class MaskRCNN(nn.Module):
             agnostic=arch.box_rows.startswith("agnostic"),
         )
         foreground = [one.boxes[: one.positives] for one in samples]
-        mask_logits = self.mask_logits(maps, foreground, padded).float()
+        labels = torch.cat([one.labels[: one.positives] for one in samples])
+        mask_logits = self.mask_logits(maps, foreground, padded, labels=labels).float()
         wanted = [
             targets.mask_targets(
                 target,
@@ -476,7 +485,6 @@ class MaskRCNN(nn.Module):
             )
             for one, target in zip(samples, batch.targets, strict=True)
         ]
-        labels = torch.cat([one.labels[: one.positives] for one in samples])
         return result | losses.masks(mask_logits, labels, torch.cat(wanted), kind=numerics.mask_loss)
 
 

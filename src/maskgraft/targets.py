@@ -10,6 +10,7 @@ from torch import Tensor
 
 from maskgraft.cutouts import Cutouts
 from maskgraft.ops import boxes as box_ops
+from maskgraft.sending import sent
 from maskgraft.torchvision_ops import roi_align
 
 Polygons = tuple[tuple[npt.NDArray[np.float64], ...], ...]
@@ -31,7 +32,7 @@ class Target:
 
     def to(self, device: torch.device) -> "Target":
         """The same truth on another device."""
-        return replace(self, boxes=self.boxes.to(device), labels=self.labels.to(device))
+        return replace(self, boxes=sent(self.boxes, device), labels=sent(self.labels, device))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A worker process would give each tensor a shared memory of its own, which takes longer than these few numbers.
@@ -101,10 +102,7 @@ def mask_targets(
 
 def _planes(masks: Cutouts, device: torch.device) -> Tensor:
     """Masks on their whole picture, float32 [N, 1, height, width], laid together on the device."""
-    pixels = torch.from_numpy(masks.pixels())
-    if device.type == "cuda":
-        pixels = pixels.pin_memory()  # else the copy would wait for all that the device has still to do
-    pixels = pixels.to(device, non_blocking=True)
+    pixels = sent(torch.from_numpy(masks.pixels()), device)
     ends = np.cumsum([part.size for part in masks.parts]).tolist()
     planes = torch.zeros((len(masks), 1, *masks.size), device=device)
     for plane, (top, left, bottom, right), part, end in zip(planes, masks.windows, masks.parts, ends, strict=True):
@@ -185,8 +183,9 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
-        pixels = self.pixels.to(device, non_blocking=True)
-        return replace(self, pixels=pixels, targets=tuple(target.to(device) for target in self.targets))
+        return replace(
+            self, pixels=sent(self.pixels, device), targets=tuple(target.to(device) for target in self.targets)
+        )
 
     def alone(self, index: int) -> "Batch":
         """One image of the batch, as if it had come by itself, but for its padding."""

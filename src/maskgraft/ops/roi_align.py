@@ -21,8 +21,9 @@ def roi_align(map_: Tensor, regions: Tensor, *, size: int, scale: float, samplin
     (`benchmarks/NOTES.md`). On a GPU torchvision's own kernel runs.
     """
     if map_.is_cuda:
-        on_gpu: Tensor = torchvision_ops.roi_align(map_, regions, size, scale, sampling, aligned)
-        return on_gpu
+        # both in float32: corners in half precision would lie up to two pixels off
+        on_gpu: Tensor = torchvision_ops.roi_align(map_.float(), regions.float(), size, scale, sampling, aligned)
+        return on_gpu.to(map_.dtype)
     images, channels, height, width = map_.shape
     if not len(regions):
         # channels side by side as in the other levels' features, else all of them would be laid anew beside it
@@ -37,7 +38,8 @@ def roi_align(map_: Tensor, regions: Tensor, *, size: int, scale: float, samplin
         _sums(cells, *part, width=width)
         for part in zip(*(torch.split(one, share) for one in (rows, row_weights, columns, column_weights)), strict=True)
     ]
-    return torch.cat(sums).view(-1, size, size, channels).permute(0, 3, 1, 2).to(map_.dtype)
+    every = torch.cat(sums) if len(sums) > 1 else sums[0]
+    return every.view(-1, size, size, channels).permute(0, 3, 1, 2).to(map_.dtype)
 
 
 def _sums(
