@@ -1,7 +1,8 @@
 """The same works on a GPU, where there is one; where there is none, the table says `not measured`.
 
-Both sides count in tf32 where the GPU has it, keep their images and weights on it, and are waited for before and after
-each turn (`torch.cuda.synchronize`). That both count the same is measured before that, in whole float32.
+Both sides count in tf32 where the GPU has it, keep their weights on it, and are waited for before and after each turn
+(`torch.cuda.synchronize`). That both count the same is measured before that, in whole float32: torch lets convolutions
+count in tf32 unless it is told otherwise. What bf16 does to the losses is measured apart.
 """
 
 from collections.abc import Callable, Iterator
@@ -48,9 +49,10 @@ def measured(device: str, *, images: int, side: int, rounds: int) -> list[Row]:
     with workplace() as (folder, file):
         paths = photographs(folder, 8)
         rows = _predicting(file, paths, device, side=side, rounds=rounds, settle=settle)
-        told = training_step.agreement(file, device)
         for work, bar, precision in TRAIN:
-            with tf32():
+            with tf32(False):
+                told = training_step.agreement(file, device, side=side, precision=precision)
+            with tf32(True):
                 both = training_step.steps(file, device=device, images=images, side=side, precision=precision)
                 spent = timing.alternate(rounds, both, settle=settle)
             name = f"training step, {images} images, {work}, GPU"
@@ -69,25 +71,26 @@ def _predicting(
         found = theirs([to_tensor(Image.open(path).convert("RGB")).to(device) for path in batch])
         return [(one, (one["masks"][:, 0] > 0.5).cpu()) for one in found]
 
-    told = predicting.agreement(ours, theirs, paths[:2])
+    with tf32(False):
+        told = predicting.agreement(ours, theirs, paths[:2])
     rows = []
-    with tf32():
-        for work, bar, many in PREDICT:
-            batch = paths[:many]
+    with tf32(True):
+        for work, bar, together in PREDICT:
+            batches = [paths[first : first + together] for first in range(0, len(paths), together)]
             works: dict[str, Callable[[], Any]] = {
-                "ours": lambda batch=batch: ours.predict(batch),
-                "theirs": lambda batch=batch: torchvision_finds(batch),
+                "ours": lambda batches=batches: [ours.predict(batch) for batch in batches],
+                "theirs": lambda batches=batches: [torchvision_finds(batch) for batch in batches],
             }
-            spent = timing.alternate(rounds, works, settle=settle)
-            rows.append(Row(f"{work}, GPU", spent["ours"] / many, spent["theirs"] / many, "torchvision", bar, told))
+            spent = {name: one / len(paths) for name, one in timing.alternate(rounds, works, settle=settle).items()}
+            rows.append(Row(f"{work}, GPU", spent["ours"], spent["theirs"], "torchvision", bar, told))
     return rows
 
 
 @contextmanager
-def tf32() -> Iterator[None]:
-    """Products of float32 in tf32, for all that runs inside."""
+def tf32(allowed: bool) -> Iterator[None]:
+    """Products and convolutions of float32 in tf32 or, where that is not `allowed`, in whole float32."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
     try:
         yield
     finally:

@@ -11,18 +11,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms.functional import to_tensor
 
 import maskgraft as mg
-from benchmarks import timing
+from benchmarks import elsewhere, timing
+from benchmarks.elsewhere import HOMES
 from benchmarks.peers import agreeing, photographs, theirs_with, workplace
 from benchmarks.timing import Row
 
 Found = tuple[dict[str, torch.Tensor], torch.Tensor]
-
-# Both are compiled against one torch, and nobody publishes them for today's; what they compute is held by the golden
-# cases (docs/fidelity.md).
-_ELSEWHERE = (
-    ("Detectron2", "", "not measured: its makers publish no package, and its sources are built against older torch"),
-    ("MMDetection", "", "not measured: mmcv's operations are published as sources, for older torch"),
-)
 
 
 @torch.inference_mode()
@@ -53,7 +47,7 @@ def run(*, quick: bool, out: Path | None, tensorflow: str | None) -> None:
             spent = timing.alternate(1 if quick else rounds, works)
             many = sum(map(len, batches))
             rows.append(Row(work, spent["ours"] / many, spent["theirs"] / many, "torchvision", bar, told))
-        rows += [Row(rows[0].work, None, None, *peer) for peer in _ELSEWHERE]
+        rows += [elsewhere.beside(home, rows[0].work, file, folder, paths[:4], 1 if quick else 3) for home in HOMES]
         limit, more = _limit(ours, paths[0], rows[0].ours)
         rows.append(limit)
     timing.report("predicting", rows, quick=quick, out=out, more=more)

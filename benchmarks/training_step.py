@@ -40,9 +40,12 @@ def _training(file: Path, rounds: int) -> Row:
     return Row("training step, 2 images of 416 pixels", spent["ours"], spent["theirs"], "torchvision", "≥ 1.25×", told)
 
 
-def agreement(file: Path, device: str = "cpu") -> str:
-    """How far the losses of two images are from torchvision's, when every region is sampled and nothing is by lot."""
-    compared = steps(file, everything=True, device=device)
+def agreement(file: Path, device: str = "cpu", *, side: int = 416, precision: Precision = "float32") -> str:
+    """How far the losses of two images are from torchvision's, when every region is sampled and nothing is by lot.
+
+    Ours are computed in `precision`, torchvision's in float32.
+    """
+    compared = steps(file, everything=True, device=device, side=min(side, 416), precision=precision)
     mine, others = compared["ours"](), compared["theirs"]()
     furthest = max(abs(mine[ours] - others[theirs]) / others[theirs] for ours, theirs in _LOSSES.items())
     return f"the five losses within {furthest:.1e}, all regions sampled"
