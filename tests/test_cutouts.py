@@ -73,5 +73,5 @@ def test_pooled_as_whole_planes_are(planes: Mask) -> None:
     target = Target(torch.zeros(6, 4), torch.zeros(6, dtype=torch.int64), Cutouts.of(planes).mirrored())
     whole = torch.from_numpy(planes[:, :, ::-1].copy())[:, None].float()
     regions = torch.cat((which[:, None].float(), boxes), 1)
-    given = mask_targets(target, which, boxes, side=14, method="soft-bitmap")
+    given = mask_targets(target, which, boxes, side=14, method="soft-bitmap", page=target.masks.size)
     assert torch.equal(given, roi_align(whole, regions, 14, 1.0, -1, aligned=False)[:, 0])

@@ -36,18 +36,11 @@ def rpn(
 
     `logits` [B, M] and `deltas` [B, M, 4] over all levels, `anchors` [M, 4]; `sizes` (height, width) of each image
     without padding. Both sums are divided by the number of sampled anchors, or by `rpn_samples` an image
-    (`numerics.rpn_normaliser`).
+    (`numerics.rpn_normaliser`); that of boxes by the coordinates of the positive ones where `numerics.rpn_box_mean`.
     """
-    classification, regression, sampled = logits.new_zeros(()), logits.new_zeros(()), 0
+    classification, regression, sampled, positives = logits.new_zeros(()), logits.new_zeros(()), 0, 0
     for image, target in enumerate(targets):
-        which, kind = match(
-            box_ops.iou(target.boxes, anchors, inclusive=numerics.inclusive_areas),
-            positive=numerics.rpn_positive_iou,
-            negative=numerics.rpn_negative_iou,
-            rescue=True,
-        )
-        if numerics.rpn_straddle is not None:
-            kind[~_within(anchors, sizes[image], numerics.rpn_straddle)] = -1
+        which, kind = match_anchors(anchors, sizes[image], target, numerics)
         positive, negative = sample(
             kind,
             count=numerics.rpn_samples,
@@ -55,6 +48,7 @@ def rpn(
             generator=generators[image],
         )
         sampled += len(positive) + len(negative)
+        positives += len(positive)
         for chosen, answer in ((positive, 1.0), (negative, 0.0)):
             given = logits[image, chosen]
             classification = classification + F.binary_cross_entropy_with_logits(
@@ -69,18 +63,47 @@ def rpn(
                 numerics,
                 kind=numerics.rpn_box_loss,
                 beta=numerics.rpn_beta,
+                inclusive=numerics.inclusive_boxes or numerics.corner_boxes,
             )
     count = processes.mean(
         sampled if numerics.rpn_normaliser == "sampled" else numerics.rpn_samples * len(targets), logits.device
     )
-    return {"rpn_cls": classification / max(count, 1), "rpn_box": regression / max(count, 1)}
+    coordinates = processes.mean(4 * positives, logits.device) if numerics.rpn_box_mean else count
+    return {"rpn_cls": classification / max(count, 1), "rpn_box": regression / max(coordinates, 1)}
 
 
-def _within(anchors: Tensor, size: tuple[int, int], straddle: float) -> Tensor:
-    """Which anchors [M, 4] reach at most `straddle` pixels beyond the image (Ren et al. 2015, §3.3)."""
+def match_anchors(anchors: Tensor, size: tuple[int, int], target: Target, numerics: Numerics) -> tuple[Tensor, Tensor]:
+    """Match anchors [M, 4] to the truth of an image of `size` (height, width), as `targets.match` does.
+
+    Where coordinates run from pixel to pixel (`numerics.corner_boxes`), anchors and objects are whole pixels for this.
+    """
+    inside = within(anchors, size, numerics)
+    seen = slice(None) if inside is None or numerics.rpn_outside == "matched" else inside
+    which = torch.zeros(len(anchors), dtype=torch.int64, device=anchors.device)
+    kind = torch.full_like(which, -1)
+    which[seen], kind[seen] = match(
+        box_ops.iou(target.boxes, anchors[seen], inclusive=numerics.inclusive_areas or numerics.corner_boxes),
+        positive=numerics.rpn_positive_iou,
+        negative=numerics.rpn_negative_iou,
+        rescue=numerics.rpn_rescue,
+    )
+    if inside is not None:
+        kind[~inside] = -1
+    return which, kind
+
+
+def within(anchors: Tensor, size: tuple[float, float], numerics: Numerics) -> Tensor | None:
+    """Which anchors [M, 4] reach at most `numerics.rpn_straddle` pixels beyond an image of `size` (Ren et al. 2015,
+    §3.3); None where all may be sampled."""
+    straddle = numerics.rpn_straddle
+    if straddle is None:
+        return None
     height, width = size
     x1, y1, x2, y2 = anchors.unbind(1)
-    return (x1 >= -straddle) & (y1 >= -straddle) & (x2 < width + straddle) & (y2 < height + straddle)
+    begun = (x1 >= -straddle) & (y1 >= -straddle)
+    if numerics.rpn_straddle_closed:
+        return begun & (x2 <= width + straddle) & (y2 <= height + straddle)
+    return begun & (x2 < width + straddle) & (y2 < height + straddle)
 
 
 def boxes(
@@ -94,7 +117,8 @@ def boxes(
 ) -> dict[str, Tensor]:
     """Class and box losses of the sampled regions: `logits` [N, K + 1], `deltas` [N, R·4].
 
-    With `agnostic` deltas the first row is that of all classes.
+    With `agnostic` deltas the first row is that of all classes. Both sums are divided by the number of regions; that of
+    boxes by the coordinates of the positive ones where `numerics.box_mean`.
     """
     labels = torch.cat([one.labels for one in samples])
     count = processes.mean(len(labels), logits.device)
@@ -118,8 +142,12 @@ def boxes(
             numerics,
             kind=numerics.box_loss,
             beta=numerics.box_beta,
+            inclusive=numerics.inclusive_boxes,
         )
-    return {"cls": classification / count, "box": regression / count}
+    coordinates = count
+    if numerics.box_mean:
+        coordinates = max(processes.mean(4 * sum(one.positives for one in samples), logits.device), 1)
+    return {"cls": classification / count, "box": regression / coordinates}
 
 
 def _of_boxes(
@@ -131,10 +159,11 @@ def _of_boxes(
     *,
     kind: Literal["smooth-l1", "giou"],
     beta: float,
+    inclusive: bool,
 ) -> Tensor:
     """Summed loss of `deltas` that are to take `boxes` to `truth`, all [N, 4]."""
     if kind == "smooth-l1":
-        wanted = box_ops.encode(truth, boxes, weights, inclusive=numerics.inclusive_boxes)
+        wanted = box_ops.encode(truth, boxes, weights, inclusive=inclusive)
         return smooth_l1(deltas - wanted, beta)
     moved = box_ops.decode(
         deltas,
@@ -142,7 +171,7 @@ def _of_boxes(
         weights,
         numerics.delta_clip,
         both_ways=numerics.delta_clip_both,
-        inclusive=numerics.inclusive_boxes,
+        inclusive=inclusive,
         wider=numerics.decoded_wider,
     )
     loss: Tensor = generalized_box_iou_loss(moved[:, 0], truth, reduction="sum")

@@ -154,6 +154,12 @@ class MaskRCNN(nn.Module):
         `scale`: lengths in the input by lengths in the photograph.
         """
         numerics = self.spec.numerics
+        if self.training and numerics.rpn_outside == "absent":
+            inside = [losses.within(one, size, numerics) for one in anchors]
+            logits, deltas, anchors = (
+                [one if kept is None else one[kept] for one, kept in zip(ones, inside, strict=True)]
+                for ones in (logits, deltas, anchors)
+            )
         least = numerics.rpn_min_size
         if self.training and numerics.rpn_min_size_train != "as in detecting":
             least = numerics.rpn_min_size_train
@@ -459,6 +465,9 @@ class MaskRCNN(nn.Module):
                         count=numerics.roi_samples,
                         positive_fraction=numerics.roi_positive_fraction,
                         inclusive=numerics.inclusive_areas,
+                        truth=numerics.roi_truth,
+                        negatives=numerics.roi_negatives,
+                        filled=numerics.roi_filled,
                         generator=generators[image],
                     )
                 )
@@ -482,10 +491,13 @@ class MaskRCNN(nn.Module):
                 one.boxes[: one.positives],
                 side=mask_logits.shape[-1],
                 method=numerics.mask_targets,
+                page=padded,
             )
             for one, target in zip(samples, batch.targets, strict=True)
         ]
-        return result | losses.masks(mask_logits, labels, torch.cat(wanted), kind=numerics.mask_loss)
+        result |= losses.masks(mask_logits, labels, torch.cat(wanted), kind=numerics.mask_loss)
+        weights = zip(losses.LOSSES, numerics.loss_weights, strict=True)
+        return {name: result[name] if weight == 1 else weight * result[name] for name, weight in weights}
 
 
 def _as_they_are(boxes: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskgraft import targets
+from maskgraft import losses, targets
 from maskgraft.model import MaskRCNN
 from maskgraft.ops import boxes as box_ops
 from maskgraft.targets import Batch
@@ -110,9 +110,7 @@ def _taken(model: MaskRCNN, batch: Batch) -> Pulse:
     for image, (size, target) in enumerate(zip(batch.sizes, batch.targets, strict=True)):
         truths += len(target.boxes)
         overlaps = box_ops.iou(target.boxes, every, inclusive=numerics.inclusive_areas)
-        _, kind = targets.match(
-            overlaps, positive=numerics.rpn_positive_iou, negative=numerics.rpn_negative_iou, rescue=True
-        )
+        _, kind = losses.match_anchors(every, size, target, numerics)
         positives = min(int((kind == 1).sum()), int(numerics.rpn_samples * numerics.rpn_positive_fraction))
         count["positives"] += positives
         count["negatives"] += min(int((kind == 0).sum()), numerics.rpn_samples - positives)
@@ -124,7 +122,7 @@ def _taken(model: MaskRCNN, batch: Batch) -> Pulse:
             scale=batch.scales[image] if batch.scales else 1.0,
         )
         count["proposals"] += len(found.boxes)
-        regions = torch.cat((found.boxes, target.boxes))
+        regions = torch.cat((found.boxes, target.boxes)) if numerics.roi_truth else found.boxes
         met = box_ops.iou(target.boxes, regions, inclusive=numerics.inclusive_areas)
         if len(target.boxes):
             count["anchored"] += int((overlaps.amax(1) >= numerics.rpn_positive_iou).sum())
@@ -159,7 +157,7 @@ def _taken(model: MaskRCNN, batch: Batch) -> Pulse:
         wanted = [
             targets.mask_targets(
                 target, torch.arange(len(boxes), device=boxes.device), boxes, side=mask_logits.shape[-1],
-                method=numerics.mask_targets,
+                method=numerics.mask_targets, page=padded,
             )
             for target, boxes in zip(batch.targets, asked, strict=True)
         ]  # fmt: skip

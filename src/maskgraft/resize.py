@@ -33,13 +33,22 @@ def skimage(image: Grey, size: Size) -> Grey:
     """
     if image.shape[:2] == size:
         return image
+    return _skimage_values(image, size).clip(image.min(), image.max()).astype(np.uint8)
+
+
+def skimage_mask(mask: npt.NDArray[np.bool_], size: Size) -> npt.NDArray[np.bool_]:
+    """A mask [h, w] as scikit-image resizes it (`skimage`), cut at 0.5, which is no part of it itself."""
+    return _skimage_values(mask[:, :, None], size)[:, :, 0] > 0.5
+
+
+def _skimage_values(image: Grey | npt.NDArray[np.bool_], size: Size) -> npt.NDArray[np.float64]:
     rows, columns = skimage_grid.grid((image.shape[0], image.shape[1]), size)
     padded = np.pad(image.astype(np.float64), ((1, 1), (1, 1), (0, 0)))
     (top, y), (left, x) = ((np.floor(at).astype(np.int64) + 1, at - np.floor(at)) for at in (rows, columns))
     across, down = x[:, None], y[:, None, None]
     wide = (1 - across) * padded[:, left] + across * padded[:, left + 1]
     values: npt.NDArray[np.float64] = (1 - down) * wide[top] + down * wide[top + 1]
-    return values.clip(image.min(), image.max()).astype(np.uint8)
+    return values
 
 
 def opencv(image: Grey, size: Size) -> Grey:

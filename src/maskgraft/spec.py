@@ -210,20 +210,41 @@ class Numerics:
     rpn_positive_iou: float = 0.7
     rpn_negative_iou: float = 0.3
     rpn_straddle: float | None = None  # anchors further outside the image than this are not sampled; None: all may be
+    rpn_straddle_closed: bool = False  # one that ends just that far outside is sampled
+    # anchors too far outside are matched all the same, are not (the best anchor of an object is sought among the
+    # others), or are no proposals either
+    rpn_outside: Literal["matched", "unmatched", "absent"] = "matched"
+    # the best anchors of an object are positive however low their overlap: all that share it, those that overlap at
+    # all, those that are not negative; or the first of them, which then answers for this object
+    rpn_rescue: Literal["all", "overlapping", "undecided", "first"] = "all"
     rpn_samples: int = 256  # anchors per image
     rpn_positive_fraction: float = 0.5
     rpn_normaliser: Literal["sampled", "samples"]  # losses divide by what was sampled, or by rpn_samples × images
+    rpn_box_mean: bool = False  # that of boxes by the coordinates of the positive anchors
     rpn_beta: float  # where the smooth L1 loss turns from square to linear; 0: plain L1
     roi_positive_iou: float = 0.5
     roi_samples: int = 512  # proposals per image
     roi_positive_fraction: float = 0.25
+    roi_truth: bool = True  # the true boxes are proposals too
+    roi_negatives: Literal["fill", "ratio"] = (
+        "fill"  # as many as samples are left, or as the positives' fraction allows
+    )
+    roi_filled: bool = False  # samples that are missing are boxes of no area in the corner, background
     box_beta: float
+    box_mean: bool = (
+        False  # the loss of boxes divides by the coordinates of the positives, not by all that were sampled
+    )
     # of the proposal network, and of the box head: smooth L1 of deltas, or 1 - GIoU of boxes (Rezatofighi et al. 2019)
     rpn_box_loss: Literal["smooth-l1", "giou"] = "smooth-l1"
     box_loss: Literal["smooth-l1", "giou"] = "smooth-l1"
     # cross-entropy of pixels, its edge pixels counting more, Dice of whole masks (Milletari et al. 2016), or two added
     mask_loss: Literal["bce", "boundary", "dice", "bce-dice"] = "bce"
-    mask_targets: Literal["soft-bitmap", "bitmap", "polygon"]  # pooled, pooled and cut at 0.5, or drawn at mask size
+    # pooled; pooled and cut at 0.5; drawn at mask size; one sample a pixel, the outer ones on the region's edges; the
+    # same of masks that were brought to 56 × 56 before (Matterport's mini-masks), cut at 0.5; one sample in the middle
+    # of each pixel
+    mask_targets: Literal["soft-bitmap", "bitmap", "polygon", "soft-crop", "mini-crop", "soft-sample"]
+    # of objectness, proposals' boxes, classes, boxes and masks, before any that a recipe gives
+    loss_weights: tuple[float, float, float, float, float] = (1.0, 1.0, 1.0, 1.0, 1.0)
 
 
 NUMERICS_FIELDS: tuple[str, ...] = tuple(f.name for f in dataclasses.fields(Numerics))

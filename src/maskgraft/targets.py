@@ -8,11 +8,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from maskgraft import mask_answers
 from maskgraft.cutouts import Cutouts
 from maskgraft.ops import boxes as box_ops
 from maskgraft.sending import sent
-from maskgraft.torchvision_ops import roi_align
 
+Size = tuple[int, int]
+Rescue = Literal["all", "overlapping", "undecided", "first"]
+Method = Literal["soft-bitmap", "bitmap", "polygon", "soft-crop", "mini-crop", "soft-sample"]
 Polygons = tuple[tuple[npt.NDArray[np.float64], ...], ...]
 
 
@@ -45,83 +48,87 @@ def _received(
     return Target(torch.from_numpy(boxes), torch.from_numpy(labels), masks, polygons)
 
 
-def match(overlaps: Tensor, *, positive: float, negative: float, rescue: bool) -> tuple[Tensor, Tensor]:
+def match(overlaps: Tensor, *, positive: float, negative: float, rescue: Rescue | None) -> tuple[Tensor, Tensor]:
     """Match candidates to truth by overlap [N truths, M candidates].
 
     Returns the best truth of each candidate, int64 [M], and its kind, int64 [M]: 1 positive (overlap ≥ `positive`),
     0 negative (< `negative`), -1 neither. `rescue`: the best candidates of each truth are positive however low their
-    overlap (Ren et al. 2015, §3.1.2). Without truth everything is negative.
+    overlap (Ren et al. 2015, §3.1.2): "all" that share it, those "overlapping" it at all, those "undecided" without;
+    or the "first", whose truth it then is (of several truths the first). Without truth everything is negative.
     """
-    count = overlaps.shape[1]
-    if not len(overlaps):
+    truths, count = overlaps.shape
+    if not truths or not count:
         return overlaps.new_zeros(count, dtype=torch.int64), overlaps.new_zeros(count, dtype=torch.int64)
     best, which = overlaps.max(0)
     kind = torch.full_like(which, -1)
     kind[best < negative] = 0
     kind[best >= positive] = 1
-    if rescue:
-        kind[(overlaps == overlaps.max(1, keepdim=True).values).any(0)] = 1
+    if rescue == "first":
+        owner = torch.full_like(which, truths)
+        owner = owner.scatter_reduce(0, overlaps.argmax(1), torch.arange(truths, device=owner.device), "amin")
+        rescued = owner < truths
+        which = torch.where(rescued, owner, which)
+        kind[rescued] = 1
+    elif rescue is not None:
+        equal = overlaps == overlaps.max(1, keepdim=True).values
+        if rescue == "overlapping":
+            equal &= overlaps > 0
+        rescued = equal.any(0)
+        if rescue == "undecided":
+            rescued &= best >= negative
+        kind[rescued] = 1
     return which, kind
 
 
 def sample(
-    kind: Tensor, *, count: int, positive_fraction: float, generator: torch.Generator | None = None
+    kind: Tensor,
+    *,
+    count: int,
+    positive_fraction: float,
+    negatives: Literal["fill", "ratio"] = "fill",
+    generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Draw at most `count` candidates, at most `positive_fraction` of them positive; the rest is filled with negatives.
 
-    Returns the indices of positives and of negatives. Without a `generator` on the same device, the draw uses torch's
-    global one.
+    By "ratio" there are no more `negatives` than leave the positives their fraction. Returns the indices of positives
+    and of negatives. Without a `generator` on the same device, the draw uses torch's global one.
     """
     positive, negative = (torch.nonzero(kind == value).squeeze(1) for value in (1, 0))
     positives = min(len(positive), int(count * positive_fraction))
-    negatives = min(len(negative), count - positives)
+    most = count
+    if negatives == "ratio":
+        most = int(np.float32(1 / positive_fraction) * np.float32(positives))  # in float32, as Matterport counts
+    wanted = min(len(negative), most - positives)
     # without a draw to make, the order is kept: results do not depend on the generator then
     if positives < len(positive):
         positive = positive[torch.randperm(len(positive), device=kind.device, generator=generator)[:positives]]
-    if negatives < len(negative):
-        negative = negative[torch.randperm(len(negative), device=kind.device, generator=generator)[:negatives]]
+    if wanted < len(negative):
+        negative = negative[torch.randperm(len(negative), device=kind.device, generator=generator)[:wanted]]
     return positive, negative
 
 
-def mask_targets(
-    target: Target, which: Tensor, boxes: Tensor, *, side: int, method: Literal["soft-bitmap", "bitmap", "polygon"]
-) -> Tensor:
+def mask_targets(target: Target, which: Tensor, boxes: Tensor, *, side: int, method: Method, page: Size) -> Tensor:
     """The truth inside each box [N, 4], as the mask head sees it: float32 [N, side, side].
 
-    `which` int64 [N] says which instance each box is to be. "soft-bitmap" (torchvision) pools the bitmap without
-    rounding; "bitmap" (Detectron2's bitmasks, MMDetection) pools it aligned and cuts at 0.5; "polygon" (Detectron2)
-    draws the polygon at `side` × `side`, and takes the bitmap where an instance has no polygon.
+    `which` int64 [N] says which instance each box is to be, `page` is the size of the batch's pixels. "soft-bitmap"
+    (torchvision) pools the bitmap without rounding; "bitmap" (Detectron2's bitmasks, MMDetection) pools it aligned and
+    cuts at 0.5; "polygon" (Detectron2) draws the polygon at `side` × `side`, and takes the bitmap where an instance has
+    no polygon. The others are those of TensorFlow's `crop_and_resize` ("soft-crop", the TF Object Detection API;
+    "mini-crop", Matterport; "soft-sample", Tensorpack).
     """
-    if method == "polygon" and target.polygons is not None:
-        return _drawn(target.polygons, which, boxes, side)
-    regions = torch.cat((which[:, None].to(boxes.dtype), boxes), 1)
-    soft = method == "soft-bitmap"
-    pooled: Tensor = roi_align(_planes(target.masks, boxes.device), regions, side, 1.0, -1, aligned=not soft)[:, 0]
-    return pooled if soft else (pooled >= 0.5).float()
-
-
-def _planes(masks: Cutouts, device: torch.device) -> Tensor:
-    """Masks on their whole picture, float32 [N, 1, height, width], laid together on the device."""
-    pixels = sent(torch.from_numpy(masks.pixels()), device)
-    ends = np.cumsum([part.size for part in masks.parts]).tolist()
-    planes = torch.zeros((len(masks), 1, *masks.size), device=device)
-    for plane, (top, left, bottom, right), part, end in zip(planes, masks.windows, masks.parts, ends, strict=True):
-        plane[0, top:bottom, left:right] = pixels[end - part.size : end].view(part.shape)
-    return planes
-
-
-def _drawn(polygons: Polygons, which: Tensor, boxes: Tensor, side: int) -> Tensor:
-    from faster_coco_eval import mask as coco_mask  # imported here: only polygon training needs it
-
-    drawn = np.zeros((len(boxes), side, side), np.float32)
-    for index, (instance, (x1, y1, x2, y2)) in enumerate(
-        zip(which.tolist(), boxes.double().cpu().tolist(), strict=True)
-    ):
-        scale = np.array((side / max(x2 - x1, 0.1), side / max(y2 - y1, 0.1)))
-        parts = [((part.reshape(-1, 2) - (x1, y1)) * scale).ravel() for part in polygons[instance]]
-        encoded = coco_mask.merge(coco_mask.frPyObjects([part.tolist() for part in parts], side, side))
-        drawn[index] = coco_mask.decode(encoded)
-    return torch.from_numpy(drawn).to(boxes.device)
+    match method:
+        case "soft-crop":
+            return mask_answers.cropped(target.masks, which, boxes, side, page=page)
+        case "mini-crop":
+            return mask_answers.cropped_small(target.masks, which, boxes, side)
+        case "soft-sample":
+            return mask_answers.sampled(target.masks, which, boxes, side)
+        case "polygon" if target.polygons is not None:
+            return mask_answers.drawn(target.polygons, which, boxes, side)
+        case "soft-bitmap":
+            return mask_answers.pooled(target.masks, which, boxes, side, aligned=False)
+        case _:
+            return (mask_answers.pooled(target.masks, which, boxes, side, aligned=True) >= 0.5).float()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,18 +151,37 @@ def sample_regions(
     count: int,
     positive_fraction: float,
     inclusive: bool,
+    truth: bool = True,
+    negatives: Literal["fill", "ratio"] = "fill",
+    filled: bool = False,
     generator: torch.Generator | None = None,
 ) -> RegionSample:
-    """Draw proposals [M, 4] for the heads; the true boxes are proposals too."""
-    boxes = torch.cat((proposals, target.boxes))
+    """Draw proposals [M, 4] for the heads.
+
+    `truth`: the true boxes are proposals too. `negatives` as in `sample`. `filled`: where there are fewer than `count`,
+    boxes of no area in the corner make up for them, as background.
+    """
+    boxes = torch.cat((proposals, target.boxes)) if truth else proposals
     overlaps = box_ops.iou(target.boxes, boxes, inclusive=inclusive)
-    which, kind = match(overlaps, positive=positive_iou, negative=positive_iou, rescue=False)
-    positive, negative = sample(kind, count=count, positive_fraction=positive_fraction, generator=generator)
+    which, kind = match(overlaps, positive=positive_iou, negative=positive_iou, rescue=None)
+    positive, negative = sample(
+        kind, count=count, positive_fraction=positive_fraction, negatives=negatives, generator=generator
+    )
     chosen = torch.cat((positive, negative))
     labels = torch.full((len(chosen),), classes, dtype=torch.int64, device=boxes.device)
     if len(target.labels):
         labels[: len(positive)] = target.labels[which[positive]]
-    return RegionSample(boxes[chosen], labels, which[chosen], len(positive))
+    drawn = RegionSample(boxes[chosen], labels, which[chosen], len(positive))
+    return _filled(drawn, count - len(chosen), classes) if filled else drawn
+
+
+def _filled(drawn: RegionSample, more: int, classes: int) -> RegionSample:
+    return RegionSample(
+        torch.cat((drawn.boxes, drawn.boxes.new_zeros(more, 4))),
+        torch.cat((drawn.labels, drawn.labels.new_full((more,), classes))),
+        torch.cat((drawn.which, drawn.which.new_zeros(more))),
+        drawn.positives,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,11 +64,16 @@ NUMERICS = Numerics(
     rpn_pre_nms_train=6000,
     rpn_post_nms_train=2000,
     rpn_normaliser="sampled",
+    rpn_box_mean=True,
     rpn_beta=1.0,
     roi_samples=200,
     roi_positive_fraction=0.33,
+    roi_truth=False,
+    roi_negatives="ratio",
+    roi_filled=True,
     box_beta=1.0,
-    mask_targets="bitmap",
+    box_mean=True,
+    mask_targets="mini-crop",
 )
 
 # What `Config` is subclassed for, and no file says.

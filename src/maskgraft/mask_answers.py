@@ -1,0 +1,91 @@
+"""What the mask head should have answered: the truth inside a region, at the head's own size."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from maskgraft import resize
+from maskgraft.cutouts import Cutouts
+from maskgraft.ops.pooling import crop_and_resize
+from maskgraft.sending import sent
+from maskgraft.torchvision_ops import roi_align
+
+if TYPE_CHECKING:
+    from maskgraft.targets import Polygons
+
+_MINI = 56  # side of Matterport's mini-masks (`MINI_MASK_SHAPE`)
+
+
+def pooled(masks: Cutouts, which: Tensor, boxes: Tensor, side: int, *, aligned: bool) -> Tensor:
+    """RoIAlign of the bitmaps `which` [N] in `boxes` [N, 4], as many samples as there are pixels: [N, side, side]."""
+    regions = torch.cat((which[:, None].to(boxes.dtype), boxes), 1)
+    result: Tensor = roi_align(_planes(masks, boxes.device), regions, side, 1.0, -1, aligned=aligned)
+    return result[:, 0]
+
+
+def cropped(masks: Cutouts, which: Tensor, boxes: Tensor, side: int, *, page: tuple[int, int]) -> Tensor:
+    """`crop_and_resize` of the bitmaps on their padded `page` (height, width), without rounding."""
+    planes = _planes(masks, boxes.device)
+    below, beside = page[0] - planes.shape[2], page[1] - planes.shape[3]
+    fractions = boxes / boxes.new_tensor((page[1], page[0]) * 2)
+    return crop_and_resize(F.pad(planes, (0, beside, 0, below)), fractions, which, side)[:, 0]
+
+
+def cropped_small(masks: Cutouts, which: Tensor, boxes: Tensor, side: int) -> Tensor:
+    """`crop_and_resize` of bitmaps that were brought to 56 × 56 each, cut at 0.5 (Matterport's `minimize_mask`).
+
+    Coordinates run from the first pixel of a mask to the last, as those of `boxes`.
+    """
+    small = np.zeros((len(masks), 1, _MINI, _MINI), np.float32)
+    lower = np.zeros((len(masks), 2), np.float32)
+    upper = np.ones((len(masks), 2), np.float32)
+    for index, ((top, left, _, _), extent, part) in enumerate(
+        zip(masks.windows, masks.extents(), masks.parts, strict=True)
+    ):
+        first_row, first_column, last_row, last_column = extent
+        if last_row > first_row:
+            seen = part[first_row - top : last_row - top, first_column - left : last_column - left]
+            small[index, 0] = resize.skimage_mask(seen, (_MINI, _MINI))
+            lower[index], upper[index] = (first_column, first_row), (last_column - 1, last_row - 1)
+    low, length = (torch.from_numpy(one).to(boxes.device) for one in (lower, np.maximum(upper - lower, 1e-6)))
+    fractions = (boxes - low[which].repeat(1, 2)) / length[which].repeat(1, 2)
+    found = crop_and_resize(torch.from_numpy(small).to(boxes.device), fractions, which, side)[:, 0]
+    return (found > 0.5).float()
+
+
+def sampled(masks: Cutouts, which: Tensor, boxes: Tensor, side: int) -> Tensor:
+    """One bilinear sample of the bitmap in the middle of each of the `side` × `side` pixels, without rounding."""
+    height, width = masks.size
+    low, high = boxes[:, :2], boxes[:, 2:]
+    half = (high - low) / (2 * side)
+    last = boxes.new_tensor((max(width - 1, 1), max(height - 1, 1)))
+    fractions = torch.cat(((low + half - 0.5) / last, (high - half - 0.5) / last), 1)
+    return crop_and_resize(_planes(masks, boxes.device), fractions, which, side)[:, 0]
+
+
+def drawn(polygons: "Polygons", which: Tensor, boxes: Tensor, side: int) -> Tensor:
+    """The polygon drawn at `side` × `side` by COCO's own tools."""
+    from faster_coco_eval import mask as coco_mask  # imported here: only polygon training needs it
+
+    result = np.zeros((len(boxes), side, side), np.float32)
+    for index, (instance, (x1, y1, x2, y2)) in enumerate(
+        zip(which.tolist(), boxes.double().cpu().tolist(), strict=True)
+    ):
+        scale = np.array((side / max(x2 - x1, 0.1), side / max(y2 - y1, 0.1)))
+        parts = [((part.reshape(-1, 2) - (x1, y1)) * scale).ravel() for part in polygons[instance]]
+        encoded = coco_mask.merge(coco_mask.frPyObjects([part.tolist() for part in parts], side, side))
+        result[index] = coco_mask.decode(encoded)
+    return torch.from_numpy(result).to(boxes.device)
+
+
+def _planes(masks: Cutouts, device: torch.device) -> Tensor:
+    """Masks on their whole picture, float32 [N, 1, height, width], laid together on the device."""
+    pixels = sent(torch.from_numpy(masks.pixels()), device)
+    ends = np.cumsum([part.size for part in masks.parts]).tolist()
+    planes = torch.zeros((len(masks), 1, *masks.size), device=device)
+    for plane, (top, left, bottom, right), part, end in zip(planes, masks.windows, masks.parts, ends, strict=True):
+        plane[0, top:bottom, left:right] = pixels[end - part.size : end].view(part.shape)
+    return planes
