@@ -6,6 +6,7 @@ import pytest
 
 from maskgraft.errors import CheckpointError
 from maskgraft.families import configs, identify
+from maskgraft.families.pipeline_config import read_pipeline
 from tests.families.drawn import drawn
 from tests.families.slim import SLIM
 
@@ -90,3 +91,13 @@ def test_bases_that_are_imported_are_told(tmp_path: Path) -> None:
     )
     found = configs.read_config(tmp_path / "mine.py")
     assert found == {"max_epochs": 3, configs.NOT_READ: [".._base_.models.mask_rcnn_r50_fpn", ".schedule"]}
+
+
+@pytest.mark.parametrize(
+    ("ending", "text"), [("yaml", "x: {y: 1}"), ("py", "x = dict(y=1)"), ("config", "model { y: 1 }")]
+)
+def test_a_mark_that_windows_puts_before_a_text_is_no_part_of_it(ending: str, text: str, tmp_path: Path) -> None:
+    path = tmp_path / f"mine.{ending}"
+    path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    found = read_pipeline(path) if ending == "config" else configs.read_config(path)
+    assert next(iter(found.values())) == {"y": 1}

@@ -106,7 +106,7 @@ def read_text(path: Path) -> str:
     """The text of a config that is Python. Raises `CheckpointError` for one longer than any is."""
     if path.stat().st_size > _MOST_BYTES:
         raise _refused(path, f"is {path.stat().st_size:,} bytes long, more than a config ever is")
-    return path.read_text(encoding="utf-8", errors="replace")
+    return path.read_text(encoding="utf-8-sig", errors="replace")
 
 
 def _python(path: Path, base: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
@@ -142,7 +142,7 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
     if path.stat().st_size > _MOST_BYTES:
         raise _refused(path, f"is {path.stat().st_size:,} bytes long, more than a config ever is")
     try:
-        data = parse_yaml(path.read_text(encoding="utf-8"))
+        data = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "an unknown place"

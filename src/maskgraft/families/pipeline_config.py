@@ -148,7 +148,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     if size > _MOST_BYTES:
         raise _refused(path, f"is {size:,} bytes long, more than a config ever is")
     try:
-        return read_text(path.read_text(encoding="utf-8"))
+        return read_text(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError:
         raise _refused(path, "is no text") from None
     except NotText as error:
