@@ -243,3 +243,18 @@ def test_a_label_map_of_more_classes_than_the_file_has_is_told(tmp_path: Path) -
     (tmp_path / called).write_text(tf() + 'train_input_reader { label_map_path: "map.pbtxt" }')
     findings = identify(drawn(spec, era), config=tmp_path / called).findings
     assert ["goes up to id 7" in one.message for one in findings if one.code == "shape.classes"] == [True]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("img_scale=[(9, 6), (12, 8)], flip=True", "at several sizes and flipped too"),
+        ("img_scale=(9, 6), flip=True", "each image flipped too"),
+        ("img_scale=(9, 6), flip=False", ""),
+    ],
+)
+def test_tests_that_look_several_times_are_told(options: str, says: str, tmp_path: Path) -> None:
+    (spec, era), called = FILES["mmdet"]
+    (tmp_path / called).write_text(f"test_pipeline = [dict(type='MultiScaleFlipAug', {options}, transforms=[])]")
+    findings = identify(drawn(spec, era), config=tmp_path / called).findings
+    assert [says in one.message for one in findings if one.code == "numerics.resize"] == [True] * bool(says)

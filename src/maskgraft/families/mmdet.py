@@ -127,7 +127,7 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
         ),
     }
     changes = (_LEGACY if legacy else {}) | (_C4 if arch.neck == "c4" else {})
-    lacking = base_fault(config, "give the config that MMDetection wrote into the work_dir") if config else []
+    findings = class_shift(tensors, meta) if era == "2" else []
     if config:
         config = mmdet_config.plain(config)
         what = mmdet_config.refusal(config)
@@ -136,10 +136,12 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
         said = mmdet_config.read(config)
         changes |= said
         how |= learned(source, "read", [f"numerics.{name}" for name in said])
+        fix = "give the config that MMDetection wrote into the work_dir"
+        findings = [*findings, *base_fault(config, fix), *mmdet_config.augmented(config)]
     classes, how["classes"] = _classes(meta, arch)
     numerics = replace(NUMERICS, **changes)
     spec = Spec(family=FAMILY.name, arch=arch, numerics=numerics, classes=classes, learned=how)
-    return Reading(spec, era, (*(class_shift(tensors, meta) if era == "2" else ()), *lacking))
+    return Reading(spec, era, tuple(findings))
 
 
 _ASSUMED = (

@@ -170,6 +170,21 @@ def _step_fault(step: Config) -> str:
     return ""
 
 
+def augmented(config: Config) -> list[Finding]:
+    """What to say where the home framework looks at an image several times, at other sizes or flipped."""
+    for step in transforms(config):
+        if step.get("type") == "MultiScaleFlipAug":
+            scales = step.get("img_scale")
+            several = isinstance(scales, list) and len(scales) > 1 and isinstance(scales[0], list | tuple)
+            if several or step.get("flip"):
+                message = "the config tests each image " + " and ".join(
+                    said for said, yes in (("at several sizes", several), ("flipped too", step.get("flip"))) if yes
+                )
+                effect = "here it is looked at once, at the first size; the home framework merges what it finds"
+                return [Finding("numerics.resize", "warning", message, evidence={"img_scale": scales}, effect=effect)]
+    return []
+
+
 def read(config: Config) -> dict[str, Any]:
     """The fields of `Numerics` that a config sets. Raises `CheckpointError` naming what in it cannot be understood."""
     changes: dict[str, Any] = {}
