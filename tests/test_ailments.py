@@ -234,6 +234,7 @@ def test_labels_that_are_consistently_another_class() -> None:
         ({"weight_decay": 0.5, "lr": 0.02}, "train.weight-decay"),
         ({}, None),
         ({"lr": 0.02}, None),
+        ({"lr": 0.05}, "train.lr-high"),
         ({"optimizer": "adamw"}, None),
         ({"clip_norm": 1.0}, None),
     ],
@@ -395,13 +396,14 @@ def test_parts_that_were_lost_are_told_from_parts_that_know() -> None:
     model = tiny_model()
     for norm in (one for one in model.backbone.modules() if hasattr(one, "running_var")):
         norm.weight.data.uniform_(0.5, 1.5)  # as if it had learnt
-    found = knowledge._lost_parts(model, {"mask": 0.4, "rpn_cls": 0.1}, {}, correct=0.2)
+    drawn = knowledge.drawn_parts(model)
+    found = knowledge._lost_parts(model, {"mask": 0.4, "rpn_cls": 0.1}, {}, 0.2, drawn)
     assert [one.code for one in found] == ["train.batchnorm", "values.untrained"]
     assert found[1].names == ("fpn",)
-    assert not knowledge._lost_parts(model, {"mask": 0.4, "rpn_cls": 0.1}, {}, correct=0.9)
+    assert not knowledge._lost_parts(model, {"mask": 0.4, "rpn_cls": 0.1}, {}, 0.9, drawn)
     undecided, sure = {"mask": math.log(2), "rpn_cls": 0.1}, {"mask_predictor": 6.0}
-    assert not knowledge._lost_parts(model, undecided, sure, correct=0.9)
-    (lost,) = knowledge._lost_parts(model, undecided, {"mask_predictor": 0.1}, correct=0.9)
+    assert not knowledge._lost_parts(model, undecided, sure, 0.9, drawn)
+    (lost,) = knowledge._lost_parts(model, undecided, {"mask_predictor": 0.1}, 0.9, drawn)
     assert lost.code == "train.head-random" and lost.names == ("mask_head",)
 
 

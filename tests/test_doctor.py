@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import maskgraft as mg
-from maskgraft import coco, examining, shortfalls, watching
+from maskgraft import attending, coco, examining, shortfalls, watching
 from maskgraft.attending import Attendant
 from maskgraft.errors import Finding
 from maskgraft.recipe import Recipe
@@ -88,8 +88,11 @@ def test_wrong_arguments(folder: Path, data: coco.Dataset, tmp_path: Path) -> No
         train(tiny_model(), data, QUICK, out=tmp_path / "run", doctor="wran")  # type: ignore[arg-type]
 
 
-def test_looking_on_changes_no_byte(folder: Path, data: coco.Dataset, tmp_path: Path) -> None:
-    recipe = QUICK.model_copy(update={"steps": 11})
+def test_looking_on_changes_no_byte(
+    folder: Path, data: coco.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attending, "_EARLY", (2,))
+    recipe = QUICK.model_copy(update={"steps": 4})
     alone, watched = (mg.load(folder / "model") for _ in range(2))
     first = train(alone, data, recipe, out=tmp_path / "alone")
     second = train(watched, data, recipe, out=tmp_path / "watched", doctor="warn")
@@ -97,7 +100,8 @@ def test_looking_on_changes_no_byte(folder: Path, data: coco.Dataset, tmp_path: 
     ours, theirs = alone.state_dict(), watched.state_dict()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
     written = lines(tmp_path / "watched")
-    assert written[0]["examination"]["first_losses"] and any("pulse" in line for line in written)
+    assert written[0]["examination"]["first_losses"]
+    assert any("pulse" in line for line in written) and any("updates" in line for line in written)
     assert [line for line in written if "losses" in line] == [line for line in lines(tmp_path / "alone")]
 
 
@@ -160,7 +164,7 @@ def test_the_last_evaluation_serves_the_report(
 
 
 def test_a_rate_that_is_too_high(folder: Path, data: coco.Dataset, tmp_path: Path) -> None:
-    recipe = QUICK.model_copy(update={"lr": 1.0, "steps": 8})
+    recipe = QUICK.model_copy(update={"lr": 1.0, "steps": 3})
     with pytest.raises(mg.DataError, match=r"train\.lr-high"):
         train(mg.load(folder / "model"), data, recipe, out=tmp_path / "stopped", doctor="stop")
     assert not any("losses" in line for line in lines(tmp_path / "stopped"))
@@ -168,7 +172,7 @@ def test_a_rate_that_is_too_high(folder: Path, data: coco.Dataset, tmp_path: Pat
 
     run = train(mg.load(folder / "model"), data, recipe, out=tmp_path / "fixed", doctor="fix")
     kept = json.loads((tmp_path / "fixed" / "recipe.json").read_text())
-    assert kept["recipe"]["lr"] == 0.0025 and run.steps == 8
+    assert kept["recipe"]["lr"] == 0.0025 and run.steps == 3
     (note,) = [one for one in kept["derived"] if one["field"] == "lr"]
     assert note["why"].startswith("doctor, train.lr-high")
 

@@ -12,7 +12,7 @@ import torch
 import maskgraft as mg
 from maskgraft import coco, policy
 from maskgraft.averaging import Average
-from maskgraft.balance import Balance
+from maskgraft.balance import Balance, pulls
 from maskgraft.losses import LOSSES
 from maskgraft.recipe import Recipe, recipe_from
 from maskgraft.training import train
@@ -162,14 +162,22 @@ def test_uncertainty_pulls_a_weight_to_the_inverse_of_its_loss() -> None:
         assert weight == pytest.approx(1 / losses[name].item(), rel=0.01)
 
 
+def test_a_loss_of_nothing_pulls_at_nothing() -> None:
+    maps = [torch.ones(2, 4, 3, 3, requires_grad=True)]
+    losses = {name: (maps[0] * number).sum() for number, name in enumerate(LOSSES, 1)}
+    norms, cosines = pulls({**losses, "rpn_box": torch.zeros(())}, maps)  # as it is without positive anchors
+    assert norms["rpn_box"] == 0 and all(norms[name] > 0 for name in LOSSES if name != "rpn_box")
+    assert cosines["cls box"] == pytest.approx(1) and cosines["rpn_box cls"] == 0
+
+
 def test_gradient_norms_come_to_pull_alike(data: coco.Dataset, tmp_path: Path) -> None:
     balance = Balance("gradient-norm", torch.device("cpu"))
     fixed, norms = dict.fromkeys(LOSSES, 1.0), dict(zip(LOSSES, (1.0, 2.0, 3.0, 4.0, 5.0), strict=True))
     for _ in range(60):
         balance.adjust(norms, dict.fromkeys(LOSSES, 1.0), fixed)
     weights = balance.weights(fixed)
-    pulls = [weights[name] * norms[name] for name in LOSSES]
-    assert max(pulls) / min(pulls) == pytest.approx(1, rel=1e-3) and sum(weights.values()) == pytest.approx(5)
+    pulling = [weights[name] * norms[name] for name in LOSSES]
+    assert max(pulling) / min(pulling) == pytest.approx(1, rel=1e-3) and sum(weights.values()) == pytest.approx(5)
     train(fresh(), data, recipe(policy="all", balance="gradient-norm", gradient_norms=2), out=tmp_path / "run")
     entries = steps(tmp_path / "run")
     assert ["gradients" in entry for entry in entries] == [True, False, True, False]

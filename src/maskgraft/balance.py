@@ -1,7 +1,7 @@
 """How much each of the five losses counts, fixed or found while training, and the gradients that show it."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -112,9 +112,11 @@ def pulls(losses: Mapping[str, Tensor], maps: list[Tensor]) -> tuple[dict[str, f
     maps = [one for one in maps if one.requires_grad]
     if not maps:
         return {}, {}
-    norms, first = {}, {}
+    norms, first = dict[str, float](), dict[str, Tensor]()
     for name in LOSSES:
-        found = torch.autograd.grad(losses[name], maps, retain_graph=True, allow_unused=True)
+        found: Sequence[Tensor | None] = [None] * len(maps)
+        if losses[name].requires_grad:  # a batch without positive anchors has no loss of their boxes
+            found = torch.autograd.grad(losses[name], maps, retain_graph=True, allow_unused=True)
         norms[name] = torch.nn.utils.get_total_norm([one.float() for one in found if one is not None]).item()
         parts = [torch.zeros_like(map_[0]) if one is None else one[0] for one, map_ in zip(found, maps, strict=True)]
         first[name] = torch.cat([one.float().flatten() for one in parts])

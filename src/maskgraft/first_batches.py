@@ -25,7 +25,7 @@ _PIXELS = 4  # batches whose pixels are kept
 class Seen:
     """What was gathered of some batches: the first few themselves, a pulse and the losses of each; the norm of the
     first gradient and of the weights then, by component, of `numbers` values; `stem` is the first convolution with its
-    norm, if the training has moved it."""
+    norm, and `drawn` what `knowledge.drawn_parts` gave, if the training has moved them."""
 
     batches: list[Batch] = field(default_factory=list)
     pulses: list[Pulse] = field(default_factory=list)
@@ -34,6 +34,7 @@ class Seen:
     sizes: dict[str, float] = field(default_factory=dict)
     numbers: int = 0
     stem: inputs.Stem | None = None
+    drawn: dict[str, list[str]] | None = None
 
     def add(self, batch: Batch, pulse: Pulse, losses: dict[str, float]) -> None:
         """One more batch."""
@@ -66,7 +67,10 @@ def judge(model: MaskRCNN, data: Dataset, resolved: Resolved, seen: Seen) -> tup
         *rates.examine(resolved, usable, seen.sizes, numbers=seen.numbers),
         *settings.examine(model.spec, resolved, first),
     ]
-    found += [*knowledge.examine(model, seen.pulses, first), *knowledge.diverged(first, len(model.spec.classes))]
+    found += [
+        *knowledge.examine(model, seen.pulses, first, drawn=seen.drawn),
+        *knowledge.diverged(first, len(model.spec.classes)),
+    ]
     undecided = math.log(len(model.spec.classes) + 1)
     return found, {
         "first_losses": {name: round(value, 4) for name, value in first.items()},

@@ -41,7 +41,7 @@ class FirstSteps:
         model, batch, number = moment.model, moment.batch, len(self.seen.pulses) + 1
         found: list[Finding] = []
         if number == 1:
-            self.seen.stem = deepcopy(inputs.first_norm(model))
+            self.seen.stem, self.seen.drawn = deepcopy(inputs.first_norm(model)), knowledge.drawn_parts(model)
         if number == 1 and self.whole:
             training = frozenset(name for name, one in model.named_parameters() if one.requires_grad)
             found += weights.examine(model, training)

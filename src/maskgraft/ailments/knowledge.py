@@ -13,6 +13,7 @@ from maskgraft.model import MaskRCNN
 from maskgraft.pulse import Pulse
 from maskgraft.spec import component
 
+_BEGUN = 6  # true boxes that tell how a head began
 _FEW = 12  # answers below which nothing is said
 _ODDS, _SURE, _SEEN = 0.4, 0.35, 0.5  # right less often, surer, and with better masks: labels at odds
 _OUTPUTS, _UNSAID = ("mask_predictor", "rpn.objectness"), 1.0  # logits that say nothing: 27 to 73 %
@@ -42,8 +43,22 @@ def trained(model: MaskRCNN) -> tuple[str, ...]:
     return (*(("rpn_cls", "rpn_box") if "rpn" in moved else ()), *heads)
 
 
-def examine(model: MaskRCNN, pulses: Sequence[Pulse], losses: Mapping[str, float]) -> list[Finding]:
-    """Findings from the first pulses, and from the first losses (means over the same batches)."""
+def drawn_parts(model: MaskRCNN) -> dict[str, list[str]]:
+    """The layers of backbone and pyramid that are as an initialisation draws them, where nearly all of a part are."""
+    return {part: layers for part in ("backbone", "fpn") if (layers := fresh_layers(model, part))}
+
+
+def examine(
+    model: MaskRCNN,
+    pulses: Sequence[Pulse],
+    losses: Mapping[str, float],
+    *,
+    drawn: Mapping[str, Sequence[str]] | None = None,
+) -> list[Finding]:
+    """Findings from the first pulses, and from the first losses (means over the same batches).
+
+    `drawn` is what `drawn_parts` gave before a training that has moved them since.
+    """
     answers = _together(pulses)
     count = sum(answers.values())
     classes, heads = model.spec.classes, known(model)
@@ -53,8 +68,9 @@ def examine(model: MaskRCNN, pulses: Sequence[Pulse], losses: Mapping[str, float
     correct = sum(times for (label, best), times in answers.items() if label == best) / count
     undecided = math.log(len(classes) + 1)
     largest = {name: max(one.largest.get(name, 0.0) for one in pulses) for name in _OUTPUTS}
-    found += _lost_parts(model, losses, largest, correct) if model.graft else []
-    unsure = sum((one.unsure or 0) * one.truths for one in pulses) / max(1, sum(one.truths for one in pulses))
+    if model.graft:
+        found += _lost_parts(model, losses, largest, correct, drawn_parts(model) if drawn is None else drawn)
+    unsure = _unsure(pulses)
     mask_iou = mean([one.mask_iou for one in pulses if one.mask_iou is not None] or [0.0])
     given = Counter[int]()
     for (_, best), times in answers.items():
@@ -74,7 +90,8 @@ def examine(model: MaskRCNN, pulses: Sequence[Pulse], losses: Mapping[str, float
                 fix="look at some images with their labels: `maskgraft data show`; were rows of a table mixed up?",
             )
         )
-    if losses.get("cls", 0) > 0.85 * undecided and abs(unsure - 1 / (len(classes) + 1)) < 0.3 / (len(classes) + 1):
+    begun = _unsure(_beginning(pulses))
+    if losses.get("cls", 0) > 0.85 * undecided and abs(begun - 1 / (len(classes) + 1)) < 0.3 / (len(classes) + 1):
         found.append(
             Finding(
                 "train.head-random",
@@ -92,7 +109,11 @@ def examine(model: MaskRCNN, pulses: Sequence[Pulse], losses: Mapping[str, float
 
 
 def _lost_parts(
-    model: MaskRCNN, losses: Mapping[str, float], largest: Mapping[str, float], correct: float
+    model: MaskRCNN,
+    losses: Mapping[str, float],
+    largest: Mapping[str, float],
+    correct: float,
+    drawn: Mapping[str, Sequence[str]],
 ) -> list[Finding]:
     """Parts that a file gave, and that answer or look as drawn at random; `largest` are their largest logits."""
     where = model.graft.path if model.graft else "a file"
@@ -121,7 +142,7 @@ def _lost_parts(
     unset = [
         one for one in norms if not one.get_buffer("running_mean").any() and _is_one(one.get_buffer("running_var"))
     ]
-    if norms and len(unset) == len(norms) and not fresh_layers(model, "backbone"):
+    if norms and len(unset) == len(norms) and "backbone" not in drawn:
         found.append(
             Finding(
                 "train.batchnorm",
@@ -134,20 +155,19 @@ def _lost_parts(
                 fix="load running_mean and running_var too; where they are lost, train_norms=true with large batches",
             )
         )
-    for part in ("backbone", "fpn"):
-        if layers := fresh_layers(model, part):
-            found.append(
-                Finding(
-                    "values.untrained",
-                    "warning",
-                    f"{len(layers)} layers of the {part}, first {layers[0]}, hold values as they are drawn at random, "
-                    f"where the heads above have learnt; {100 * correct:.0f} % of the true boxes are right",
-                    names=(part,),
-                    evidence={"layers": len(layers), "correct": round(correct, 4)},
-                    effect="what the heads know is of no use without the features that they learnt it on",
-                    fix="maskgraft inspect says what the file holds; from nothing, a training needs from_scratch=true",
-                )
+    for part, layers in drawn.items():
+        found.append(
+            Finding(
+                "values.untrained",
+                "warning",
+                f"{len(layers)} layers of the {part}, first {layers[0]}, hold values as they are drawn at random, "
+                f"where the heads above have learnt; {100 * correct:.0f} % of the true boxes are right",
+                names=(part,),
+                evidence={"layers": len(layers), "correct": round(correct, 4)},
+                effect="what the heads know is of no use without the features that they learnt it on",
+                fix="maskgraft inspect says what the file holds; from nothing, a training needs from_scratch=true",
             )
+        )
     return found
 
 
@@ -172,6 +192,22 @@ def diverged(losses: Mapping[str, float], classes: int) -> list[Finding]:
             "architecture?",
         )
     ]
+
+
+def _unsure(pulses: Sequence[Pulse]) -> float:
+    """The mean probability of background at true boxes."""
+    return sum((one.unsure or 0) * one.truths for one in pulses) / max(1, sum(one.truths for one in pulses))
+
+
+def _beginning(pulses: Sequence[Pulse]) -> Sequence[Pulse]:
+    """The first pulses with enough true boxes: a head that starts from nothing calls all background a few steps later,
+    so that later ones, of a training that goes on, say nothing of how it began."""
+    seen = 0
+    for number, one in enumerate(pulses, 1):
+        seen += one.truths
+        if seen >= _BEGUN:
+            return pulses[:number]
+    return pulses
 
 
 def _together(pulses: Sequence[Pulse]) -> Counter[tuple[int, int]]:

@@ -12,7 +12,7 @@ from maskgraft.stages import Span
 
 _EVEN = dict.fromkeys(LOSSES, 1.0)
 _MOMENTUM = 0.9  # of the usual rate
-_HIGH, _SURELY_HIGH = 12.0, 40.0  # multiples of the usual rate
+_HIGH, _SURELY_HIGH = 6.0, 40.0  # multiples of the usual rate
 _LOW = 1 / 60
 _IDLE = 0.12  # of the rate on the mean of a stage: what leaves out neither warm-up nor decay has more
 _BIG_UPDATE = 0.03  # of a component's norm in one step: ten times what a training starts with
