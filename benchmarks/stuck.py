@@ -80,7 +80,7 @@ def judged(fault: Fault, shop: Workshop, way: Way) -> Answer:
     if case is not None and way == "examined":
         findings = mg.doctor(case.model, case.data, case.recipe, val=case.val).findings
     if case is not None and all(one.severity == "info" for one in findings):
-        out, when = shop.folder / "run", "while training"
+        out, when = shop.made / "run", "while training"
         doctor = Attendant(case.data, val=case.val, examines=way == "examined")
         watcher = Enough() if way == "watched" else None
         try:
@@ -99,20 +99,20 @@ def judged(fault: Fault, shop: Workshop, way: Way) -> Answer:
 
 def answers(shop: Workshop, way: Way, names: str = "", *, every: int = 1, first: str = "") -> Iterator[Answer]:
     """Every case whose name has `names` in it, told as it comes; what each left in the folder is removed."""
-    kept = set(shop.folder.iterdir())
     cases = [one for one in (*HEALTHY_RUNS, *FAULTS) if one.shows or way == "examined"]
     begin = next((number for number, one in enumerate(cases) if first in one.name), 0)
     for fault in cases[begin::every]:
         if names not in fault.name:
             continue
+        shutil.rmtree(shop.made, ignore_errors=True)  # of a benchmark that was ended
+        shop.made.mkdir()
         with mock.patch.object(lookouts, "PATIENCE", 2.5):  # half a minute would be half of the benchmark
             one = judged(fault, shop, way)
         mark = "ok  " if one.right else "MISS"
         told = f"{mark} {way} {fault.name}: {one.found} ({one.when}, {one.seconds:.0f} s): {one.message[:140]}"
         print(told, flush=True)
         yield one
-        for path in set(shop.folder.iterdir()) - kept:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(shop.made)
 
 
 def told(found: list[Answer]) -> bool:

@@ -58,6 +58,11 @@ class Workshop:
     def base(self) -> Path:
         return self.folder / "base"
 
+    @property
+    def made(self) -> Path:
+        """What one case makes; empty when it begins."""
+        return self.folder / "made"
+
     def model(self, **numerics: Any) -> mg.MaskRCNN:
         model = mg.load(self.base)
         model.spec = replace(model.spec, numerics=replace(model.spec.numerics, **numerics))
@@ -115,7 +120,7 @@ def reread(shop: Workshop, change: Callable[[dict[str, Any]], None], **arguments
     """The data read from a file that was changed."""
     document = json.loads((shop.folder / "train" / shapes.INSTANCES).read_text())
     change(document)
-    path = shop.folder / "changed.json"
+    path = shop.made / "changed.json"
     path.write_text(json.dumps(document))
     return mg.read_coco(path, shop.folder / "train", **arguments)
 
@@ -220,7 +225,7 @@ def repainted(change: Callable[[Any], Any]) -> Callable[[Workshop], Case]:
     """The pictures themselves changed, uint8 [H, W, 3]."""
 
     def made(shop: Workshop) -> Case:
-        folder = shop.folder / "repainted"
+        folder = shop.made / "repainted"
         shutil.copytree(shop.folder / "train", folder)
         for path in folder.glob("*.png"):
             Image.fromarray(change(np.asarray(Image.open(path)))).save(path)
@@ -273,7 +278,7 @@ def with_new_classes(change: Callable[[Workshop], Case]) -> Callable[[Workshop],
 
 
 def leaking(shop: Workshop) -> Case:
-    folder = shop.folder / "leak"
+    folder = shop.made / "leak"
     shutil.copytree(shop.folder / "train", folder)
     data = mg.read_coco(folder / shapes.INSTANCES, folder)
     return replace(shop.case(), val=replace(data, images=data.images[:12]))
@@ -281,7 +286,7 @@ def leaking(shop: Workshop) -> Case:
 
 def spoiled(shop: Workshop) -> Case:
     """One file of the images is cut off: the first that the twenty-first step trains on."""
-    case, folder = shop.case(), shop.folder / "spoiled"
+    case, folder = shop.case(), shop.made / "spoiled"
     shutil.copytree(shop.folder / "train", folder)
     records = shop.train.trainable()
     first, *_ = batches.plan(records, case.recipe, 0)[20]
@@ -433,18 +438,13 @@ def one_class(shop: Workshop) -> Case:
     return replace(shop.case(policy="heads"), data=data, model=mg.load(shop.base, classes=["star"]))
 
 
-def rewritten(
-    change: Callable[[Path, dict[str, Any], list[dict[str, Any]]], dict[str, Any] | None],
-    *,
-    folder: str = "train",
-    copied: str = "rewritten",
-) -> Callable[[Workshop], mg.Dataset]:
+def rewritten(change: Callable[[Path, dict[str, Any], list[dict[str, Any]]], None]) -> Callable[[Workshop], mg.Dataset]:
     """The data with its files rewritten: `change` is given each picture's path, its entry and those of its
     annotations, all of which it may change."""
 
     def made(shop: Workshop) -> mg.Dataset:
-        place = shop.folder / copied
-        shutil.copytree(shop.folder / folder, place)
+        place = shop.made / "rewritten"
+        shutil.copytree(shop.folder / "train", place)
         document = json.loads((place / shapes.INSTANCES).read_text())
         for image in document["images"]:
             own = [one for one in document["annotations"] if one["image_id"] == image["id"]]
@@ -547,7 +547,7 @@ def four_pixels_large(path: Path, image: dict[str, Any], own: list[dict[str, Any
 
 def mostly_one_class(shop: Workshop) -> Case:
     """Pictures of discs, and three of all shapes among them."""
-    discs = drawn(shop.folder / "discs", images=120, seed=9, classes=("disc",))
+    discs = drawn(shop.made / "discs", images=120, seed=9, classes=("disc",))
     return replace(shop.case(), data=replace(shop.train, images=(*shop.train.images[:3], *discs.images)))
 
 
@@ -587,3 +587,7 @@ def negatives(picture: Any) -> Any:
 
 def darkened(picture: Any) -> Any:
     return picture // 16
+
+
+def greyed(picture: Any) -> Any:
+    return np.asarray(Image.fromarray(picture).convert("L").convert("RGB"))

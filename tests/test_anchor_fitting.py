@@ -41,6 +41,17 @@ def test_overlaps_are_those_of_the_models_own_anchors(drawn: tuple[Path, Path]) 
     assert found.recall(0.5) == np.mean(np.array(best) >= 0.5)
 
 
+def test_boxes_that_are_no_numbers_do_not_count(drawn: tuple[Path, Path]) -> None:
+    data, spec = coco.read(*drawn), tiny_model().spec
+    whole = anchor_fitting.anchor_coverage(data, spec)
+    first = data.images[0].annotations[0]
+    odd = replace(
+        data.images[0], annotations=(*data.images[0].annotations, replace(first, box=(np.nan, 1.0, 9.0, 9.0)))
+    )
+    found = anchor_fitting.anchor_coverage(replace(data, images=(odd, *data.images[1:])), spec)
+    assert found.as_json() == whole.as_json()
+
+
 def test_fitted_anchors_meet_more_boxes_and_keep_the_models_shape(drawn: tuple[Path, Path]) -> None:
     data, spec = coco.read(*drawn), tiny_model().spec
     poor = spec.with_numerics({"anchor_sizes": [[64], [128], [256], [512], [700]]})

@@ -135,7 +135,7 @@ def _merit(coverage: Coverage) -> float:
 
 
 def _boxes(data: Dataset, numerics: Numerics) -> tuple[Floats, Floats]:
-    """Boxes xyxy [N, 4] in pixels of the network's input, and the width and height of the input of each, [N, 2]."""
+    """Finite boxes xyxy [N, 4] in pixels of the network's input, and width and height of the input of each, [N, 2]."""
     boxes, inputs = [], []
     for image in data.images:
         height, width = network_size((image.height, image.width), numerics)
@@ -144,6 +144,8 @@ def _boxes(data: Dataset, numerics: Numerics) -> tuple[Floats, Floats]:
             boxes.append((one.box[0] * x, one.box[1] * y, one.box[2] * x, one.box[3] * y))
             inputs.append((width, height))
     every, sizes = np.array(boxes, np.float64).reshape(-1, 4), np.array(inputs, np.float64).reshape(-1, 2)
+    finite = np.isfinite(every).all(1)
+    every, sizes = every[finite], sizes[finite]
     if len(every) > _MOST_BOXES:
         chosen = np.sort(np.random.default_rng(0).choice(len(every), _MOST_BOXES, replace=False))
         every, sizes = every[chosen], sizes[chosen]

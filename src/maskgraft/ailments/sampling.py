@@ -1,5 +1,6 @@
 """What the proposal network and the heads are given to learn from: anchors, positives, proposals, regions."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -294,5 +295,7 @@ def _short_sides(data: Dataset, numerics: Numerics) -> list[float]:
         height, width = network_size((image.height, image.width), numerics)
         for one in image.instances:
             box = one.box
-            sides.append(min((box[2] - box[0]) * width / image.width, (box[3] - box[1]) * height / image.height))
+            side = min((box[2] - box[0]) * width / image.width, (box[3] - box[1]) * height / image.height)
+            if math.isfinite(side):
+                sides.append(side)
     return sides
