@@ -1,6 +1,7 @@
 """What holds for every family, each by one slim model in its own container."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 
 import maskgraft as mg
+from maskgraft.causes.tables import table_faults
 from maskgraft.cutouts import Cutouts
 from maskgraft.errors import CheckpointError
 from maskgraft.families import FAMILIES, identify, recognise
@@ -18,7 +20,7 @@ from maskgraft.preprocess import prepare, stack
 from maskgraft.spec import Spec
 from maskgraft.targets import Batch, Target
 from tests.families.containers import CONTAINERS
-from tests.families.drawn import canonical_shapes
+from tests.families.drawn import canonical_shapes, drawn
 from tests.families.slim import SLIM
 
 WHOLE = [family.name for family in FAMILIES if family.whole]
@@ -76,6 +78,16 @@ def test_shapes_and_names_tell_the_model(name: str, file: Path) -> None:
     known = identify(mg.open(file))
     assert (known.spec.arch, known.era) == (spec.arch, era)
     assert not known.ignored
+
+
+def test_a_network_of_fewer_blocks_is_whole(name: str) -> None:
+    """Where layers are numbered through, the same number means another layer in it."""
+    spec, era = SLIM[name]
+    if spec.arch.backbone != "resnet":
+        pytest.skip("its depth is fixed")
+    known = identify(drawn(replace(spec, arch=replace(spec.arch, blocks=(1, 1, 1, 1))), era))
+    assert known.spec.arch.blocks == (1, 1, 1, 1)
+    assert table_faults(known) == []
 
 
 def test_import_and_export_are_byte_equal(file: Path, arrays: dict[str, np.ndarray]) -> None:

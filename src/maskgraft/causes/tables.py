@@ -170,7 +170,10 @@ def _with_all_blocks(known: Identified) -> Spec:
         return known.spec
     names = reference_names(known.family)
     deepest = list(arch.blocks)
+    placed = {link.theirs for link in known.links}  # the same number may mean another layer in a deeper network
     for name in known.tensors:
+        if name in placed:
+            continue
         stage, _, rest = names.get(name, "").removeprefix("backbone.").removeprefix("box_head.").partition(".")
         block = rest.split(".")[0]
         if stage in ("res2", "res3", "res4", "res5") and block.isdigit():
