@@ -12,6 +12,8 @@ from rich.console import Console
 
 from maskgraft.cli.progress import Watch
 from maskgraft.cli.sparklines import Course
+from maskgraft.policy import Trainable
+from maskgraft.recipe import Recipe, resolve
 from tests.watched_run import told
 
 ROOT = Path(__file__).parent.parent
@@ -114,3 +116,10 @@ def test_courses_of_losses_are_logarithmic() -> None:
     for value in (100.0, 10.0, 1.0):
         course.add(value)
     assert course.line(log=True) == "█▅▁" and course.line() == "█▁▁"
+
+
+def test_rates_of_components_are_told_beside_that_of_the_whole() -> None:
+    page = io.StringIO()
+    resolved = resolve(Recipe(lr=0.01, multipliers="gentle"), images=8)
+    Watch(Console(file=page, width=120)).begin(resolved, Trainable("heads", frozenset(), ()), ())
+    assert "heads at lr 0.01" in page.getvalue() and "backbone × 0.1, fpn × 0.2, rpn × 0.2" in page.getvalue()

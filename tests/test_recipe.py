@@ -146,6 +146,13 @@ def test_every_wrong_field_is_told_with_its_place() -> None:
     assert len(caught.value.findings) == 6
 
 
+def test_a_recipe_that_is_written_in_python_is_told_as_well() -> None:
+    with pytest.raises(mg.UsageError, match="did you mean policy"):
+        mg.Recipe(**{"polcy": "heads"})
+    with pytest.raises(mg.UsageError, match="lr is -1"):
+        mg.Recipe(lr=-1)
+
+
 def test_recipes_are_read_from_toml_and_json_and_from_a_run(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text('policy = ["fpn", "rpn"]\nlr = 0.01\nmin_size = [480, 512]\n')
     assert read(tmp_path / "a.toml") == Recipe(policy="fpn,rpn", lr=0.01, min_size=(480, 512))

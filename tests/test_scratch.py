@@ -116,7 +116,7 @@ def test_above_an_imagenet_backbone() -> None:
     few, many = (resolve(Recipe(from_backbone=True, batch=8), images=count) for count in (80, 8000))
     assert few.recipe.policy == "3+" and few.recipe.clip_norm == 10 and few.recipe.optimizer == "sgd"
     assert few.steps * 8 == 12_000 and many.recipe.epochs == 36
-    with pytest.raises(ValueError, match="from_backbone"):
+    with pytest.raises(mg.UsageError, match="from_backbone"):
         Recipe(from_backbone=True, from_scratch=True)
 
 

@@ -13,7 +13,16 @@ from math import ceil
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from maskgraft import beginnings
 from maskgraft import stages as stage_texts
@@ -38,7 +47,10 @@ LossName = Literal["rpn_cls", "rpn_box", "cls", "box", "mask"]
 
 
 class Recipe(BaseModel):
-    """How to train. Every field has a default; `None` is derived from the dataset and the model, and said."""
+    """How to train. Every field has a default; `None` is derived from the dataset and the model, and said.
+
+    Raises `UsageError` with every field that is unknown or wrong.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -184,6 +196,14 @@ class Recipe(BaseModel):
             raise ValueError("stages say what trains and for how long; leave out policy and epochs")
         return self
 
+    @model_validator(mode="wrap")  # the last one, around all others
+    @classmethod
+    def _told(cls, values: Any, handler: ModelWrapValidatorHandler["Recipe"], info: ValidationInfo) -> "Recipe":
+        try:
+            return handler(values)
+        except ValidationError as error:
+            raise UsageError(_findings(error, values, (info.context or {}).get("source", "recipe"))) from None
+
 
 @dataclass(frozen=True, slots=True)
 class Derived:
@@ -224,16 +244,17 @@ class Resolved:
 
 
 def recipe_from(values: Mapping[str, Any], source: str = "recipe") -> Recipe:
-    """A recipe from plain values. Raises `UsageError` with every field that is unknown or wrong."""
-    try:
-        return Recipe(**values)
-    except ValidationError as error:
-        deepest: dict[str, Any] = {}  # where a field may be of two kinds, the fault that is nearest to its cause
-        for fault in error.errors():
-            name = str(fault["loc"][0]) if fault["loc"] else fault["type"]  # a custom fault of several fields is named
-            if name not in deepest or len(fault["loc"]) > len(deepest[name]["loc"]):
-                deepest[name] = fault
-        raise UsageError([_finding(fault, values, source) for fault in deepest.values()]) from None
+    """A recipe from plain values of a `source`, which is named in what `Recipe` raises."""
+    return Recipe.model_validate(dict(values), context={"source": source})
+
+
+def _findings(error: ValidationError, values: Mapping[str, Any], source: str) -> list[Finding]:
+    deepest: dict[str, Any] = {}  # where a field may be of two kinds, the fault that is nearest to its cause
+    for fault in error.errors():
+        name = str(fault["loc"][0]) if fault["loc"] else fault["type"]  # a custom fault of several fields is named
+        if name not in deepest or len(fault["loc"]) > len(deepest[name]["loc"]):
+            deepest[name] = fault
+    return [_finding(fault, values, source) for fault in deepest.values()]
 
 
 def _finding(fault: Mapping[str, Any], values: Mapping[str, Any], source: str) -> Finding:

@@ -87,6 +87,8 @@ class Watch:
             out.print(
                 f"steps {stage.first + 1} to {stage.end}: {stage.policy} at lr {stage.lr:.4g}{usual}", style="dim"
             )
+        if rates := resolved.recipe.rates:
+            out.print(f"of that, {', '.join(f'{name} × {rate:g}' for name, rate in rates.items())}", style="dim")
         if self.live:
             self.live.start()
 
