@@ -99,7 +99,7 @@ def run(*, quick: bool, out: Path | None, tensorflow: str | None, go_on: bool = 
             }
             timing.write("from-scratch", document, quick=quick, out=out)  # each of the others takes as long
         _print("ours", document["ours"])
-        few = _few(val, 2 if quick else 50)
+        few = _few(val, 2 if quick else 16)
         peers = {
             "torchvision, our input": partial(reference, train, val, options=_OUR_INPUT, batch=BATCH),
             "torchvision, as its script is": partial(reference, train, few, options={}, batch=2),
