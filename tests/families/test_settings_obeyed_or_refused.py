@@ -124,6 +124,11 @@ REFUSED = [
         "MaskHead: {roi_extractor: {sampling_ratio: 2}}\nBBoxHead: {roi_extractor: {sampling_ratio: 0}}",
         "MaskHead",
     ),
+    (
+        "paddle",
+        "MaskHead: {roi_extractor: {resolution: 14}}\nBBoxHead: {roi_extractor: {aligned: true}}",
+        "MaskHead.roi_extractor.aligned is False",
+    ),
     ("paddle", "architecture: CascadeRCNN", "CascadeRCNN"),
     ("garden", "task: {model: {detection_generator: {use_sigmoid_probability: true}}}", "use_sigmoid_probability"),
     ("garden", "task: {model: {detection_generator: {use_class_agnostic_nms: true}}}", "use_class_agnostic_nms"),

@@ -226,6 +226,8 @@ def _paddle(spec: Spec) -> Settings:
         "num_classes": spec.arch.classes,
         "ResNet.variant": "a" if numerics.stride_in == "1x1" else "d" if numerics.stride_pooled else "b",
         "BBoxHead.roi_extractor.aligned": numerics.roi_aligned,
+        "MaskHead.roi_extractor.aligned": numerics.roi_aligned,
+        "MaskHead.roi_extractor.sampling_ratio": numerics.roi_sampling,
     }
 
 

@@ -131,8 +131,8 @@ _REQUIRED: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("BBoxPostProcess.nms.normalized", (True,)),
     ("BBoxPostProcess.decode", ("RCNNBox",)),
 )
-# Settings of the pooling for masks, which is that for boxes.
-_POOLING = ("aligned", "sampling_ratio")
+# Settings of the pooling for masks, which is that for boxes, and what its RoIAlign takes where none is given.
+_POOLING: Mapping[str, Any] = {"aligned": False, "sampling_ratio": 0}
 
 _VECTORS = {"weight": "weight", "bias": "bias", "running_mean": "_mean", "running_var": "_variance"}
 _DENSE = (Transpose((1, 0)),)
@@ -192,11 +192,12 @@ def _refuse_what_cannot_be_obeyed(tensors: Tensors, config: Config, arch: Arch) 
     ratios = setting(config, "RPNHead.anchor_generator.aspect_ratios")
     if isinstance(ratios, list) and isinstance(ratios[0], list) and any(level != ratios[0] for level in ratios):
         raise unsupported(tensors, FAMILY.title, "anchors whose ratios differ from level to level")
-    for name in _POOLING if arch.neck == "fpn" else ():
-        masks, boxes = (setting(config, f"{head}.roi_extractor.{name}") for head in ("MaskHead", "BBoxHead"))
-        if None not in (masks, boxes) and masks != boxes:
-            what = f"MaskHead.roi_extractor.{name} is {masks!r}, that of BBoxHead {boxes!r}"
-            raise unsupported(tensors, FAMILY.title, what)
+    masks, boxes = (setting(config, f"{head}.roi_extractor") for head in ("MaskHead", "BBoxHead"))
+    if arch.neck == "fpn" and isinstance(masks, Mapping) and isinstance(boxes, Mapping):
+        for name, usual in _POOLING.items():
+            if masks.get(name, usual) != boxes.get(name, usual):
+                what = f"MaskHead.roi_extractor.{name} is {masks.get(name, usual)}, that of BBoxHead"
+                raise unsupported(tensors, FAMILY.title, f"{what} {boxes.get(name, usual)}")
 
 
 def _pixels(tensors: Tensors, config: Config) -> dict[str, Any]:
