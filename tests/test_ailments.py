@@ -74,6 +74,14 @@ def upside_down_in_box(mask: Any) -> Any:
     return result
 
 
+def from_the_middle(mask: Any) -> Any:
+    """Moved to the lower right by half of the size, and cut at the picture."""
+    rows, columns, result = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0)), np.zeros_like(mask)
+    down, right = len(rows) // 2, len(columns) // 2
+    result[down:, right:] = mask[: len(mask) - down, : len(mask) - right]
+    return result if result.any() else mask
+
+
 def inverted(mask: Any) -> Any:
     rows, columns, result = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0)), np.zeros_like(mask)
     window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
@@ -98,6 +106,7 @@ def test_annotations_that_lie_on_their_pictures(drawn: mg.Dataset) -> None:
         (np.zeros_like, False, "train.masks-empty", "empty"),
         (inverted, False, "train.masks-inverted", "hollow"),
         (lambda mask: mask.T, False, "train.boxes", "x and y of the masks are exchanged"),
+        (from_the_middle, True, "train.boxes", "half their size too far"),
     ],
 )
 def test_annotations_that_do_not(

@@ -10,6 +10,7 @@ import torch
 
 import maskgraft as mg
 from maskgraft import attending, coco, examining, shortfalls, watching
+from maskgraft.ailments import data as ailments
 from maskgraft.attending import Attendant
 from maskgraft.errors import Finding
 from maskgraft.recipe import Recipe
@@ -76,6 +77,12 @@ def test_what_a_training_would_refuse_is_found(folder: Path, data: coco.Dataset)
     crowds = [replace(one, annotations=tuple(replace(a, crowd=True) for a in one.annotations)) for one in data.images]
     nothing = mg.doctor(folder / "model", replace(data, images=tuple(crowds)), QUICK)
     assert grave(nothing.findings)[0] == "train.no-instances" and not nothing.healthy
+
+
+def test_classes_in_another_spelling(folder: Path) -> None:
+    (told,) = ailments._spelt(mg.load(folder / "model", classes=("DISC", "box", "ring")))
+    assert told.code == "data.class-names" and told.evidence == {"DISC": "disc"}
+    assert not list(ailments._spelt(mg.load(folder / "model", classes=("disc", "ring"))))
 
 
 def test_wrong_arguments(folder: Path, data: coco.Dataset, tmp_path: Path) -> None:

@@ -38,6 +38,11 @@ _READINGS: tuple[tuple[str, str, Callable[[Mask], Mask]], ...] = (
     ("turned by 180°", "turn x into width - x and y into height - y", lambda mask: mask[::-1, ::-1]),
     ("with x and y exchanged", "exchange x and y, of boxes and of masks", lambda mask: _exchanged(mask)),
     ("upside down within their boxes", "turn the masks over, the boxes are right", lambda mask: _in_box(mask, 0)),
+    (
+        "half their size too far to the right and down",
+        "x and y are those of the middle: take half of width and height from them, polygons as well",
+        lambda mask: _from_middle(mask),
+    ),
     ("mirrored within their boxes", "mirror the masks, the boxes are right", lambda mask: _in_box(mask, 1)),
 )
 
@@ -168,6 +173,17 @@ def _exchanged(mask: Mask) -> Mask:
     turned, result = mask.T, np.zeros_like(mask)
     rows, columns = min(turned.shape[0], mask.shape[0]), min(turned.shape[1], mask.shape[1])
     result[:rows, :columns] = turned[:rows, :columns]
+    return result
+
+
+def _from_middle(mask: Mask) -> Mask:
+    """The mask moved back by half its size, as it was before its middle was taken for its corner."""
+    rows, columns, result = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0)), np.zeros_like(mask)
+    part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    top, left = (
+        max(0, int(side) - length // 2) for side, length in zip((rows[0], columns[0]), part.shape, strict=True)
+    )
+    result[top : top + part.shape[0], left : left + part.shape[1]] = part
     return result
 
 

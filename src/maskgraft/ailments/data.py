@@ -47,7 +47,7 @@ def examine(model: MaskRCNN, data: Dataset, val: Dataset | None, recipe: Recipe)
         found += _same_files(data, val)
     instances = sum(len(image.instances) for image in data.images)
     found = [_weighed(one, instances, len(data.images)) for one in found]
-    return [*found, *_absent(model, data, recipe)]
+    return [*found, *_absent(model, data, recipe), *_spelt(model)]
 
 
 def impossible(data: Dataset) -> Finding | None:
@@ -153,3 +153,30 @@ def _absent(model: MaskRCNN, data: Dataset, recipe: Recipe) -> Iterator[Finding]
         fix="distil=1 (and l2sp=0.01) in the recipe, or images of the old classes among the new; `mg.retention` "
         "measures",
     )
+
+
+def _spelt(model: MaskRCNN) -> Iterator[Finding]:
+    """Classes that start afresh, though the file has them under a name that is spelt a little otherwise."""
+    if model.graft is None:
+        return
+    there = {_plain(name): name for name in model.graft.dropped}
+    meant = {
+        row.name: there[_plain(row.name)]
+        for row in model.graft.rows
+        if row.source is None and _plain(row.name) in there
+    }
+    if meant:
+        told = ", ".join(f"{new} (there: {old})" for new, old in list(meant.items())[:8])
+        yield Finding(
+            "data.class-names",
+            "warning",
+            f"{len(meant)} classes start afresh that {model.graft.path} has in another spelling: {told}",
+            names=tuple(meant),
+            evidence=meant,
+            effect="what the file knows of them is thrown away",
+            fix="name the categories as the checkpoint does",
+        )
+
+
+def _plain(name: str) -> str:
+    return "".join(one for one in name.casefold() if one.isalnum())
