@@ -48,7 +48,7 @@ NUMBERS: dict[str, tuple[Any, ...]] = {
     "mask_threshold": (0.5, 0.4),
     "rpn_pre_nms_train": (2000, 12000, 100),
     "rpn_post_nms_train": (2000, 100),
-    "rpn_min_size_train": ("as in detecting", 16.0),
+    "rpn_min_size_train": ("as in detecting", 16.0, 64.0),
     "rpn_positive_iou": (0.7, 0.5),
     "rpn_negative_iou": (0.3, 0.4),
     "rpn_straddle": (None, 0.0),

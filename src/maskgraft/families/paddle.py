@@ -52,6 +52,7 @@ NUMERICS = Numerics(
     box_min_size=0.0,
     mask_paste="grid-sample",
     rpn_post_nms_train=1000,
+    rpn_rescue="overlapping",
     rpn_normaliser="samples",
     rpn_beta=0.0,
     box_beta=0.0,

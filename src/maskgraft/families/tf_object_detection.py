@@ -67,11 +67,16 @@ NUMERICS = Numerics(
     rpn_pre_nms_train=None,
     rpn_post_nms_train=300,
     rpn_straddle=0.0,
+    rpn_straddle_closed=True,
+    rpn_outside="absent",
+    rpn_rescue="first",
     rpn_normaliser="sampled",
     rpn_beta=1.0,
     roi_samples=64,
+    roi_truth=False,
     box_beta=1.0,
-    mask_targets="soft-bitmap",
+    mask_targets="soft-crop",
+    loss_weights=(1.0, 2.0, 1.0, 2.0, 4.0),
 )
 
 EXTRACTOR = "tf_object_detection_extractor"  # the family under which backbones of other detectors are taken
@@ -114,6 +119,16 @@ _HEADS = f"{_MODEL}.second_stage_box_predictor.mask_rcnn_box_predictor"
 _NMS = f"{_MODEL}.second_stage_post_processing.batch_non_max_suppression"
 
 
+# The weights of a pipeline.config, in the order of `Numerics.loss_weights`.
+LOSS_WEIGHTS = (
+    "first_stage_objectness_loss_weight",
+    "first_stage_localization_loss_weight",
+    "second_stage_classification_loss_weight",
+    "second_stage_localization_loss_weight",
+    "second_stage_mask_prediction_loss_weight",
+)
+
+
 def _sizes(generator: Mapping[str, Any]) -> tuple[tuple[float, ...], ...]:
     return (tuple(float(generator.get("height", 256)) * float(scale) for scale in entries(generator, "scales")),)
 
@@ -154,6 +169,7 @@ FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("max_detections", f"{_NMS}.max_total_detections", int),
     ("roi_samples", f"{_MODEL}.second_stage_batch_size", int),
     ("roi_positive_fraction", f"{_MODEL}.second_stage_balance_fraction", float),
+    ("loss_weights", _MODEL, lambda model: tuple(float(model.get(name, 1)) for name in LOSS_WEIGHTS)),
 )
 
 # Settings whose other values change what is computed in ways that the model does not have.

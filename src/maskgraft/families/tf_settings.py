@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from maskgraft.families.tf_object_detection import LOSS_WEIGHTS
 from maskgraft.spec import Spec
 
 LABEL_MAP = "label_map.pbtxt"
@@ -58,6 +59,7 @@ def settings(spec: Spec) -> Mapping[str, Any]:
         "second_stage_batch_size": numerics.roi_samples,
         "second_stage_balance_fraction": numerics.roi_positive_fraction,
         "second_stage_post_processing.score_converter": "SOFTMAX",
+        **dict(zip(LOSS_WEIGHTS, numerics.loss_weights, strict=True)),
     }
     heads = {
         **{f"fc_hyperparams.{key}": value for key, value in _DENSE.items()},

@@ -9,27 +9,41 @@ proposals is the same on both sides: the first that there are.
 
 import numpy as np
 
-HEIGHT, WIDTH = 320, 448
 CLASSES = 3
+SCENES = {  # height and width, and sides of objects or the one box that there is
+    "crowded": (320, 448, (32, 64, 128)),
+    "small": (32, 32, (5, 5, 28, 28)),
+    # where no anchor is smaller than 64: a small object would lie in several, and overlap all of them alike
+    "crowded-c4": (320, 448, (64, 128)),
+    "small-c4": (96, 160, (26, 26, 86, 86)),
+}
 OBJECTS = 60
 STEP = 7  # of anchors, the slopes of every seventh are kept
 
 
-def truth():
-    """Boxes int [N, 4] xyxy, labels [N] in 0..CLASSES-1, masks bool [N, HEIGHT, WIDTH], corners [N, 6, 2] of polygons.
+def truth(scene):
+    """Boxes int [N, 4] xyxy, labels [N] in 0..CLASSES-1, masks bool [N, height, width], corners of polygons [N, P, 2].
 
-    A box ends where its mask does. None is cut at the edge, where several anchors would hold it and overlap it alike,
-    and none stands in the middle between two anchors: which of them is the better, rounding would say.
+    A box ends where its mask does. In a crowd none is cut at the edge, where several anchors would hold it and overlap
+    it alike, and none stands in the middle between two anchors: which of them is the better, rounding would say. The
+    one object of a small scene has four or more best anchors, to the last bit.
     """
+    height, width, sides = SCENES[scene]
+    if not scene.startswith("crowded"):
+        left, top, right, bottom = sides
+        plane = np.zeros((1, height, width), bool)
+        plane[0, top:bottom, left:right] = True
+        corners = np.array([[(left, top), (right, top), (right, bottom), (left, bottom)]], float)
+        return np.array([sides], np.int32), np.array([1]), plane, corners
     random = np.random.RandomState(5)
     boxes, masks, polygons = [], [], []
     while len(boxes) < OBJECTS:
-        side, ratio = random.choice((32, 64, 128)), random.choice((0.5, 1.0, 2.0))
-        centre = 8 * random.randint(1, (WIDTH // 8, HEIGHT // 8)) + random.randint(-2, 3, 2) + 0.5
+        side, ratio = random.choice(sides), random.choice((0.5, 1.0, 2.0))
+        centre = 8 * random.randint(1, (width // 8, height // 8)) + random.randint(-2, 3, 2) + 0.5
         half = side / 2 * np.array((ratio**-0.5, ratio**0.5)) * random.uniform(0.93, 1.07, 2)
         cut = random.uniform(0.15, 0.85, 4)
         low, high = np.floor(centre - half).astype(int), np.ceil(centre + half).astype(int)
-        if (low < 1).any() or (high > (WIDTH - 1, HEIGHT - 1)).any():
+        if (low < 1).any() or (high > (width - 1, height - 1)).any():
             continue
         corners = np.array(((cut[0], 0), (1, cut[1] / 2), (1, 0.9), (cut[2], 1), (0, cut[3]), (0, 0.1)))
         corners = np.round(8 * (centre - half + corners * 2 * half)) / 8
@@ -41,7 +55,7 @@ def truth():
         box = x[0], y[0], x[-1] + 1, y[-1] + 1
         if (box[0] + box[2]) % 2 == 0 or (box[1] + box[3]) % 2 == 0:
             continue
-        plane = np.zeros((HEIGHT, WIDTH), bool)
+        plane = np.zeros((height, width), bool)
         plane[low[1] : high[1], low[0] : high[0]] = inside
         boxes.append(box)
         masks.append(plane)
@@ -59,10 +73,10 @@ def overlaps(boxes, others):
     return common / (areas[0][:, None] + areas[1][None] - common)
 
 
-def proposal_outputs(anchors, spread):
+def proposal_outputs(anchors, spread, scene):
     """Logits [M] and deltas (dx, dy, dw, dh) [M, 4] of anchors [M, 4] xyxy: sure where an object is, often."""
     random = np.random.RandomState(6)
-    likely = overlaps(anchors.astype(np.float64), truth()[0].astype(np.float64)).max(1)
+    likely = overlaps(anchors.astype(np.float64), truth(scene)[0].astype(np.float64)).max(1)
     logits = random.standard_normal(len(anchors)) + 5 * likely - 2
     deltas = spread * random.standard_normal((len(anchors), 4))
     return logits.astype(np.float32), deltas.astype(np.float32)

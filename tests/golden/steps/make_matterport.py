@@ -33,21 +33,19 @@ def yx(boxes):
     return np.stack([boxes[..., 1], boxes[..., 0], boxes[..., 3], boxes[..., 2]], -1)
 
 
-def main(out):
-    np.random.choice = first
-    tf.random_shuffle = lambda values, **_: values
+def run(scene):
     config = MadeUp()
-    height, width = made_up.HEIGHT, made_up.WIDTH
-    boxes, labels, masks, _ = made_up.truth()
+    height, width, _ = made_up.SCENES[scene]
+    boxes, labels, masks, _ = made_up.truth(scene)
     masks = np.moveaxis(masks, 0, -1)
     truth = utils.extract_bboxes(masks)
     assert (truth == yx(boxes)).all()
-    shapes = np.array([(height // stride, width // stride) for stride in config.BACKBONE_STRIDES])
+    shapes = np.array([(-(-height // stride), -(-width // stride)) for stride in config.BACKBONE_STRIDES])
     anchors = utils.generate_pyramid_anchors(
         config.RPN_ANCHOR_SCALES, config.RPN_ANCHOR_RATIOS, shapes, config.BACKBONE_STRIDES, config.RPN_ANCHOR_STRIDE
     )
     match, wanted = modellib.build_rpn_targets((height, width, 3), anchors, labels + 1, truth, config)
-    logits, deltas = made_up.proposal_outputs(yx(anchors), 0.5)
+    logits, deltas = made_up.proposal_outputs(yx(anchors), 0.5, scene)
     pairs = tf.constant(np.stack([np.zeros_like(logits), logits], -1)[None])
     moves = tf.constant(yx(deltas)[None])
     proposals = modellib.ProposalLayer(config.POST_NMS_ROIS_TRAINING, config.RPN_NMS_THRESHOLD, config)(
@@ -102,8 +100,15 @@ def main(out):
         "slopes.deltas": yx(by_move[0])[:: made_up.STEP],
         "slopes.heads": np.array(by_scale, np.float32),
     }
-    np.savez_compressed(out, **found)
-    print(found["losses"], found["positives"], found["slopes.heads"], (proposals[0].eval(session=session).any(1)).sum())
+    print(scene, found["losses"], found["positives"], found["slopes.heads"])
+    return found
+
+
+def main(out):
+    np.random.choice = first
+    tf.random_shuffle = lambda values, **_: values
+    scenes = {scene: run(scene) for scene in ("crowded", "small")}
+    np.savez_compressed(out, **{scene + "." + name: found[name] for scene, found in scenes.items() for name in found})
 
 
 if __name__ == "__main__":

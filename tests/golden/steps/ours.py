@@ -20,7 +20,6 @@ from maskgraft.targets import Batch, Target
 from tests.golden.steps import made_up
 
 FOLDER = Path(__file__).parent
-PADDED = made_up.HEIGHT, made_up.WIDTH
 _SMALL: dict[str, Any] = {
     "block": "basic",
     "blocks": (1, 1, 1, 1),
@@ -42,10 +41,12 @@ class Golden:
     regions: np.ndarray
 
     @classmethod
-    def read(cls, name: str) -> "Golden":
+    def read(cls, name: str, scene: str) -> "Golden":
+        start = f"{scene}.slopes."
         with np.load(FOLDER / f"{name}.npz") as file:
-            slopes = {key.removeprefix("slopes."): file[key] for key in file if key.startswith("slopes.")}
-            return cls(dict(zip(LOSSES, file["losses"].tolist(), strict=True)), slopes, file["regions"])
+            slopes = {key.removeprefix(start): file[key] for key in file if key.startswith(start)}
+            losses = file[f"{scene}.losses"].tolist()
+            return cls(dict(zip(LOSSES, losses, strict=True)), slopes, file[f"{scene}.regions"])
 
 
 class _Said(nn.Module):
@@ -94,11 +95,12 @@ class Step:
 
     def _say(self, model: MaskRCNN) -> list[Tensor]:
         """Give the model its answers; returns what the losses are to be differentiated by."""
-        maps = empty_maps(model)
+        padded = self.batch.sizes[0]
+        maps = empty_maps(model, padded)
         model.features = lambda pixels: maps  # type: ignore[method-assign]
         logits, deltas = (one.clone().requires_grad_() for one in self.said)
         scales = [torch.ones((), requires_grad=True) for _ in range(3)]
-        parts = [len(one) for one in model.anchors(maps, PADDED)]
+        parts = [len(one) for one in model.anchors(maps, padded)]
 
         def proposals(map_: Tensor, level: int) -> tuple[Tensor, Tensor]:
             rows, columns = map_.shape[-2:]
@@ -131,21 +133,23 @@ class Step:
         return self.model.spec.numerics.mask_pool_size * 2 if self.model.spec.arch.box_head == "fc" else 14
 
 
-def empty_maps(model: MaskRCNN) -> dict[str, Tensor]:
+def empty_maps(model: MaskRCNN, padded: tuple[int, int]) -> dict[str, Tensor]:
     """Maps of nothing, as large as those of the made-up image."""
     names = ("p2", "p3", "p4", "p5", "p6") if model.spec.arch.neck == "fpn" else ("c4",)
-    return {name: torch.zeros(1, 1, *(-(-side // model.stride(name)) for side in PADDED)) for name in names}
+    return {name: torch.zeros(1, 1, *(-(-side // model.stride(name)) for side in padded)) for name in names}
 
 
-def step(family: str, numerics: Numerics, *, spread: float, arch: Mapping[str, Any]) -> Step:
-    """A step of a family with its conventions as they are."""
+def step(family: str, scene: str, numerics: Numerics, *, spread: float, arch: Mapping[str, Any]) -> Step:
+    """A step of a family on a made-up scene, with its conventions as they are."""
+    height, width, _ = made_up.SCENES[scene]
+    padded = height, width
     spec = Spec(
         family=family,
         arch=Arch(classes=made_up.CLASSES, box_rows="foreground", **{**_SMALL, **arch}),
         numerics=numerics,
         classes=numbered(made_up.CLASSES),
     )
-    boxes, labels, masks, polygons = made_up.truth()
+    boxes, labels, masks, polygons = made_up.truth(scene)
     last = np.array((0, 0, 1, 1)) if numerics.corner_boxes else 0
     target = Target(
         torch.from_numpy((boxes - last).astype(np.float32)),
@@ -154,11 +158,11 @@ def step(family: str, numerics: Numerics, *, spread: float, arch: Mapping[str, A
         tuple((one.reshape(-1).astype(np.float64),) for one in polygons),
     )
     model = MaskRCNN(spec).train()
-    anchors = torch.cat(model.anchors(empty_maps(model), PADDED)).numpy() + np.array(
+    anchors = torch.cat(model.anchors(empty_maps(model, padded), padded)).numpy() + np.array(
         (0, 0, numerics.corner_boxes, numerics.corner_boxes), np.float32
     )
-    logits, deltas = (torch.from_numpy(one) for one in made_up.proposal_outputs(anchors, spread))
-    return Step(model, Batch(torch.zeros(1, 3, *PADDED), (PADDED,), (target,)), (logits, deltas), [])
+    logits, deltas = (torch.from_numpy(one) for one in made_up.proposal_outputs(anchors, spread, scene))
+    return Step(model, Batch(torch.zeros(1, 3, *padded), (padded,), (target,)), (logits, deltas), [])
 
 
 @contextmanager
