@@ -46,10 +46,14 @@ NUMERICS = Numerics(
     box_min_size=0.0,
     mask_paste="grid-sample",
     rpn_pre_nms_train=0,
+    rpn_straddle=0.0,
+    rpn_straddle_closed=True,
+    rpn_outside="unmatched",
+    rpn_rescue="undecided",
     rpn_normaliser="samples",
     rpn_beta=1 / 9,
     box_beta=0.0,
-    mask_targets="soft-bitmap",
+    mask_targets="soft-sample",
 )
 
 C4: dict[str, Any] = {

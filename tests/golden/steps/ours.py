@@ -77,7 +77,7 @@ class Step:
     def slopes(self) -> dict[str, np.ndarray]:
         """Of the sum of the losses: by the proposal network's logits and deltas, and by the three heads' scales."""
         found, given = self._run({})
-        by = torch.autograd.grad(torch.stack(list(found.values())).sum(), given)
+        by = torch.autograd.grad(torch.stack(list(found.values())).sum(), given, materialize_grads=True)
         logits, deltas = (one.numpy()[:: made_up.STEP] for one in by[:2])
         return {"logits": logits, "deltas": deltas, "heads": torch.stack(by[2:]).numpy()}
 
