@@ -20,7 +20,11 @@ from tests.golden.steps.ours import Golden, Step, faults, step
 @dataclass(frozen=True)
 class Home:
     """A family's conventions, the `spread` of the deltas that its proposals are made of, its architecture as far as
-    it decides a step, and what its step does not tell of its conventions."""
+    it decides a step, and what its scenes do not tell.
+
+    Where all anchors may be sampled, none is outside and none ends where they end; and a positive of four leaves as
+    many negatives by "ratio" as fill the sample.
+    """
 
     numerics: Numerics
     spread: float
@@ -33,7 +37,7 @@ class Home:
 FIRST = ("rpn_normaliser", "rpn_box_mean", "roi_truth", "roi_filled", "box_mean", "mask_targets")
 
 HOMES = {
-    "paddledetection": Home(paddle.NUMERICS, 0.05, untold=("rpn_outside", "rpn_straddle_closed")),
+    "paddledetection": Home(paddle.NUMERICS, 0.05, untold=("rpn_outside", "rpn_straddle_closed", "roi_negatives")),
     "tf_object_detection": Home(
         tf_object_detection.NUMERICS,
         0.5,
@@ -43,7 +47,6 @@ HOMES = {
     "tensorpack": Home(tensorpack.NUMERICS, 0.05, scenes=("crowded", "corner")),
     "matterport": Home(matterport.NUMERICS, 0.5, untold=("rpn_outside", "rpn_straddle_closed")),
 }
-
 
 CASES = [(name, scene) for name, home in HOMES.items() for scene in home.scenes]
 
