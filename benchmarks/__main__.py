@@ -20,7 +20,7 @@ BENCHMARKS = {
     "growth": "prediction by side, instances and classes; feeding by workers; a training step by processes",
     "watching": "what the doctor's watch costs a step of training, beside the same training without it",
     "on-gpu": "predicting and training on a GPU, beside torchvision",
-    "stuck": "is the first finding of the doctor the cause, over trainings with eighty known faults",
+    "stuck": "is the first finding of the doctor the cause, over trainings with a hundred known faults",
 }
 GO_ON = ("from-scratch", "retention")  # they train for so long that a run may have to be stopped
 

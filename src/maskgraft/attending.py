@@ -147,10 +147,13 @@ class Attendant:
         self.timings.append({name: value for name, value in entry.items() if name.endswith("_s")})
         del self.entries[:-_REMEMBERED], self.timings[:-_REMEMBERED]
         burst = courses.exploding(self.entries[-_RECENT:], self.facts)
-        found = [one for one in (burst, odd) if one]
+        found, measured = [one for one in (burst, odd) if one], dict[str, Any]()
+        if burst and self.first:  # it will not come to a dozen steps: what has passed by may say why
+            causes, measured = self.first.judge()
+            found, self.first = [*causes, *found], None
         if number % _JUDGED == 0:
             found += courses.judge(self.entries, self.timings, self.facts)
-        return self._verdict(found, entry["lr"])
+        return self._verdict(found, entry["lr"], measured)
 
     def evaluated(self, step: int, metrics: Metrics) -> Verdict | None:
         """After each evaluation."""

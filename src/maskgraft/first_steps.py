@@ -56,9 +56,14 @@ class FirstSteps:
         self.images += len(batch.targets)
         if finite and not (self.images >= _IMAGES and number >= _LEAST) and number < _MOST:
             return found, {}
+        more, measured = self.judge()
+        return [*found, *more], measured
+
+    def judge(self) -> tuple[list[Finding], dict[str, Any]]:
+        """Findings and figures from what has passed by so far."""
         self.done = True
-        more, measured = first_batches.judge(model, self.data, self.resolved, self.seen)
-        found += [*more, *inputs.by_losses(model, self.pairs)]
+        found, measured = first_batches.judge(self.model, self.data, self.resolved, self.seen)
+        found += inputs.by_losses(self.model, self.pairs)
         if self.whole:
             found += annotations.judge(self.looks, path=str(self.data.path))[0]
         return found, {"examination": measured}
