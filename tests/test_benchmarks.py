@@ -49,9 +49,26 @@ def test_other_values_are_told(tmp_path: Path) -> None:
     assert reading.same(paths["PyTorch zip"], wanted) == "VALUES DIFFER"
 
 
+def test_a_benchmark_goes_on_with_what_this_machine_has_measured(tmp_path: Path) -> None:
+    out = tmp_path / "some.json"
+    assert timing.earlier("some", quick=False, out=out) == {}
+    document: dict[str, Any] = {"machine": timing.machine()}
+    timing.go(document).append("first")
+    timing.write("some", document, quick=False, out=out)
+    again = timing.earlier("some", quick=False, out=out)
+    timing.go(again).append("second")
+    assert [one["measured"] for one in again["goes"]] == [["first"], ["second"]]
+    timing.write("some", {**again, "machine": {"processor": "another"}}, quick=False, out=out)
+    with pytest.raises(SystemExit, match="another machine"):
+        timing.earlier("some", quick=False, out=out)
+
+
 def test_unknown_benchmarks_are_refused() -> None:
     done = subprocess.run([sys.executable, "-m", "benchmarks", "nothing"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "there is no benchmark 'nothing'" in done.stderr
+    command = [sys.executable, "-m", "benchmarks", "reading", "--go-on"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "--go-on is for from-scratch and retention" in done.stderr
 
 
 def test_the_readme_shows_what_was_measured() -> None:
