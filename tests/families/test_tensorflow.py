@@ -179,6 +179,7 @@ def test_a_pipeline_config_is_obeyed_and_its_silence_is_protobufs_default(tmp_pa
     numerics = known.spec.numerics
     assert numerics == replace(
         TF1_RESNET,
+        loss_weights=(1.0, 1.0, 1.0, 1.0, 1.0),
         min_size=400,
         max_size=700,
         c4_stride=16,
