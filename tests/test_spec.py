@@ -47,8 +47,8 @@ def test_every_wrong_override_is_named_at_once_with_its_neighbour() -> None:
         ("rpn_min_size", -1, "0 or more"),
         ("max_detections", 0, "1 or more"),
         ("anchor_sizes", [[8], [16], [32], [64], [-1]], "above 0"),
-        ("anchor_sizes", [[8]], "of 1 levels, and the model has 5"),
-        ("anchor_ratios", [1], "are 1 anchors a cell, and the model has 3"),
+        ("anchor_sizes", [[8]], "for 1"),
+        ("anchor_ratios", [1], "are 1 × 1"),
         ("delta_clip", float("inf"), "a finite number"),
     ],
 )

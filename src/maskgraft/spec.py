@@ -328,8 +328,7 @@ class Spec:
         """
         values = checked_fields(Numerics, changes, where="numerics")
         numerics = dataclasses.replace(self.numerics, **values)
-        levels = len(self.numerics.anchor_sizes) if self.arch.neck == "fpn" else 1
-        if faults := _beyond(values, numerics) or _other_anchors(values, numerics, levels, self.arch.anchors_per_cell):
+        if faults := _beyond(values, numerics):
             raise UsageError([_field_finding("numerics", fault, [name]) for name, fault in faults.items()])
         learned = dict(self.learned)
         learned.update({f"numerics.{name}": Learned("read", source) for name in values})
@@ -418,18 +417,6 @@ def _beyond(values: Mapping[str, Any], numerics: Numerics) -> dict[str, str]:
             told = f"rpn_negative_iou, {negative:g}, is above rpn_positive_iou, {positive:g}"
             faults["rpn_negative_iou"] = f"{told}: an anchor would be both"
     return faults
-
-
-def _other_anchors(values: Mapping[str, Any], numerics: Numerics, levels: int, cell: int) -> dict[str, str]:
-    """Why chosen anchors are no anchors of a model that has `levels` maps of proposals, and `cell` anchors a cell."""
-    for name in ("anchor_sizes", "anchor_ratios"):
-        if name in values and len(numerics.anchor_sizes) != levels:
-            return {name: f"anchor_sizes are of {len(numerics.anchor_sizes)} levels, and the model has {levels}"}
-        for level in numerics.anchor_sizes if name in values else ():
-            if (count := len(level) * len(numerics.anchor_ratios)) != cell:
-                told = f"{len(level)} sizes × {len(numerics.anchor_ratios)} ratios are {count} anchors a cell"
-                return {name: f"{name} is {json.dumps(values[name])}: {told}, and the model has {cell}"}
-    return {}
 
 
 def _range(least: float, most: float) -> str:

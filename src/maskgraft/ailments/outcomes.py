@@ -8,7 +8,7 @@ from maskgraft.errors import Finding
 from maskgraft.misses import HELPS, KINDS
 
 _DEAR = 0.02  # points of AP50, 0..1, from which a kind of error is worth a word
-_KNEW = 0.2  # mask AP from which a class was known before
+_KNEW = 0.2  # mask AP from which a class is known
 _LOST, _SHARE_LOST = 0.1, 0.25  # AP below what it was, and as a part of it, that is more than chance on many images
 _LOST_OF_FEW, _SHARE_OF_FEW = 0.2, 0.6  # and on fewer than `_MANY`
 _MANY = 24
@@ -37,7 +37,8 @@ def forgotten(kept: Mapping[str, Any]) -> Iterator[Finding]:
     """What was lost, of a retention as `Retention.as_json` tells it: by the AP of old classes, where the images have
     them, else by what the start model found."""
     pairs = {name: one["mask"] for name, one in kept["classes"].items() if None not in one["mask"]}
-    knew = {name: pair for name, pair in pairs.items() if pair[0] >= _KNEW}
+    # by either score: chosen by the first alone, classes that were lucky before would seem to have lost
+    knew = {name: pair for name, pair in pairs.items() if max(pair) >= _KNEW}
     agreement, on = kept["agreement"], f"on {kept['images']} images"
     fix = "distil=1 and l2sp=0.01 in the recipe, old images mixed in (--replay-annotations), policy=heads, a lower lr"
     effect = "what the model could do before it does no more, or less well"

@@ -153,7 +153,6 @@ _REQUIRED: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("MODEL.ANCHOR_GENERATOR.NAME", ("DefaultAnchorGenerator",)),
     ("INPUT.FORMAT", ("BGR", "RGB")),
     ("MODEL.RPN.HEAD_NAME", ("StandardRPNHead",)),
-    ("MODEL.FPN.IN_FEATURES", (("res2", "res3", "res4", "res5"),)),
     ("MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", (False,)),
     ("MODEL.ROI_MASK_HEAD.POOLER_TYPE", ("ROIAlignV2", "ROIAlign")),
     ("model.roi_heads.box_predictor.use_sigmoid_ce", (False,)),
@@ -163,6 +162,7 @@ _REQUIRED: tuple[tuple[str, tuple[Any, ...]], ...] = (
 # … and those of a pyramid, of a single map, and of one that is dilated
 _REQUIRED_OF: Mapping[str, tuple[tuple[str, tuple[Any, ...]], ...]] = {
     "fpn": (
+        ("MODEL.FPN.IN_FEATURES", (("res2", "res3", "res4", "res5"),)),
         ("MODEL.RPN.IN_FEATURES", (("p2", "p3", "p4", "p5", "p6"),)),
         ("MODEL.ROI_HEADS.IN_FEATURES", (("p2", "p3", "p4", "p5"),)),
         ("model.proposal_generator.in_features", (("p2", "p3", "p4", "p5", "p6"),)),
