@@ -10,8 +10,8 @@ from typing import Any
 
 from maskgraft.errors import Finding
 from maskgraft.families.configs import base_fault, changes_from, setting
-from maskgraft.families.detectron_maths import straddle
-from maskgraft.families.family import Config, class_count_fault, learned, unsupported
+from maskgraft.families.detectron_maths import refuse_other_pooling, straddle
+from maskgraft.families.family import Config, class_count_fault, learned, refuse_what_cannot_be_obeyed, unsupported
 from maskgraft.files import Tensors
 from maskgraft.spec import NUMERICS_FIELDS, Arch, Learned, Numerics
 
@@ -213,15 +213,9 @@ def numerics_of(
     numerics, how = _numerics(tensors, arch)
     if config is None:
         return numerics, how, []
-    for key, allowed in (*_REQUIRED, *_REQUIRED_OF[arch.neck]):
-        value = setting(config, key)
-        value = tuple(value) if isinstance(value, list) else value
-        if value is not None and value not in allowed:
-            raise unsupported(tensors, title, f"{key} is {value!r}, not {' or '.join(map(str, allowed))}")
-    for masks, boxes in _ALIKE if arch.neck != "c4" else ():
-        pair = setting(config, masks), setting(config, boxes)
-        if None not in pair and pair[0] != pair[1]:
-            raise unsupported(tensors, title, f"{masks} is {pair[0]!r}, and {boxes} {pair[1]!r}")
+    refuse_what_cannot_be_obeyed(tensors, config, (*_REQUIRED, *_REQUIRED_OF[arch.neck]), title)
+    for keys in _ALIKE if arch.neck != "c4" else ():
+        refuse_other_pooling(tensors, config, keys, title)
     lazy = "MODEL" not in config and "model" in config
     changes = changes_from(config, _FROM_LAZY if lazy else FROM_CONFIG, how)
     changes |= _anchors(tensors, arch, config, how, title, lazy=lazy)

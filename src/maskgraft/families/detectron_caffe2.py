@@ -20,7 +20,6 @@ from maskgraft.families.detectron_maths import (
     of_arch,
     quad,
     refuse_other_pooling,
-    refuse_what_cannot_be_obeyed,
     straddle,
 )
 from maskgraft.families.family import (
@@ -29,6 +28,7 @@ from maskgraft.families.family import (
     Reading,
     count,
     learned,
+    refuse_what_cannot_be_obeyed,
     shape,
     unsupported,
 )

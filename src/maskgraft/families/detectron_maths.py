@@ -76,17 +76,6 @@ def straddle(pixels: Any) -> float | None:
     return float(pixels) if pixels >= 0 else None
 
 
-def refuse_what_cannot_be_obeyed(
-    tensors: Tensors, config: Config, required: tuple[tuple[str, tuple[Any, ...]], ...], title: str
-) -> None:
-    """Raises `CheckpointError` for a setting that has none of the values which the model can obey."""
-    for key, allowed in required:
-        value = setting(config, key)
-        value = tuple(value) if isinstance(value, list) else value
-        if value is not None and value not in allowed:
-            raise unsupported(tensors, title, f"{key} is {value!r}, not {' or '.join(map(str, allowed))}")
-
-
 def refuse_other_pooling(tensors: Tensors, config: Config, keys: tuple[str, str], title: str) -> None:
     """Raises `CheckpointError` where regions are pooled for masks in another way than for boxes; `keys` say how."""
     masks, boxes = (setting(config, key) for key in keys)

@@ -7,6 +7,7 @@ from typing import Any
 
 from maskgraft.errors import CheckpointError, Finding
 from maskgraft.families.configs import read_config as read_any_config
+from maskgraft.families.configs import setting
 from maskgraft.files import Tensors
 from maskgraft.links import Link, Shape, Step
 from maskgraft.spec import Learned, NormKind, Spec
@@ -118,6 +119,17 @@ def unsupported(tensors: Tensors, title: str, what: str) -> CheckpointError:
             fix=f"maskgraft inspect {tensors.path} shows what is in it",
         )
     )
+
+
+def refuse_what_cannot_be_obeyed(
+    tensors: Tensors, config: Config, required: tuple[tuple[str, tuple[Any, ...]], ...], title: str
+) -> None:
+    """Raises `CheckpointError` for a setting that has none of the values which the model can obey."""
+    for key, allowed in required:
+        value = setting(config, key)
+        value = tuple(value) if isinstance(value, list) else value
+        if value is not None and value not in allowed:
+            raise unsupported(tensors, title, f"{key} is {value!r}, not {' or '.join(map(str, allowed))}")
 
 
 def class_count_fault(tensors: Tensors, classes: int, said: Any, key: str) -> list[Finding]:

@@ -16,7 +16,6 @@ from maskgraft.families.detectron_maths import (
     of_arch,
     quad,
     refuse_other_pooling,
-    refuse_what_cannot_be_obeyed,
     straddle,
 )
 from maskgraft.families.family import (
@@ -29,6 +28,7 @@ from maskgraft.families.family import (
     learned,
     norm_kind,
     norm_links,
+    refuse_what_cannot_be_obeyed,
     shape,
     unsupported,
 )

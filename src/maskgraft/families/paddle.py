@@ -20,6 +20,7 @@ from maskgraft.families.family import (
     count,
     learned,
     norm_links,
+    refuse_what_cannot_be_obeyed,
     shape,
     unsupported,
 )
@@ -185,11 +186,7 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
 
 
 def _refuse_what_cannot_be_obeyed(tensors: Tensors, config: Config, arch: Arch) -> None:
-    for key, allowed in _REQUIRED:
-        value = setting(config, key)
-        value = tuple(value) if isinstance(value, list) else value
-        if value is not None and value not in allowed:
-            raise unsupported(tensors, FAMILY.title, f"{key} is {value!r}, not {' or '.join(map(str, allowed))}")
+    refuse_what_cannot_be_obeyed(tensors, config, _REQUIRED, FAMILY.title)
     ratios = setting(config, "RPNHead.anchor_generator.aspect_ratios")
     if isinstance(ratios, list) and isinstance(ratios[0], list) and any(level != ratios[0] for level in ratios):
         raise unsupported(tensors, FAMILY.title, "anchors whose ratios differ from level to level")

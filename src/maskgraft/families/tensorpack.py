@@ -11,8 +11,16 @@ from typing import Any
 
 from maskgraft.families.class_names import COCO_80, numbered
 from maskgraft.families.configs import changes_from
-from maskgraft.families.detectron_maths import refuse_what_cannot_be_obeyed
-from maskgraft.families.family import Config, Family, Reading, count, learned, shape, unsupported
+from maskgraft.families.family import (
+    Config,
+    Family,
+    Reading,
+    count,
+    learned,
+    refuse_what_cannot_be_obeyed,
+    shape,
+    unsupported,
+)
 from maskgraft.files import Tensors
 from maskgraft.links import Link, Step, Transpose, background_last
 from maskgraft.spec import NUMERICS_FIELDS, Arch, Learned, Numerics, Spec
