@@ -11,7 +11,17 @@ from typing import Any
 from maskgraft.errors import CheckpointError, Finding
 from maskgraft.families.class_names import COCO_90, numbered
 from maskgraft.families.configs import changes_from, setting
-from maskgraft.families.family import Config, Family, Reading, class_count_fault, count, learned, shape, unsupported
+from maskgraft.families.family import (
+    Config,
+    Family,
+    Reading,
+    class_count_fault,
+    count,
+    learned,
+    refuse_what_cannot_be_obeyed,
+    shape,
+    unsupported,
+)
 from maskgraft.files import Tensors
 from maskgraft.links import Link, Reorder, Reshape, Transpose, background_last, xy_first
 from maskgraft.spec import NUMERICS_FIELDS, Arch, Learned, Numerics, Spec
@@ -163,10 +173,7 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
     }
     found, findings = NUMERICS, []
     if config is not None:
-        for key, allowed in _REQUIRED:
-            value = setting(config, key)
-            if value is not None and value not in allowed:
-                raise unsupported(tensors, TITLE, f"{key} is {value!r}, not {' or '.join(map(str, allowed))}")
+        refuse_what_cannot_be_obeyed(tensors, config, _REQUIRED, TITLE)
         found = replace(found, **changes_from(config, (*_FROM_CONFIG, *_OF_LATER), how))
         said = setting(config, f"{_MODEL}.num_classes")
         key = f"{_MODEL}.num_classes, which counts the background"
