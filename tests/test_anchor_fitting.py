@@ -62,9 +62,9 @@ def test_fitted_anchors_meet_more_boxes_and_keep_the_models_shape(drawn: tuple[P
     changed = poor.with_numerics(fit.numerics)
     assert list(map(len, changed.numerics.anchor_sizes)) == [1] * 5
     assert anchor_fitting.anchor_coverage(data, changed).mean == pytest.approx(fit.after.mean)
-    assert admission.conventions(Recipe(numerics=fit.numerics), poor.numerics) == fit.numerics
+    assert admission.trained(poor, Recipe(numerics=fit.numerics)).numerics == changed.numerics
     with pytest.raises(mg.UsageError, match="built for"):
-        admission.conventions(Recipe(numerics={"anchor_ratios": (1.0,)}), poor.numerics)
+        admission.trained(poor, Recipe(numerics={"anchor_ratios": (1.0,)}))
 
 
 def test_anchors_that_fit_stay(drawn: tuple[Path, Path]) -> None:

@@ -17,7 +17,7 @@ from maskgraft.errors import DataError, Finding, UsageError
 from maskgraft.files.writing import atomic
 from maskgraft.model import MaskRCNN
 from maskgraft.recipe import Recipe, Resolved
-from maskgraft.spec import FROM_SCRATCH, NUMERICS_FIELDS, Numerics, component
+from maskgraft.spec import FROM_SCRATCH, NUMERICS_FIELDS, Numerics, Spec, component
 from maskgraft.targets import Batch
 
 
@@ -78,11 +78,16 @@ _SETTABLE = (  # what modules are not built by
 _BETAS = {"rpn_beta": 1 / 9, "box_beta": 1.0}  # Detectron's, for a model whose home takes plain L1
 
 
-def conventions(recipe: Recipe, numerics: Numerics) -> dict[str, Any]:
-    """The fields of `Numerics` that a recipe changes, for training and for what is saved.
+def trained(spec: Spec, recipe: Recipe) -> Spec:
+    """A model's spec as a recipe changes it, for training and for what is saved.
 
-    Raises `UsageError` for those that are fixed when a model is built, such as `norm_eps`.
+    Raises `UsageError` for conventions that are fixed when a model is built, such as `norm_eps`.
     """
+    return spec.with_numerics(_conventions(recipe, spec.numerics), "the recipe")
+
+
+def _conventions(recipe: Recipe, numerics: Numerics) -> dict[str, Any]:
+    """The fields of `Numerics` that a recipe changes."""
     if fixed := [name for name in recipe.numerics if name in NUMERICS_FIELDS and name not in _SETTABLE]:
         message = f"numerics: {', '.join(fixed)} cannot change once a model is built"
         fix = f"mg.load(path, numerics={{{fixed[0]!r}: …}}), or --set {fixed[0]}=…"

@@ -19,10 +19,10 @@ from torchvision.transforms.v2 import functional as v2
 
 from maskgraft import coco, outlines
 from maskgraft.coco import ImageRecord
-from maskgraft.cutouts import Cutouts, extent
+from maskgraft.cutouts import Cutouts
 from maskgraft.images import Pixels
 from maskgraft.recipe import Recipe
-from maskgraft.segmentation import Polygon, Window
+from maskgraft.segmentation import Polygon, Window, window_of
 
 _FEWEST_PIXELS = 4  # of an instance that is worth learning from after a cut
 _TRIES = 10  # crops drawn until one holds an instance
@@ -183,7 +183,7 @@ def pasted(scene: Scene, source: Scene, random: np.random.Generator) -> Scene:
         for other, beneath in enumerate(masks):
             if (beneath[area] & mask).any():
                 beneath[area] &= ~mask
-                boxes[other] = _box(extent(beneath))
+                boxes[other] = _box(window_of(beneath))
                 polygons[other] = None
         page = np.zeros((height, width), np.bool_)
         page[area] = mask
@@ -191,7 +191,7 @@ def pasted(scene: Scene, source: Scene, random: np.random.Generator) -> Scene:
         move = ((columns, 0, x - left * columns), (0, rows, y - top * rows))
         outline = None if source.polygons is None else outlines.moved(source.polygons[index], np.array(move))
         masks.append(page)
-        boxes.append(_box(extent(page)) if outline is None else np.array(outlines.hull(outline), np.float32))
+        boxes.append(_box(window_of(page)) if outline is None else np.array(outlines.hull(outline), np.float32))
         labels.append(source.labels[index])
         polygons.append(outline)
     kept = [one for one, mask in enumerate(masks) if mask.sum() >= _FEWEST_PIXELS]

@@ -164,8 +164,9 @@ def _another_network(model: MaskRCNN, other: MaskRCNN) -> Finding | None:
 
 
 def _nearly_the_same(rows: Sequence[Row], known: Sequence[str]) -> list[Finding]:
+    there = {plain(name): name for name in known}
     new = [row.name for row in rows if row.source is None]
-    near = {name: match[0] for name in new if (match := get_close_matches(name, known, 1, 0.8))}
+    near = {name: there[match[0]] for name in new if (match := get_close_matches(plain(name), there, 1, 0.8))}
     if not near:
         return []
     pairs = ", ".join(f"{name} (file: {match})" for name, match in near.items())
@@ -180,3 +181,8 @@ def _nearly_the_same(rows: Sequence[Row], known: Sequence[str]) -> list[Finding]
             fix=f"did you mean it? use the file's name, or synonyms={near}",
         )
     ]
+
+
+def plain(name: str) -> str:
+    """A class name without what spellings differ in: "Traffic_Light" and "traffic light" are one."""
+    return "".join(one for one in name.casefold() if one.isalnum()) or name

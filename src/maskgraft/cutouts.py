@@ -30,7 +30,7 @@ class Cutouts:
     @staticmethod
     def of(planes: Mask) -> "Cutouts":
         """Masks bool [N, height, width], cut out."""
-        windows = tuple(map(extent, planes))
+        windows = tuple(map(segmentation.window_of, planes))
         parts = [
             plane[top:bottom, left:right] for plane, (top, left, bottom, right) in zip(planes, windows, strict=True)
         ]
@@ -72,7 +72,9 @@ class Cutouts:
         """The smallest window of each mask; (0, 0, 0, 0) where it is empty."""
         return [
             (top + window[0], left + window[1], bottom + window[0], right + window[1]) if bottom > top else (0, 0, 0, 0)
-            for (top, left, bottom, right), window in zip(map(extent, self.parts), self.windows, strict=True)
+            for (top, left, bottom, right), window in zip(
+                map(segmentation.window_of, self.parts), self.windows, strict=True
+            )
         ]
 
     def mirrored(self) -> "Cutouts":
@@ -118,14 +120,6 @@ def _unpacked(size: Size, windows: tuple[Window, ...], bits: npt.NDArray[np.uint
     pixels = np.unpackbits(bits, count=ends[-1]).view(np.bool_)
     parts = [pixels[start:end].reshape(shape) for start, end, shape in zip(ends[:-1], ends[1:], shapes, strict=True)]
     return Cutouts(size, windows, tuple(parts))
-
-
-def extent(mask: Mask) -> Window:
-    """The smallest window that holds all of a mask; (0, 0, 0, 0) where it is empty."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not rows.size:
-        return 0, 0, 0, 0
-    return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
 
 
 def _common(start: int, length: int, limit: int) -> tuple[int, slice]:

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from maskgraft import coco
 from maskgraft.coco import ImageRecord
 from maskgraft.detections import Detections
+from maskgraft.segmentation import window_of
 
 Pixels = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -93,12 +94,11 @@ def overlay(image: Pixels, shapes: Sequence[Shape]) -> Image.Image:
 
 def _paint(canvas: Pixels, shape: Shape, stroke: int) -> None:
     """One mask and its outline, in place; only the part of the picture around it is touched."""
-    rows, columns = np.flatnonzero(shape.mask.any(1)), np.flatnonzero(shape.mask.any(0))
-    if not rows.size:
+    top, left, bottom, right = window_of(shape.mask)
+    if bottom == top:
         return
     margin = 2 * stroke
-    top, left = max(rows[0] - margin, 0), max(columns[0] - margin, 0)
-    area = (slice(top, rows[-1] + 1 + margin), slice(left, columns[-1] + 1 + margin))
+    area = (slice(max(top - margin, 0), bottom + margin), slice(max(left - margin, 0), right + margin))
     mask, part = shape.mask[area], canvas[area]
     paint = np.array(shape.colour, np.float32)
     fill = _CROWD_FILL if shape.crowd else _FILL

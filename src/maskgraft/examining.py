@@ -111,7 +111,7 @@ def examine(
         read, _, _ = annotations.examine(looked_at, path=str(data.path))
         return Examination(causes_first([*found, *(read or [fault])]))
     try:
-        spec = model.spec.with_numerics(admission.conventions(recipe, model.spec.numerics), "the recipe")
+        spec = admission.trained(model.spec, recipe)
         resolved = resolve(recipe, images=len(records), left_out=len(data.images) - len(records))
     except UsageError as error:
         return Examination(causes_first([*found, *error.findings]))

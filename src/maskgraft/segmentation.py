@@ -219,6 +219,14 @@ def decoded(masks: Sequence[Segmentation], height: int, width: int) -> Mask:
     return drawn
 
 
+def window_of(mask: Mask) -> Window:
+    """The smallest window that holds all of a mask, bool [height, width]; (0, 0, 0, 0) where it is empty."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not rows.size:
+        return 0, 0, 0, 0
+    return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
+
+
 def cut(mask: Segmentation, height: int, width: int) -> tuple[Window, Mask]:
     """The smallest window that holds all of a mask, and what lies in it: pixel for pixel as `decoded` draws it.
 

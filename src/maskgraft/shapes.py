@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 
 from maskgraft.errors import Finding, UsageError
 from maskgraft.files.writing import atomic
+from maskgraft.segmentation import window_of
 
 INSTANCES = "instances.json"
 _MOST, _TRIES = 5, 12  # shapes of a picture, and places that are tried for them
@@ -61,14 +62,13 @@ def draw(folder: str | Path, *, images: int, classes: Sequence[str] = CLASSES, s
         Image.fromarray(picture).save(target / name)
         records.append({"id": number + 1, "file_name": name, "width": side, "height": side})
         for label, mask in instances:
-            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-            x, y = int(columns[0]), int(rows[0])
+            top, left, bottom, right = window_of(mask)
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": number + 1,
                     "category_id": label + 1,
-                    "bbox": [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y],
+                    "bbox": [left, top, right - left, bottom - top],
                     "area": int(mask.sum()),
                     "iscrowd": 0,
                     "segmentation": {"size": [side, side], "counts": _runs(mask)},

@@ -9,14 +9,13 @@ What a step does is told in `stepping`, what is saved and put back in `underway`
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
 
 from maskgraft import (
-    admission,
     attending,
     batches,
     boards,
@@ -26,15 +25,13 @@ from maskgraft import (
     interrupts,
     judging,
     keeping,
+    preparing,
     processes,
-    replaying,
     reporting,
     stepping,
-    treating,
 )
 from maskgraft import state as states
 from maskgraft.ailments.order import causes_first
-from maskgraft.backbones.norms import BATCH_NORMS
 from maskgraft.clocks import Seconds
 from maskgraft.coco import Dataset
 from maskgraft.errors import DataError, Finding
@@ -42,7 +39,7 @@ from maskgraft.evaluation import Metrics
 from maskgraft.forgetting import Retention
 from maskgraft.model import MaskRCNN
 from maskgraft.onlooking import Onlookers, RollBack, Skip
-from maskgraft.recipe import Derived, Recipe, resolve
+from maskgraft.recipe import Recipe
 from maskgraft.state import Log
 from maskgraft.underway import Training
 from maskgraft.watching import Doctor, Retainer, Watcher
@@ -102,40 +99,28 @@ def train(
     data, a folder that holds another run, a policy that trains nothing …; `DataError` without an instance to learn
     from, for images that cannot be read, and (`train.nan`) when a loss is not finite: the last saved step stays.
     """
-    folder, given = Path(out), data
-    labelled, replayed = replaying.records(given, replay, model.spec.classes)
-    if len(labelled) == replayed:
-        raise DataError(Finding("train.no-instances", "error", f"{data.path} has no instance that can be trained on"))
-    recipe = states.continued(folder, recipe, data, labelled) if resume else recipe or Recipe()
-    spec = model.spec.with_numerics(admission.conventions(recipe, model.spec.numerics), "the recipe")
-    admission.check(model, data, val, recipe, folder, resume=resume)
-    replaying.check(replay, replayed, recipe)
-    if not resume:
-        keeping.check(model, recipe)
-    data, added = completing.of_run(model, given, recipe, folder, resume=resume)
-    records, replayed = replaying.records(data, replay, model.spec.classes)
-    new = len(records) - replayed
-    remedies: tuple[Derived, ...] = ()
-    if doctor == "fix" and not resume:
-        recipe, remedies = treating.treat(model, data, recipe, val=val, progress=watcher.examines if watcher else None)
-        spec = model.spec.with_numerics(admission.conventions(recipe, model.spec.numerics), "the recipe")
-    attendant = attending.attendant(doctor, data, val, progress=watcher.examines if watcher else None)
-    batch_norms = any(isinstance(one, BATCH_NORMS) for one in model.modules())
-    left_out = len(data.images) - new
-    resolved = resolve(recipe, images=new, left_out=left_out, replayed=replayed, batch_norms=batch_norms)
-    resolved = replace(resolved, derived=(*resolved.derived, *completing.told(added, recipe), *remedies))
-    recipe = resolved.recipe
-    admission.check_parts(recipe, len(records))
-    findings = admission.doubts(model, resolved)
-    labels = replaying.labels(data, replay, model.spec.classes)
+    progress = watcher.examines if watcher else None
+    attendant = attending.attendant(doctor, data, val, progress=progress)
+    plan = preparing.prepare(
+        model,
+        data,
+        recipe,
+        folder=Path(out),
+        val=val,
+        replay=replay,
+        resume=resume,
+        treated=doctor == "fix",
+        progress=progress,
+    )
+    folder, resolved, recipe = plan.folder, plan.resolved, plan.resolved.recipe
     training = Training(model, resolved, folder)
 
-    model.spec = spec  # until here everything may be refused, and nothing is written
+    model.spec = plan.spec  # until here everything may be refused, and nothing is written
     if processes.leads():
         folder.mkdir(parents=True, exist_ok=True)
     if not resume:  # first of all, so that the folder is known for a run
-        states.write_recipe(folder, resolved, data, labelled, model=model, val=val, findings=findings)
-    completing.keep(given, added, folder)
+        states.write_recipe(folder, resolved, plan.data, plan.labelled, model=model, val=val, findings=plan.findings)
+    completing.keep(plan.given, plan.added, folder)
     restored = resume and training.restore()
     kept = keeping.begin(model, recipe, folder, fresh=not restored)
     retainers = [one for one in (retainer, kept) if one is not None]
@@ -145,7 +130,7 @@ def train(
     losses = [entry["total"] for entry in earlier]
 
     if resume:
-        states.write_recipe(folder, resolved, data, labelled, model=model, val=val, findings=findings)
+        states.write_recipe(folder, resolved, plan.data, plan.labelled, model=model, val=val, findings=plan.findings)
     with (
         states.Log(folder) as log,
         interrupts.noted() as stop,
@@ -157,13 +142,13 @@ def train(
         if training.state.step == 0:
             training.save(log)
             if processes.leads():
-                judging.draw_augmented(data, model.spec.numerics, recipe, folder)
-        onlookers.begin(findings, earlier)
+                judging.draw_augmented(plan.data, model.spec.numerics, recipe, folder)
+        onlookers.begin(plan.findings, earlier)
         while True:
             try:
                 if judging.is_due(training.state, resolved):
                     with training.averaged():
-                        training.metrics = judging.judge(training, data, val, log, stop)
+                        training.metrics = judging.judge(training, plan.data, val, log, stop)
                     if training.metrics:
                         onlookers.evaluated(training.metrics)
                         training.save(log)
@@ -176,12 +161,12 @@ def train(
                 epoch, start = divmod(training.state.step, resolved.steps_per_epoch)
                 waited = Seconds.now()
                 loader = batches.loader(
-                    records,
+                    plan.records,
                     model.spec.numerics,
                     training.recipe,
                     epoch=epoch,
                     start=start,
-                    replayed=replayed,
+                    replayed=plan.replayed,
                     pin=model.device.type == "cuda",
                     told=onlookers.waits_long,
                 )
@@ -191,7 +176,7 @@ def train(
                     loaded = Seconds.now()
                     onlookers.altered = False
                     entry = stepping.step(
-                        training, parts, epoch=epoch, labels=labels, retainers=retainers, onlookers=onlookers
+                        training, parts, epoch=epoch, labels=plan.labels, retainers=retainers, onlookers=onlookers
                     )
                     done = Seconds.now()
                     timing = {
@@ -230,13 +215,13 @@ def train(
         best=training.state.best,
         losses=losses,
         frozen=len(training.state.untouched),
-        findings=causes_first((*findings, *onlookers.findings)),
+        findings=causes_first((*plan.findings, *onlookers.findings)),
     )
     try:
         if recipe.retention and processes.leads():
-            run.retention = forgetting.of_run(model, folder, replay or val or given, limit=recipe.retention)
+            run.retention = forgetting.of_run(model, folder, replay or val or data, limit=recipe.retention)
         if processes.leads():
-            reporting.report(folder, data=data, val=val, device=model.device)
+            reporting.report(folder, data=plan.data, val=val, device=model.device)
     except OSError as error:  # the training is done and saved: it must not be lost for want of a page
         run.findings += (reporting.left_out(error, folder),)
         if watcher:

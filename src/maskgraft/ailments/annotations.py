@@ -17,8 +17,8 @@ from PIL import Image
 from maskgraft import coco
 from maskgraft.coco import ImageRecord
 from maskgraft.errors import DataError, Finding
+from maskgraft.segmentation import Mask, window_of
 
-Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
 _SIDE = 256  # longest side at which pictures are looked at
@@ -178,20 +178,18 @@ def _exchanged(mask: Mask) -> Mask:
 
 def _from_middle(mask: Mask) -> Mask:
     """The mask moved back by half its size, as it was before its middle was taken for its corner."""
-    rows, columns, result = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0)), np.zeros_like(mask)
-    part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    top, left = (
-        max(0, int(side) - length // 2) for side, length in zip((rows[0], columns[0]), part.shape, strict=True)
-    )
-    result[top : top + part.shape[0], left : left + part.shape[1]] = part
+    top, left, bottom, right = window_of(mask)
+    height, width = bottom - top, right - left
+    above, before = max(0, top - height // 2), max(0, left - width // 2)
+    result = np.zeros_like(mask)
+    result[above : above + height, before : before + width] = mask[top:bottom, left:right]
     return result
 
 
 def _in_box(mask: Mask, axis: int) -> Mask:
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    result = np.zeros_like(mask)
-    window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    result[window] = np.flip(mask[window], axis)
+    top, left, bottom, right = window_of(mask)
+    result = mask.copy()
+    result[top:bottom, left:right] = np.flip(mask[top:bottom, left:right], axis)
     return result
 
 
@@ -214,8 +212,8 @@ def _shape(box: Sequence[float], mask: Mask) -> tuple[float, ...]:
     """What `Shapes` has the means of."""
     if not mask.any():
         return (1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0)
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    hull = float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+    top, left, bottom, right = window_of(mask)
+    hull = float(left), float(top), float(right), float(bottom)
     x1, y1, x2, y2 = box
     given = _iou(box, hull)
     inside = mask[round(y1) : max(round(y2), round(y1) + 1), round(x1) : max(round(x2), round(x1) + 1)]

@@ -9,6 +9,7 @@ from typing import Any
 
 from maskgraft import similarity
 from maskgraft.ailments.knowledge import known
+from maskgraft.class_surgery import plain
 from maskgraft.coco import Dataset, ImageRecord
 from maskgraft.data_checking import check_data
 from maskgraft.errors import Finding
@@ -159,11 +160,9 @@ def _spelt(model: MaskRCNN) -> Iterator[Finding]:
     """Classes that start afresh, though the file has them under a name that is spelt a little otherwise."""
     if model.graft is None:
         return
-    there = {_plain(name): name for name in model.graft.dropped}
+    there = {plain(name): name for name in model.graft.dropped}
     meant = {
-        row.name: there[_plain(row.name)]
-        for row in model.graft.rows
-        if row.source is None and _plain(row.name) in there
+        row.name: there[plain(row.name)] for row in model.graft.rows if row.source is None and plain(row.name) in there
     }
     if meant:
         told = ", ".join(f"{new} (there: {old})" for new, old in list(meant.items())[:8])
@@ -176,7 +175,3 @@ def _spelt(model: MaskRCNN) -> Iterator[Finding]:
             effect="what the file knows of them is thrown away",
             fix="name the categories as the checkpoint does",
         )
-
-
-def _plain(name: str) -> str:
-    return "".join(one for one in name.casefold() if one.isalnum())

@@ -16,6 +16,7 @@ from PIL import Image
 
 from maskgraft.demo.photos import Labelled, Pixels, coins, galaxies
 from maskgraft.files.writing import atomic
+from maskgraft.segmentation import window_of
 
 CLASSES = ("coin", "galaxy")
 SIDE = 256  # of a training picture, and the short side of the others
@@ -140,18 +141,13 @@ def _write(folder: Path, part: str, pictures: list[Picture]) -> Path:
         images.append({"id": index, "file_name": name, "width": width, "height": height})
         for one in picture.instances:
             rle = coco_mask.encode(np.asfortranarray(one.mask.astype(np.uint8)))
-            rows, columns = np.flatnonzero(one.mask.any(1)), np.flatnonzero(one.mask.any(0))
+            top, left, bottom, right = window_of(one.mask)
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": index,
                     "category_id": CLASSES.index(one.kind) + 1,
-                    "bbox": [
-                        int(columns[0]),
-                        int(rows[0]),
-                        int(columns[-1] - columns[0]) + 1,
-                        int(rows[-1] - rows[0]) + 1,
-                    ],
+                    "bbox": [left, top, right - left, bottom - top],
                     "area": int(one.mask.sum()),
                     "iscrowd": int(one.doubtful),
                     "object": one.label,

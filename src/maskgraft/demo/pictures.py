@@ -12,6 +12,7 @@ from PIL import Image
 from maskgraft import coco, draw
 from maskgraft.coco import ImageRecord
 from maskgraft.detections import Detections
+from maskgraft.segmentation import window_of
 
 Mask = npt.NDArray[np.bool_]
 
@@ -94,10 +95,10 @@ def side_by_side(compared: Compared, classes: Sequence[str]) -> Image.Image:
         shapes = []
         for one in instances:
             mask = one.mask.repeat(2, 0).repeat(2, 1)
-            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-            if not len(rows):
+            top, left, bottom, right = window_of(mask)
+            if bottom == top:
                 continue
-            box = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+            box = (float(left), float(top), float(right), float(bottom))
             text = one.kind if one.score is None else f"{one.kind} {one.score:.2f}"
             shapes.append(draw.Shape(box, mask, text, draw.colour(classes.index(one.kind))))
         drawn.append(draw.overlay(np.asarray(photo), shapes))
