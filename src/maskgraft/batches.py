@@ -65,6 +65,8 @@ def sample(
         to_input = np.array((((right - left) / columns, 0, left), (0, (bottom - top) / rows, top)))
         polygons = tuple(outlines.moved(one, to_input) for one in polygons)
     boxes, labels = torch.from_numpy(scene.boxes), torch.from_numpy(scene.labels)
+    if numerics.inclusive_areas:  # the last pixels of objects, as the home frameworks read their boxes
+        boxes = torch.cat((boxes[:, :2], torch.maximum(boxes[:, 2:] - 1, boxes[:, :2])), 1)
     target = Target(prepared.to_network(boxes), labels, _placed(scene.masks, prepared), polygons)
     return Sample(prepared, target, record.id, seed, mirror)
 

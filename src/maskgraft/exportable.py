@@ -99,7 +99,14 @@ class Exportable(nn.Module):
             boxes = box_ops.clip(boxes, window)
             counts = counts if least is None else counts & self._at_least(boxes, least)
         chosen, counts = self._suppressed(
-            boxes, scores, level_of, counts, numerics.rpn_nms_threshold, most=numerics.rpn_post_nms, kinds=len(best)
+            boxes,
+            scores,
+            level_of,
+            counts,
+            numerics.rpn_nms_threshold,
+            most=numerics.rpn_post_nms,
+            kinds=len(best),
+            per_kind=numerics.rpn_level_post_nms,
         )
         regions = boxes[chosen]
         if numerics.clip_after_nms:

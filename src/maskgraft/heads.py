@@ -31,7 +31,7 @@ class FPN(nn.Module):
                 kernel,
                 stride=stride,
                 norm_kind=kind,
-                eps=numerics.norm_eps,
+                eps=numerics.eps_of_heads,
                 bias=arch.head_bias or kind == "none",
                 padding=numerics.conv_padding,
             )
@@ -79,7 +79,7 @@ class RPN(nn.Module):
             nn.Conv2d(before, after, 3, padding=around, dilation=around) for before, after in itertools.pairwise(widths)
         )
         self.norms = nn.ModuleList(
-            nn.ModuleList(norm(arch.rpn_norm, arch.rpn_channels, numerics.norm_eps) for _ in self.convs)
+            nn.ModuleList(norm(arch.rpn_norm, arch.rpn_channels, numerics.eps_of_heads) for _ in self.convs)
             for _ in numerics.anchor_sizes
         )
         self.objectness = nn.Conv2d(widths[-1], arch.anchors_per_cell * (2 if self.softmax else 1), 1)
@@ -112,7 +112,7 @@ class ConvBoxHead(nn.Module):
                 after,
                 3,
                 norm_kind=arch.box_norm,
-                eps=numerics.norm_eps,
+                eps=numerics.eps_of_heads,
                 bias=arch.conv_bias or arch.head_bias or arch.box_norm == "none",
                 relu=True,
             )
@@ -123,7 +123,7 @@ class ConvBoxHead(nn.Module):
         self.fcs = nn.ModuleList(
             nn.Linear(before, after, bias=arch.fc_bias) for before, after in itertools.pairwise(sizes)
         )
-        self.fc_norms = nn.ModuleList(norm(arch.fc_norm, after, numerics.norm_eps) for after in sizes[1:])
+        self.fc_norms = nn.ModuleList(norm(arch.fc_norm, after, numerics.eps_of_heads) for after in sizes[1:])
         self.channels = sizes[-1]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -178,7 +178,7 @@ class MaskHead(nn.Module):
                 after,
                 3,
                 norm_kind=arch.mask_norm,
-                eps=numerics.norm_eps,
+                eps=numerics.eps_of_heads,
                 bias=arch.conv_bias or arch.head_bias or arch.mask_norm == "none",
                 relu=True,
             )
@@ -188,7 +188,7 @@ class MaskHead(nn.Module):
         self.upsample = (
             nn.ConvTranspose2d(widths[-1], arch.mask_channels, 2, 2) if arch.mask_upsample == "deconv" else None
         )
-        self.norm = norm(arch.upsample_norm, arch.mask_channels, numerics.norm_eps)
+        self.norm = norm(arch.upsample_norm, arch.mask_channels, numerics.eps_of_heads)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, s, s] to [N, C', 2s, 2s], or to [N, C', m, m] for masks of a given size m."""

@@ -66,15 +66,33 @@ def sampled(masks: Cutouts, which: Tensor, boxes: Tensor, side: int) -> Tensor:
     return crop_and_resize(_planes(masks, boxes.device), fractions, which, side)[:, 0]
 
 
-def drawn(polygons: "Polygons", which: Tensor, boxes: Tensor, side: int) -> Tensor:
-    """The polygon drawn at `side` × `side` by COCO's own tools."""
+def cut(masks: Cutouts, which: Tensor, boxes: Tensor, side: int) -> Tensor:
+    """The bitmap from whole pixel to whole pixel, resized to `side` × `side`: 1 where it is nothing but object.
+
+    maskrcnn-benchmark's `BinaryMaskList` (`structures/segmentation_mask.py`) resizes bilinearly, and what is below 1
+    falls to 0 as it becomes bytes again.
+    """
+    planes, (height, width) = _planes(masks, boxes.device), masks.size
+    result = boxes.new_zeros(len(boxes), side, side)
+    for answer, instance, box in zip(result, which.tolist(), boxes.tolist(), strict=True):
+        x1, y1, x2, y2 = map(round, box)
+        left, top = min(max(x1, 0), width - 1), min(max(y1, 0), height - 1)
+        right, bottom = max(min(x2, width), left + 1), max(min(y2, height), top + 1)
+        part = planes[instance, None, :, top:bottom, left:right]
+        resized = F.interpolate(part, (side, side), mode="bilinear", align_corners=False)[0, 0]
+        answer.copy_(resized > 1 - 1e-6)  # weights of neighbours add up to 1 but for rounding
+    return result
+
+
+def drawn(polygons: "Polygons", which: Tensor, boxes: Tensor, side: int, *, least: float) -> Tensor:
+    """The polygon drawn at `side` × `side` by COCO's own tools; no side of a box counts less than `least`."""
     from faster_coco_eval import mask as coco_mask  # imported here: only polygon training needs it
 
     result = np.zeros((len(boxes), side, side), np.float32)
     for index, (instance, (x1, y1, x2, y2)) in enumerate(
         zip(which.tolist(), boxes.double().cpu().tolist(), strict=True)
     ):
-        scale = np.array((side / max(x2 - x1, 0.1), side / max(y2 - y1, 0.1)))
+        scale = np.array((side / max(x2 - x1, least), side / max(y2 - y1, least)))
         parts = [((part.reshape(-1, 2) - (x1, y1)) * scale).ravel() for part in polygons[instance]]
         encoded = coco_mask.merge(coco_mask.frPyObjects([part.tolist() for part in parts], side, side))
         result[index] = coco_mask.decode(encoded)

@@ -167,6 +167,7 @@ class MaskRCNN(nn.Module):
             least *= scale
         pre_nms = numerics.rpn_pre_nms_train if self.training else numerics.rpn_pre_nms
         post_nms = numerics.rpn_post_nms_train if self.training else numerics.rpn_post_nms
+        of_level = numerics.rpn_level_post_nms_train if self.training else numerics.rpn_level_post_nms
         return selection.proposals(
             logits,
             deltas,
@@ -176,6 +177,7 @@ class MaskRCNN(nn.Module):
             rank=numerics.rpn_rank,
             pre_nms=post_nms if pre_nms == 0 else pre_nms,
             score_threshold=numerics.rpn_score_threshold,
+            level_post_nms=of_level,
             post_nms=post_nms,
             nms_threshold=numerics.rpn_nms_threshold,
             nms_at_threshold=numerics.nms_at_threshold,
@@ -446,31 +448,35 @@ class MaskRCNN(nn.Module):
             numerics,
             generators=generators,
         )
-        samples = []
         with torch.no_grad():
-            for image, (size, target) in enumerate(zip(batch.sizes, batch.targets, strict=True)):
-                found = self.propose(
+            proposals = [
+                self.propose(
                     [one[image].float() for one in logits],
                     [one[image].float() for one in deltas],
                     anchors,
                     size,
                     scale=batch.scales[image] if batch.scales else 1.0,
                 )
-                samples.append(
-                    targets.sample_regions(
-                        found.boxes,
-                        target,
-                        classes=arch.classes,
-                        positive_iou=numerics.roi_positive_iou,
-                        count=numerics.roi_samples,
-                        positive_fraction=numerics.roi_positive_fraction,
-                        inclusive=numerics.inclusive_areas,
-                        truth=numerics.roi_truth,
-                        negatives=numerics.roi_negatives,
-                        filled=numerics.roi_filled,
-                        generator=generators[image],
-                    )
+                for image, size in enumerate(batch.sizes)
+            ]
+            if numerics.rpn_post_nms_shared:
+                proposals = selection.best_of_batch(proposals, numerics.rpn_post_nms_train)
+            samples = [
+                targets.sample_regions(
+                    found.boxes,
+                    target,
+                    classes=arch.classes,
+                    positive_iou=numerics.roi_positive_iou,
+                    count=numerics.roi_samples,
+                    positive_fraction=numerics.roi_positive_fraction,
+                    inclusive=numerics.inclusive_areas,
+                    truth=numerics.roi_truth,
+                    negatives=numerics.roi_negatives,
+                    filled=numerics.roi_filled,
+                    generator=generator,
                 )
+                for found, target, generator in zip(proposals, batch.targets, generators, strict=True)
+            ]
         vectors = self.box_head(self.pool(maps, [one.boxes for one in samples], numerics.box_pool_size, padded))
         class_logits, box_deltas = self.box_predictor(vectors)
         result |= losses.boxes(

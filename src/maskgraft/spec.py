@@ -45,8 +45,8 @@ class Arch:
     # backbone
     backbone: BackboneKind = "resnet"
     block: Literal["bottleneck", "basic"] = "bottleneck"
-    blocks: tuple[int, ...] = (3, 4, 6, 3)  # residual blocks of C2..C5
-    levels: tuple[int, ...] = (2, 3, 4, 5)  # of the pyramid, of a backbone that has others too (MobileNetV3)
+    blocks: tuple[int, ...] = (3, 4, 6, 3)  # residual blocks of C2..C5, or of as many stages as there are
+    levels: tuple[int, ...] = (2, 3, 4, 5)  # of the backbone's maps, those that the pyramid takes
     stem: Literal["7x7", "3x3"] = "7x7"  # one convolution, or three (ResNet-C and -D)
     stem_width: int = 64  # channels after the stem
     groups: int = 1  # groups of the 3×3 convolutions (ResNeXt)
@@ -120,7 +120,8 @@ class Numerics:
     pad_centred: bool = False  # on all sides alike, each image by itself
     pad_black: bool = False  # with black pixels, normalised like all others
     # backbone and neck
-    norm_eps: float  # added to the variance by every normalisation layer
+    norm_eps: float  # added to the variance by every normalisation layer …
+    head_norm_eps: float | None = None  # … but those of neck and heads, where this says another
     stride_in: Literal["1x1", "3x3"]  # which convolution of a down-sampling bottleneck has stride 2
     stride_pooled: bool = False  # a shortcut that strides averages 2 × 2 cells and keeps stride 1 (ResNet-D)
     stride_at: Literal["first", "before"] = "first"  # the first block of a stage, or the last of the stage before
@@ -160,6 +161,7 @@ class Numerics:
     # candidates per level, or of all levels (`rpn_scope`); 0: as many as rpn_post_nms; None: all
     rpn_pre_nms: int | None = 1000
     rpn_score_threshold: float | None = None  # candidates have more than this probability
+    rpn_level_post_nms: int | None = None  # proposals that each level has at most, before the best of all are taken
     rpn_post_nms: int = 1000
     rpn_nms_threshold: float = 0.7
     rpn_min_size: float | None  # proposals with a side below this are dropped; 0: those of no area; None: none is
@@ -205,7 +207,9 @@ class Numerics:
     mask_threshold: float = 0.5
     # training: what a step of the home framework computes
     rpn_pre_nms_train: int | None = 2000
+    rpn_level_post_nms_train: int | None = None
     rpn_post_nms_train: int = 2000
+    rpn_post_nms_shared: bool = False  # so many of all levels and all images of a batch, and not of each image
     rpn_min_size_train: float | Literal["as in detecting"] | None = "as in detecting"  # rpn_min_size of a step
     rpn_positive_iou: float = 0.7
     rpn_negative_iou: float = 0.3
@@ -241,10 +245,15 @@ class Numerics:
     mask_loss: Literal["bce", "boundary", "dice", "bce-dice"] = "bce"
     # pooled; pooled and cut at 0.5; drawn at mask size; one sample a pixel, the outer ones on the region's edges; the
     # same of masks that were brought to 56 × 56 before (Matterport's mini-masks), cut at 0.5; one sample in the middle
-    # of each pixel
-    mask_targets: Literal["soft-bitmap", "bitmap", "polygon", "soft-crop", "mini-crop", "soft-sample"]
+    # of each pixel; drawn, or where there is no polygon cut at whole pixels and resized, what is not all object being 0
+    mask_targets: Literal["soft-bitmap", "bitmap", "polygon", "polygon-or-cut", "soft-crop", "mini-crop", "soft-sample"]
     # of objectness, proposals' boxes, classes, boxes and masks, before any that a recipe gives
     loss_weights: tuple[float, float, float, float, float] = (1.0, 1.0, 1.0, 1.0, 1.0)
+
+    @property
+    def eps_of_heads(self) -> float:
+        """What the norms of neck and heads add to the variance."""
+        return self.norm_eps if self.head_norm_eps is None else self.head_norm_eps
 
 
 NUMERICS_FIELDS: tuple[str, ...] = tuple(f.name for f in dataclasses.fields(Numerics))
@@ -257,13 +266,14 @@ _RANGES: dict[str, tuple[float, float]] = (
         (0.0, 1.0),
     )
     | dict.fromkeys(
-        "max_size fixed_size pad_multiple rpn_post_nms rpn_post_nms_train rpn_samples roi_samples "
+        "max_size fixed_size pad_multiple rpn_level_post_nms rpn_post_nms rpn_level_post_nms_train rpn_post_nms_train "
+        "rpn_samples roi_samples "
         "max_detections max_per_class box_pool_size mask_pool_size mask_size".split(),
         (1.0, inf),
     )
     | dict.fromkeys(
-        "min_size norm_eps rpn_pre_nms rpn_pre_nms_train rpn_min_size rpn_min_size_train rpn_straddle rpn_beta "
-        "box_beta box_min_size roi_sampling".split(),
+        "min_size norm_eps head_norm_eps rpn_pre_nms rpn_pre_nms_train rpn_min_size rpn_min_size_train rpn_straddle "
+        "rpn_beta box_beta box_min_size roi_sampling".split(),
         (0.0, inf),
     )
     | dict.fromkeys(("anchor_sizes", "anchor_ratios"), (nextafter(0.0, 1.0), inf))

@@ -15,7 +15,7 @@ from maskgraft.sending import sent
 
 Size = tuple[int, int]
 Rescue = Literal["all", "overlapping", "undecided", "first"]
-Method = Literal["soft-bitmap", "bitmap", "polygon", "soft-crop", "mini-crop", "soft-sample"]
+Method = Literal["soft-bitmap", "bitmap", "polygon", "polygon-or-cut", "soft-crop", "mini-crop", "soft-sample"]
 Polygons = tuple[tuple[npt.NDArray[np.float64], ...], ...]
 
 
@@ -113,7 +113,8 @@ def mask_targets(target: Target, which: Tensor, boxes: Tensor, *, side: int, met
     `which` int64 [N] says which instance each box is to be, `page` is the size of the batch's pixels. "soft-bitmap"
     (torchvision) pools the bitmap without rounding; "bitmap" (Detectron2's bitmasks, MMDetection) pools it aligned and
     cuts at 0.5; "polygon" (Detectron2) draws the polygon at `side` × `side`, and takes the bitmap where an instance has
-    no polygon. The others are those of TensorFlow's `crop_and_resize` ("soft-crop", the TF Object Detection API;
+    no polygon; "polygon-or-cut" (maskrcnn-benchmark) draws it in boxes of a pixel at least, and else cuts the bitmap at
+    whole pixels. The others are those of TensorFlow's `crop_and_resize` ("soft-crop", the TF Object Detection API;
     "mini-crop", Matterport; "soft-sample", Tensorpack).
     """
     match method:
@@ -124,7 +125,11 @@ def mask_targets(target: Target, which: Tensor, boxes: Tensor, *, side: int, met
         case "soft-sample":
             return mask_answers.sampled(target.masks, which, boxes, side)
         case "polygon" if target.polygons is not None:
-            return mask_answers.drawn(target.polygons, which, boxes, side)
+            return mask_answers.drawn(target.polygons, which, boxes, side, least=0.1)
+        case "polygon-or-cut" if target.polygons is not None:
+            return mask_answers.drawn(target.polygons, which, boxes, side, least=1)
+        case "polygon-or-cut":
+            return mask_answers.cut(target.masks, which, boxes, side)
         case "soft-bitmap":
             return mask_answers.pooled(target.masks, which, boxes, side, aligned=False)
         case _:

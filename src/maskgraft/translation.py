@@ -212,8 +212,12 @@ def _restated(held: Arrays, spec: Spec, usual: Numerics, settable: set[str]) -> 
     held, numerics = _pixels(held, numerics, usual, settable)
     if restating.has_eps(held):
         held = restating.with_eps(held, numerics.norm_eps, usual.norm_eps)
-    if "group" not in (spec.arch.norm, spec.arch.neck_norm, spec.arch.box_norm, spec.arch.mask_norm, spec.arch.fc_norm):
+    of_heads, arch = numerics.eps_of_heads, spec.arch
+    if arch.norm != "group":
         numerics = replace(numerics, norm_eps=usual.norm_eps)
+    grouped = "group" in (arch.neck_norm, arch.box_norm, arch.mask_norm, arch.fc_norm)
+    as_usual = replace(numerics, head_norm_eps=usual.head_norm_eps)
+    numerics = replace(as_usual, head_norm_eps=of_heads) if grouped and as_usual.eps_of_heads != of_heads else as_usual
     for part, name in (("rpn.deltas", "rpn_delta_weights"), ("box_predictor.deltas", "box_delta_weights")):
         mine, theirs = getattr(numerics, name), getattr(usual, name)
         held = restating.scaled_rows(held, part, tuple(b / a for a, b in zip(mine, theirs, strict=True)))

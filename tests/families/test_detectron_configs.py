@@ -149,6 +149,23 @@ def test_caffe2_files_run_as_detectron_unless_the_config_is_detectron2s(tmp_path
     assert (other.inclusive_boxes, other.norm_eps, other.detect_in, other.resize) == (False, 1e-5, "input", "pil")
 
 
+def test_caffe2_files_run_as_maskrcnn_benchmark_beside_its_config(tmp_path: Path) -> None:
+    """As its `configs/caffe2` do."""
+    text = """
+MODEL:
+  META_ARCHITECTURE: "GeneralizedRCNN"
+  WEIGHT: "catalog://Caffe2Detectron/COCO/35858933/e2e_mask_rcnn_R-50-FPN_1x"
+  BACKBONE: {CONV_BODY: "R-50-FPN"}
+  RPN: {PRE_NMS_TOP_N_TEST: 1000, FPN_POST_NMS_TOP_N_TEST: 1000}
+  ROI_BOX_HEAD: {POOLER_RESOLUTION: 7, POOLER_SAMPLING_RATIO: 2}
+  ROI_MASK_HEAD: {POOLER_SAMPLING_RATIO: 2}
+  MASK_ON: True
+DATALOADER: {SIZE_DIVISIBILITY: 32}
+"""
+    known = read(caffe2(), tmp_path, text)
+    assert known == replace(maskrcnn_benchmark.NUMERICS, rpn_pre_nms_train=12000)
+
+
 def test_detectron_keeps_its_settings_in_the_file() -> None:
     text = """
 !!python/object/new:detectron.utils.collections.AttrDict

@@ -52,6 +52,7 @@ WHY = {
     "roi_sampling": "crops do not look at it",
     "rpn_activation": "no activation passes 6",
     "rpn_min_size": "no candidate among the best is that small",
+    "rpn_post_nms_shared": "a step of one image",
     "rpn_pre_nms": "those that are kept are among the best 200",
     "rpn_rank": "no logit is so large that its float32 probability is 1",
     "rpn_scope": "there is one map",
@@ -76,7 +77,9 @@ UNDECIDED: dict[str, tuple[str, ...]] = {
     "detectron2-r50fpn": (*_PLAIN, "level_epsilon_value"),
     "detectron2-r50fpn-gn": (*_PLAIN, "level_epsilon_value"),
     "detectron2-x101fpn": ("anchor_order", "level_epsilon", "level_epsilon_value", "rpn_rank"),
-    "maskrcnn-benchmark-r50fpn": (*_PLAIN, "anchor_rounding", "box_min_size", "nms_apart", "nms_at_threshold"),
+    "maskrcnn-benchmark-r50fpn": (
+        *(*_PLAIN, "anchor_rounding", "box_min_size", "nms_apart", "nms_at_threshold", "rpn_post_nms_shared"),
+    ),
     "matterport-r50-c81": (
         *(*_PLAIN, "anchor_stride", "enlarge_only", "level_epsilon_value", "nms_apart", "nms_flat_last"),
         *("nms_ties", "pad_multiple", "roi_aligned", "roi_sampling", "rpn_min_size", "rpn_pre_nms"),

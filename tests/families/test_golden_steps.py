@@ -4,17 +4,18 @@ What a network says is made up (`tests/golden/steps`), so that nothing but conve
 regions are sampled, what they should answer, and how the losses are weighed.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
 
-from maskgraft.families import matterport, paddle, tensorpack, tf_object_detection
+from maskgraft.families import maskrcnn_benchmark, matterport, paddle, tensorpack, tf_object_detection
+from maskgraft.ops import selection
 from maskgraft.spec import Numerics
 from tests.golden.flips import TRAINING, others
-from tests.golden.steps.ours import Golden, Step, faults, step
+from tests.golden.steps.ours import FOLDER, Golden, Step, empty_maps, faults, step
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Home:
 # Told in every run of the tests; all others by the long ones.
 FIRST = ("rpn_normaliser", "rpn_box_mean", "roi_truth", "roi_filled", "box_mean", "mask_targets")
 
+OF_ONE_IMAGE = ("rpn_post_nms_shared",)  # what no step of one image tells
+
 HOMES = {
     "paddledetection": Home(paddle.NUMERICS, 0.05, untold=("rpn_outside", "rpn_straddle_closed", "roi_negatives")),
     "tf_object_detection": Home(
@@ -45,6 +48,7 @@ HOMES = {
         scenes=("crowded-c4", "small-c4"),
     ),
     "tensorpack": Home(tensorpack.NUMERICS, 0.05, scenes=("crowded", "corner")),
+    "maskrcnn_benchmark": Home(maskrcnn_benchmark.NUMERICS, 0.05, scenes=("crowded", "corner")),
     "matterport": Home(matterport.NUMERICS, 0.5, untold=("rpn_outside", "rpn_straddle_closed")),
 }
 
@@ -81,6 +85,27 @@ def test_slopes_agree(name: str, scene: str) -> None:
         assert np.abs(slope - golden.slopes[what]).max() <= 1e-5 * np.abs(golden.slopes[what]).max(), what
 
 
+def test_objects_without_polygons_are_cut_at_whole_pixels() -> None:
+    made = ours("maskrcnn_benchmark", "crowded")
+    target = replace(made.batch.targets[0], polygons=None)
+    found = replace(made, batch=replace(made.batch, targets=(target,))).losses()
+    with np.load(FOLDER / "maskrcnn_benchmark.npz") as golden:
+        assert found["mask"] == pytest.approx(float(golden["crowded.bitmaps"]), rel=2e-5)
+
+
+def test_images_of_a_batch_share_their_proposals() -> None:
+    """In a training of maskrcnn-benchmark; the second image is less sure of everything."""
+    made = ours("maskrcnn_benchmark", "crowded")
+    model, padded, (logits, deltas) = made.model, made.batch.sizes[0], made.said
+    anchors = model.anchors(empty_maps(model, padded), padded)
+    parts = [len(one) for one in anchors]
+    found = [model.propose(one.split(parts), deltas.split(parts), anchors, padded) for one in (logits, logits - 1)]
+    assert model.spec.numerics.rpn_post_nms_shared
+    shared = selection.best_of_batch(found, model.spec.numerics.rpn_post_nms_train)
+    with np.load(FOLDER / "maskrcnn_benchmark.npz") as golden:
+        assert [len(one.boxes) for one in shared] == golden["crowded.shared"].tolist()
+
+
 def told(name: str, convention: str) -> bool:
     """Whether some loss leaves the golden one, by ten times what rounding explains, when a convention is another."""
     return any(
@@ -99,4 +124,4 @@ def test_what_is_counted_is_told(name: str) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("name", list(HOMES))
 def test_every_training_convention_is_told(name: str) -> None:
-    assert {one for one in TRAINING if not told(name, one)} == set(HOMES[name].untold)
+    assert {one for one in TRAINING if not told(name, one)} == {*HOMES[name].untold, *OF_ONE_IMAGE}

@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from maskgraft.errors import CheckpointError
 from maskgraft.families import detectron2, detectron_caffe2, identify, maskrcnn_benchmark, mmdet, recognise
 from maskgraft.families.class_names import numbered
+from maskgraft.files import LazyArray
 from maskgraft.links import check
 from maskgraft.spec import Arch, Numerics, Spec
 from tests.families.drawn import canonical_shapes, drawn
@@ -228,6 +230,17 @@ def test_what_cannot_be_built_is_refused_by_name(name: str, era: str, extra: str
     assert [finding.code for finding in refusal.value.findings] == ["family.unknown"]
     assert word in str(refusal.value)
     assert "architecture not supported" in str(refusal.value)
+
+
+def test_a_mask_head_with_a_stage_of_its_own_is_refused() -> None:
+    arch = Arch(classes=3, **C4, **WITH_BACKGROUND)  # type: ignore[arg-type]
+    numerics = replace(maskrcnn_benchmark.NUMERICS, box_pool_size=14)
+    tensors = drawn(Spec(family="maskrcnn-benchmark", arch=arch, numerics=numerics, classes=numbered(3)))
+    identify(tensors)
+    name = "roi_heads.mask.feature_extractor.head.layer4.0.conv1.weight"
+    apart = {**tensors.arrays, name: LazyArray.of(np.ones(tensors[name].shape, np.float32))}
+    with pytest.raises(CheckpointError, match="SHARE_BOX_FEATURE_EXTRACTOR"):
+        identify(replace(tensors, arrays=apart))
 
 
 def test_what_is_no_part_of_the_model_has_a_reason() -> None:

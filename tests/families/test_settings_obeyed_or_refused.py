@@ -30,6 +30,11 @@ FILES: dict[str, tuple[tuple[Spec, str], str]] = {
     "detectron2 dc5": (slim("detectron2", neck="dc5"), "config.yaml"),
     "benchmark": (slim("maskrcnn-benchmark"), "config.yaml"),
     "benchmark gn": (slim("maskrcnn-benchmark", **GN), "config.yaml"),
+    "benchmark gn heads": (slim("maskrcnn-benchmark", **{**GN, "norm": "frozen"}), "config.yaml"),
+    "benchmark c4": (
+        slim("maskrcnn-benchmark", neck="c4", box_head="res5", anchors_per_cell=15, mask_convs=0),
+        "config.yaml",
+    ),
     "detectron": (slim("detectron"), "config.yaml"),
     "mmdet": (slim("mmdet"), "config.py"),
     "paddle": (slim("paddle"), "config.yml"),
@@ -88,6 +93,10 @@ REFUSED = [
         "MODEL: {ROI_BOX_HEAD: {POOLER_SAMPLING_RATIO: 2}, ROI_MASK_HEAD: {POOLER_SAMPLING_RATIO: 0}}",
         "POOLER_SAMPLING_RATIO",
     ),
+    ("benchmark", "MODEL: {MASK_ON: false}", "MASK_ON"),
+    ("benchmark", "MODEL: {RESNETS: {STAGE_WITH_DCN: [false, true, true, true]}}", "STAGE_WITH_DCN"),
+    ("benchmark", "MODEL: {RPN: {ANCHOR_STRIDE: [16]}}", "ANCHOR_STRIDE"),
+    ("benchmark c4", "MODEL: {ROI_MASK_HEAD: {SHARE_BOX_FEATURE_EXTRACTOR: false}}", "SHARE_BOX_FEATURE_EXTRACTOR"),
     ("detectron", "FPN: {ROI_CANONICAL_SCALE: 112}", "ROI_CANONICAL_SCALE"),
     ("detectron", "TEST: {BBOX_AUG: {ENABLED: true}}", "BBOX_AUG"),
     ("detectron", "MRCNN: {DILATION: 2}", "DILATION"),
@@ -153,7 +162,31 @@ OBEYED: list[tuple[str, str, dict[str, Any]]] = [
         "model: {proposal_generator: {min_box_size: 4, smooth_l1_beta: 0.5, anchor_boundary_thresh: 0}}",
         {"rpn_min_size": 4, "rpn_beta": 0.5, "rpn_straddle": 0},
     ),
-    ("benchmark", "MODEL: {ROI_MASK_HEAD: {POSTPROCESS_MASKS_THRESHOLD: 0.4}}", {"mask_threshold": 0.4}),
+    ("benchmark", "MODEL: {ROI_MASK_HEAD: {POSTPROCESS_MASKS_THRESHOLD: 0.4}}", {"mask_threshold": 0.5}),
+    (
+        "benchmark",
+        "MODEL: {ROI_MASK_HEAD: {POSTPROCESS_MASKS: true, POSTPROCESS_MASKS_THRESHOLD: 0.4}}",
+        {"mask_threshold": 0.4},
+    ),
+    (
+        "benchmark",
+        "MODEL: {BACKBONE: {CONV_BODY: R-50-FPN}, ROI_HEADS: {SCORE_THRESH: 0.2}}",  # all else by its own defaults
+        {
+            **{"score_threshold": 0.2, "rpn_pre_nms": 6000, "rpn_post_nms": 2000, "rpn_level_post_nms": 1000},
+            **{"rpn_pre_nms_train": 12000, "rpn_level_post_nms_train": None},
+            **{"pad_multiple": 1, "roi_sampling": 0, "box_pool_size": 14},
+        },
+    ),
+    ("benchmark", "MODEL: {RPN: {POST_NMS_TOP_N_TEST: 300}}", {"rpn_level_post_nms": 300, "rpn_post_nms": 1000}),
+    ("benchmark", "MODEL: {RPN: {FPN_POST_NMS_PER_BATCH: false}}", {"rpn_post_nms_shared": False}),
+    (
+        "benchmark",
+        "MODEL: {RPN: {NMS_THRESH: 0}, ROI_HEADS: {NMS: -1, DETECTIONS_PER_IMG: 0}}",
+        {"rpn_nms_threshold": 2.0, "nms_threshold": 2.0, "max_detections": 3000},
+    ),
+    ("benchmark gn heads", "MODEL: {GROUP_NORM: {EPSILON: 0.001}}", {"norm_eps": 0.0, "head_norm_eps": 0.001}),
+    ("benchmark gn heads", "MODEL: {MASK_ON: true}", {"norm_eps": 0.0, "head_norm_eps": 1e-5}),
+    ("benchmark c4", "MODEL: {RPN: {POST_NMS_TOP_N_TEST: 300}}", {"rpn_level_post_nms": None, "rpn_post_nms": 300}),
     ("benchmark gn", "MODEL: {GROUP_NORM: {EPSILON: 0.001}}", {"norm_eps": 0.001}),
     ("benchmark", "MODEL: {GROUP_NORM: {EPSILON: 0.001}}", {"norm_eps": 0.0}),
     ("detectron", "BBOX_XFORM_CLIP: 4.0\nFPN: {COARSEST_STRIDE: 64}", {"delta_clip": 4.0, "pad_multiple": 64}),
@@ -232,13 +265,28 @@ def test_a_photograph_that_is_not_resized(tmp_path: Path) -> None:
     assert network_size((333, 517), spec.with_numerics({"min_size": 0}).numerics) == (333, 517)
 
 
-def test_settings_of_trainings_alone_are_told(tmp_path: Path) -> None:
-    (spec, era), _ = FILES["detectron2"]
+@pytest.mark.parametrize(
+    ("name", "text", "key"),
+    [
+        (
+            "detectron2",
+            "MODEL: {RPN: {BBOX_REG_LOSS_TYPE: diou, LOSS_WEIGHT: 1.0}}",
+            "MODEL.RPN.BBOX_REG_LOSS_TYPE",
+        ),
+        (
+            "benchmark",
+            "MODEL: {ROI_HEADS: {FG_IOU_THRESHOLD: 0.6, BG_IOU_THRESHOLD: 0.4}}",
+            "MODEL.ROI_HEADS.BG_IOU_THRESHOLD",
+        ),
+    ],
+)
+def test_settings_of_trainings_alone_are_told(name: str, text: str, key: str, tmp_path: Path) -> None:
+    (spec, era), _ = FILES[name]
     path = tmp_path / "config.yaml"
-    path.write_text("MODEL: {RPN: {BBOX_REG_LOSS_TYPE: diou, LOSS_WEIGHT: 1.0}}")
+    path.write_text(text)
     (finding,) = identify(drawn(spec, era), config=path).findings
     assert (finding.code, finding.severity) == ("numerics.training", "info")
-    assert finding.names == ("MODEL.RPN.BBOX_REG_LOSS_TYPE",)
+    assert finding.names == (key,)
 
 
 def test_a_label_map_of_more_classes_than_the_file_has_is_told(tmp_path: Path) -> None:

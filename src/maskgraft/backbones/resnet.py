@@ -137,7 +137,7 @@ def stage(
 
 
 class ResNet(nn.Module):
-    """Stem and the stages C2.. that the neck needs: all four for FPN and DC5, three for C4.
+    """Stem and the stages C2.. that the neck needs: all that there are for FPN and DC5, three for C4.
 
     `forward` gives {"c2": [B, 256, H/4, W/4], …}; DC5 dilates C5 by two and keeps its stride at 16. With
     `numerics.stride_at` "before", all maps but the last are as small as the next.
@@ -167,7 +167,7 @@ class ResNet(nn.Module):
             else nn.Sequential(conv(3, half, 3, 2), conv(half, half, 3, 1), conv(half, width, 3, 1))
         )
         self.pool_padding = numerics.pool_padding
-        self.stages = (2, 3, 4) if arch.neck == "c4" else (2, 3, 4, 5)
+        self.stages = (2, 3, 4) if arch.neck == "c4" else (2, 3, 4, 5)[: len(arch.blocks)]
         strides = {number: 1 if number == 2 or number == self._dilated(arch, numerics) else 2 for number in self.stages}
         for number in self.stages:
             first, last = strides[number], 1
@@ -176,7 +176,8 @@ class ResNet(nn.Module):
             dilation = 2 if number == self._dilated(arch, numerics) else 1
             module = stage(number, stride=first, last_stride=last, dilation=dilation, arch=arch, numerics=numerics)
             self.add_module(f"res{number}", module)
-        self.channels = {f"c{number}": stage_channels(arch, number)[1] for number in self.stages}
+        read = arch.levels if arch.neck == "fpn" else self.stages
+        self.channels = {f"c{number}": stage_channels(arch, number)[1] for number in read}
         self.stage_of = {"stem": 1, **{f"res{number}": number for number in self.stages}}
 
     @staticmethod

@@ -82,21 +82,21 @@ def _with_bases(path: Path, above: tuple[Path, ...]) -> Mapping[str, Any]:
             continue
         below = _with_bases(place, (*above, path.resolve()))
         lacking += below.get(NOT_READ, ())
-        base = _merged(base, below)
+        base = merged(base, below)
     if python and base:
         text = _python(path, base)
-    merged = _merged(base, {name: value for name, value in text.items() if name != key})
-    return merged | {NOT_READ: lacking} if lacking else merged
+    whole = merged(base, {name: value for name, value in text.items() if name != key})
+    return whole | {NOT_READ: lacking} if lacking else whole
 
 
-def _merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+def merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     """Nested settings on top of others; one that says `_delete_` (MMDetection) replaces what was there."""
     result = dict(base)
     for name, value in top.items():
         before = result.get(name)
         if isinstance(value, Mapping):
             inside = {key: one for key, one in value.items() if key != "_delete_"}
-            result[name] = _merged(before if isinstance(before, Mapping) and inside == value else {}, inside)
+            result[name] = merged(before if isinstance(before, Mapping) and inside == value else {}, inside)
         else:
             result[name] = value
     return result

@@ -11,7 +11,14 @@ from typing import Any
 from maskgraft.errors import Finding
 from maskgraft.families.configs import base_fault, changes_from, setting
 from maskgraft.families.detectron_maths import refuse_other_pooling, straddle
-from maskgraft.families.family import Config, class_count_fault, learned, refuse_what_cannot_be_obeyed, unsupported
+from maskgraft.families.family import (
+    Config,
+    class_count_fault,
+    learned,
+    not_taken_up,
+    refuse_what_cannot_be_obeyed,
+    unsupported,
+)
 from maskgraft.files import Tensors
 from maskgraft.spec import NUMERICS_FIELDS, Arch, Learned, Numerics
 
@@ -268,15 +275,5 @@ def _numerics(tensors: Tensors, arch: Arch) -> tuple[Numerics, dict[str, Learned
 def _disagreements(tensors: Tensors, arch: Arch, config: Config) -> Iterator[Finding]:
     for key in ("MODEL.ROI_HEADS.NUM_CLASSES", "model.roi_heads.num_classes"):
         yield from class_count_fault(tensors, arch.classes, setting(config, key), key)
-    said = {key: value for key, usual in _OF_TRAINING if (value := setting(config, key)) not in (None, usual)}
-    if said:
-        yield Finding(
-            "numerics.training",
-            "info",
-            "settings that a training here does not take up: "
-            + ", ".join(f"{key} {value!r}" for key, value in said.items()),
-            names=tuple(said),
-            evidence=said,
-            effect="none on results; losses of a training differ from those at home",
-        )
+    yield from not_taken_up(config, _OF_TRAINING)
     yield from base_fault(config, "give the config.yaml that Detectron2 wrote into the output folder of the training")

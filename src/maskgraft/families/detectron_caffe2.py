@@ -1,8 +1,9 @@
 """Detectron: the Caffe2 blobs of its `.pkl` files, FPN and C4.
 
-Two frameworks read these files. Beside a Detectron2 config the numbers are Detectron2's; otherwise they are Detectron's
-own, whose settings stand in the file itself ("cfg"). Conventions of the latter: Detectron `core/config.py`,
-`core/test.py`, `ops/generate_proposals.py`, `utils/blob.py`, `utils/boxes.py`, `modeling/generate_anchors.py`.
+Three frameworks read these files. Beside a config of Detectron2 or maskrcnn-benchmark the numbers are theirs; otherwise
+they are Detectron's own, whose settings stand in the file itself ("cfg"). Conventions of the latter: Detectron
+`core/config.py`, `core/test.py`, `ops/generate_proposals.py`, `utils/blob.py`, `utils/boxes.py`,
+`modeling/generate_anchors.py`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +13,7 @@ from typing import Any
 import yaml
 
 from maskgraft.errors import Finding
+from maskgraft.families import maskrcnn_benchmark_config
 from maskgraft.families.configs import changes_from, parse_yaml, setting
 from maskgraft.families.detectron2_config import numerics_of
 from maskgraft.families.detectron_maths import (
@@ -121,7 +123,9 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
     arch = _arch(tensors)
     how = learned("blob names and shapes", "implied", [f"arch.{name}" for name in Arch.__dataclass_fields__])
     classes, how["classes"] = class_names(arch)
-    if config is not None and setting(config, "MODEL.META_ARCHITECTURE") is not None:
+    if config is not None and maskrcnn_benchmark_config.is_own(config):
+        numerics, more, findings = maskrcnn_benchmark_config.numerics_of(tensors, arch, config, FAMILY.title)
+    elif config is not None and setting(config, "MODEL.META_ARCHITECTURE") is not None:
         numerics, more, findings = numerics_of(tensors, arch, config, FAMILY.title)
     else:
         numerics, more, findings = _numerics(tensors, arch, config)
@@ -169,8 +173,8 @@ def _settings_of(arch: Arch, config: Config) -> dict[str, Any]:
     multiple, eps = setting(config, "FPN.COARSEST_STRIDE"), setting(config, "GROUP_NORM.EPSILON")
     if pyramid and multiple is not None:
         changes["pad_multiple"] = max(1, int(multiple))
-    if arch.norm == "group" and eps is not None:
-        changes["norm_eps"] = float(eps)
+    if eps is not None:
+        changes["norm_eps" if arch.norm == "group" else "head_norm_eps"] = float(eps)
     sizes = setting(config, "FPN.RPN_ANCHOR_START_SIZE" if pyramid else "RPN.SIZES")
     ratios = setting(config, "FPN.RPN_ASPECT_RATIOS" if pyramid else "RPN.ASPECT_RATIOS")
     if sizes is not None:

@@ -42,7 +42,8 @@ SHARED: Mapping[str, Any] = {
     "rpn_straddle": 0.0,
     "rpn_beta": 1 / 9,
     "box_beta": 1.0,
-    "mask_targets": "polygon",
+    "mask_targets": "polygon-or-cut",
+    "rpn_post_nms_shared": True,
 }
 
 # The settings of their C4 baselines.
@@ -53,7 +54,9 @@ _C4: Mapping[str, Any] = {
     "pad_multiple": 1,
     "roi_sampling": 0,
     "box_pool_size": 14,
+    "rpn_post_nms_shared": False,
 }
+_GROUP_EPS = 1e-5
 
 
 def of_arch(numerics: Numerics, arch: Arch) -> Numerics:
@@ -62,7 +65,9 @@ def of_arch(numerics: Numerics, arch: Arch) -> Numerics:
     if arch.groups > 1 or arch.norm == "group":
         changes["stride_in"] = "3x3"
     if arch.norm == "group":
-        changes["norm_eps"] = 1e-5
+        changes["norm_eps"] = _GROUP_EPS
+    elif "group" in (arch.neck_norm, arch.box_norm, arch.fc_norm, arch.mask_norm):
+        changes["head_norm_eps"] = _GROUP_EPS
     return replace(numerics, **changes)
 
 

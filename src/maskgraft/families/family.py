@@ -1,6 +1,6 @@
 """`Family`: what maskgraft knows of one home framework, and the pieces that its link generators share."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,21 @@ def refuse_what_cannot_be_obeyed(
         value = tuple(value) if isinstance(value, list) else value
         if value is not None and value not in allowed:
             raise unsupported(tensors, title, f"{key} is {value!r}, not {' or '.join(map(str, allowed))}")
+
+
+def not_taken_up(config: Config, usual: Iterable[tuple[str, Any]]) -> Iterator[Finding]:
+    """What to say of settings of trainings alone that are not `usual`, and that a training here does not take up."""
+    said = {key: value for key, one in usual if (value := setting(config, key)) not in (None, one)}
+    if said:
+        yield Finding(
+            "numerics.training",
+            "info",
+            "settings that a training here does not take up: "
+            + ", ".join(f"{key} {value!r}" for key, value in said.items()),
+            names=tuple(said),
+            evidence=said,
+            effect="none on results; losses of a training differ from those at home",
+        )
 
 
 def class_count_fault(tensors: Tensors, classes: int, said: Any, key: str) -> list[Finding]:

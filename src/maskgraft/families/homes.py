@@ -143,7 +143,7 @@ def _detectron2(spec: Spec) -> Settings:
             "FPN.OUT_CHANNELS": arch.neck_channels,
             "FPN.NORM": _named_norm(arch.neck_norm),
         }
-    masks = "polygon" if numerics.mask_targets == "polygon" else "bitmask"
+    masks = "polygon" if numerics.mask_targets.startswith("polygon") else "bitmask"
     said = {"VERSION": 2, "INPUT.FORMAT": numerics.channel_order.upper(), "INPUT.MASK_FORMAT": masks}
     return {**said, **{f"MODEL.{key}": value for key, value in model.items()}}
 
@@ -165,6 +165,8 @@ def _maskrcnn_benchmark(spec: Spec) -> Settings:
         "RPN.ANCHOR_SIZES": [one for level in sizes for one in level] if pyramid else list(sizes[0]),
         "RPN.POST_NMS_TOP_N_TEST": numerics.rpn_post_nms,
         "ROI_BOX_HEAD.NUM_CLASSES": arch.classes + 1,
+        "RPN.FPN_POST_NMS_PER_BATCH": numerics.rpn_post_nms_shared,
+        "GROUP_NORM.EPSILON": numerics.eps_of_heads or 1e-5,
         "ROI_MASK_HEAD.POOLER_SAMPLING_RATIO": numerics.roi_sampling,
         "ROI_MASK_HEAD.SHARE_BOX_FEATURE_EXTRACTOR": not pyramid,
     }

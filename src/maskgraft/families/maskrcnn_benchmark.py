@@ -4,94 +4,30 @@ Conventions: maskrcnn-benchmark 57eec25 `config/defaults.py`, `modeling/`, `stru
 inclusive, anchors whole, norms have no eps, and the box head of a C4 model is stored a second time for the mask head.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from maskgraft.errors import Finding
-from maskgraft.families.configs import changes_from, setting
-from maskgraft.families.detectron_maths import (
-    SHARED,
-    class_names,
-    of_arch,
-    quad,
-    refuse_other_pooling,
-    straddle,
-)
+import numpy as np
+
+from maskgraft.families.detectron_maths import class_names
 from maskgraft.families.family import (
     Config,
     Family,
     Reading,
-    class_count_fault,
     conv_links,
     count,
     learned,
     norm_kind,
     norm_links,
-    refuse_what_cannot_be_obeyed,
     shape,
     unsupported,
 )
+from maskgraft.families.maskrcnn_benchmark_config import FROM_CONFIG, numerics_of
+from maskgraft.families.maskrcnn_benchmark_config import NUMERICS as NUMERICS
 from maskgraft.files import Tensors
 from maskgraft.links import Link, background_last
-from maskgraft.spec import NUMERICS_FIELDS, Arch, Learned, Numerics, Spec
-
-NUMERICS = Numerics(**SHARED, resize="pil", size_rounding="long-floor", rpn_normaliser="sampled")
-
-# Field of Numerics ← (key of the config, how its value reads)
-_FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
-    ("channel_order", "INPUT.TO_BGR255", lambda yes: "bgr" if yes else "rgb"),
-    ("pixel_scale", "INPUT.TO_BGR255", lambda yes: 1.0 if yes else 1 / 255),
-    ("pixel_mean", "INPUT.PIXEL_MEAN", quad),
-    ("pixel_std", "INPUT.PIXEL_STD", quad),
-    ("min_size", "INPUT.MIN_SIZE_TEST", int),
-    ("max_size", "INPUT.MAX_SIZE_TEST", int),
-    ("pad_multiple", "DATALOADER.SIZE_DIVISIBILITY", lambda multiple: max(1, int(multiple))),
-    ("stride_in", "MODEL.RESNETS.STRIDE_IN_1X1", lambda yes: "1x1" if yes else "3x3"),
-    ("anchor_ratios", "MODEL.RPN.ASPECT_RATIOS", quad),
-    ("rpn_pre_nms", "MODEL.RPN.PRE_NMS_TOP_N_TEST", int),
-    ("rpn_pre_nms_train", "MODEL.RPN.PRE_NMS_TOP_N_TRAIN", int),
-    ("rpn_nms_threshold", "MODEL.RPN.NMS_THRESH", float),
-    ("rpn_min_size", "MODEL.RPN.MIN_SIZE", float),
-    ("rpn_straddle", "MODEL.RPN.STRADDLE_THRESH", straddle),
-    ("rpn_positive_iou", "MODEL.RPN.FG_IOU_THRESHOLD", float),
-    ("rpn_negative_iou", "MODEL.RPN.BG_IOU_THRESHOLD", float),
-    ("rpn_samples", "MODEL.RPN.BATCH_SIZE_PER_IMAGE", int),
-    ("rpn_positive_fraction", "MODEL.RPN.POSITIVE_FRACTION", float),
-    ("roi_sampling", "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO", int),
-    ("box_pool_size", "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", int),
-    ("mask_pool_size", "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION", int),
-    ("box_delta_weights", "MODEL.ROI_HEADS.BBOX_REG_WEIGHTS", quad),
-    ("score_threshold", "MODEL.ROI_HEADS.SCORE_THRESH", float),
-    ("nms_threshold", "MODEL.ROI_HEADS.NMS", float),
-    ("max_detections", "MODEL.ROI_HEADS.DETECTIONS_PER_IMG", int),
-    ("mask_threshold", "MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS_THRESHOLD", float),
-    ("roi_positive_iou", "MODEL.ROI_HEADS.FG_IOU_THRESHOLD", float),
-    ("roi_samples", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", int),
-    ("roi_positive_fraction", "MODEL.ROI_HEADS.POSITIVE_FRACTION", float),
-)
-
-_SCALES = ((1 / 4, 1 / 8, 1 / 16, 1 / 32), (1 / 16,))
-
-# Settings whose other values change what is computed in ways that the model does not have.
-_REQUIRED: tuple[tuple[str, tuple[Any, ...]], ...] = (
-    ("MODEL.META_ARCHITECTURE", ("GeneralizedRCNN",)),
-    ("MODEL.RETINANET_ON", (False,)),
-    ("MODEL.KEYPOINT_ON", (False,)),
-    ("MODEL.FPN.USE_RELU", (False,)),
-    ("MODEL.ROI_BOX_HEAD.DILATION", (1,)),
-    ("MODEL.ROI_MASK_HEAD.DILATION", (1,)),
-    ("MODEL.RPN.RPN_HEAD", ("SingleConvRPNHead",)),
-    ("MODEL.RPN.ANCHOR_STRIDE", ((4, 8, 16, 32, 64), (16,))),
-    ("MODEL.ROI_BOX_HEAD.POOLER_SCALES", _SCALES),
-    ("MODEL.ROI_MASK_HEAD.POOLER_SCALES", _SCALES),
-    ("MODEL.RESNETS.RES5_DILATION", (1,)),
-    ("MODEL.GROUP_NORM.DIM_PER_GP", (-1,)),
-    ("MODEL.GROUP_NORM.NUM_GROUPS", (32,)),
-    ("TEST.BBOX_AUG.ENABLED", (False,)),
-)
-
-_POOLING = ("MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO", "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO")
+from maskgraft.spec import Arch, Spec
 
 
 def read(tensors: Tensors, config: Config | None) -> Reading:
@@ -104,56 +40,19 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
     if any(".offset." in name or ".conv2.conv." in name for name in names):
         raise unsupported(tensors, FAMILY.title, "deformable convolutions")
     arch = _arch(tensors)
-    how = {
-        **learned("tensor names and shapes", "implied", [f"arch.{name}" for name in Arch.__dataclass_fields__]),
-        **learned("maskrcnn-benchmark's maths", "implied", [f"numerics.{name}" for name in NUMERICS_FIELDS]),
-        **learned(
-            "the settings of maskrcnn-benchmark's configs; config.yaml would say",
-            "assumed",
-            [f"numerics.{name}" for name, _, _ in _FROM_CONFIG] + ["numerics.anchor_sizes", "numerics.rpn_post_nms"],
-        ),
-    }
-    numerics = of_arch(NUMERICS, arch)
-    findings: list[Finding] = []
-    if config is not None:
-        refuse_what_cannot_be_obeyed(tensors, config, _REQUIRED, FAMILY.title)
-        if arch.neck == "fpn":
-            refuse_other_pooling(tensors, config, _POOLING, FAMILY.title)
-        changes = changes_from(config, _FROM_CONFIG, how) | _settings_of(arch, config, how)
-        numerics = replace(numerics, **changes)
-        rows = setting(config, "MODEL.ROI_BOX_HEAD.NUM_CLASSES")
-        said = None if rows is None else rows - 1
-        findings += class_count_fault(tensors, arch.classes, said, "MODEL.ROI_BOX_HEAD.NUM_CLASSES less background")
+    if arch.neck == "c4" and _heads_differ(tensors):
+        raise unsupported(tensors, FAMILY.title, "a C5 stage of the mask head's own (SHARE_BOX_FEATURE_EXTRACTOR)")
+    how = learned("tensor names and shapes", "implied", [f"arch.{name}" for name in Arch.__dataclass_fields__])
+    numerics, more, findings = numerics_of(tensors, arch, config, FAMILY.title)
     classes, how["classes"] = class_names(arch)
-    spec = Spec(family=FAMILY.name, arch=arch, numerics=numerics, classes=classes, learned=how)
+    spec = Spec(family=FAMILY.name, arch=arch, numerics=numerics, classes=classes, learned=how | more)
     return Reading(spec, "", tuple(findings))
 
 
-def _settings_of(arch: Arch, config: Config, how: dict[str, Learned]) -> dict[str, Any]:
-    """What the config says in one way for one architecture and in another for others."""
-    changes: dict[str, Any] = {}
-    eps = setting(config, "MODEL.GROUP_NORM.EPSILON")
-    if arch.norm == "group" and eps is not None:
-        changes["norm_eps"] = float(eps)
-        how["numerics.norm_eps"] = Learned("read", "config: MODEL.GROUP_NORM.EPSILON")
-    sizes = setting(config, "MODEL.RPN.ANCHOR_SIZES")
-    if sizes is not None:
-        one_level = arch.neck != "fpn"
-        changes["anchor_sizes"] = (
-            (quad(sizes),)
-            if one_level
-            else tuple(quad(level if isinstance(level, list | tuple) else (level,)) for level in sizes)
-        )
-        how["numerics.anchor_sizes"] = Learned("read", "config: MODEL.RPN.ANCHOR_SIZES")
-    for name, when in (("rpn_post_nms", "TEST"), ("rpn_post_nms_train", "TRAIN")):
-        keys = [f"MODEL.RPN.POST_NMS_TOP_N_{when}"]
-        if arch.neck == "fpn":  # so many a level, and so many of all
-            keys.append(f"MODEL.RPN.FPN_POST_NMS_TOP_N_{when}")
-        values = [value for key in keys if (value := setting(config, key)) is not None]
-        if len(values) == len(keys):
-            changes[name] = int(values[-1])
-            how[f"numerics.{name}"] = Learned("read", f"config: {keys[-1]}")
-    return changes
+def _heads_differ(tensors: Tensors) -> bool:
+    """Whether box and mask head of a C4 model, which share a stage, have been trained apart: told by one tensor."""
+    boxes, masks = (f"roi_heads.{head}.feature_extractor.head.layer4.0.conv1.weight" for head in ("box", "mask"))
+    return masks in tensors and not np.array_equal(tensors[boxes].read(), tensors[masks].read())
 
 
 def _arch(tensors: Tensors) -> Arch:
@@ -304,5 +203,5 @@ FAMILY = Family(
     links=links,
     ignored=ignored,
     configs=("config.yaml", "config.yml"),
-    settings=_FROM_CONFIG,
+    settings=FROM_CONFIG,
 )

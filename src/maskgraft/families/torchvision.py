@@ -66,6 +66,8 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
         raise unsupported(tensors, "torchvision", "a backbone that is neither a ResNet nor MobileNetV3-Large")
     if "roi_heads.mask_predictor.mask_fcn_logits.weight" not in names:
         raise unsupported(tensors, "torchvision", "no mask head (Faster R-CNN or Keypoint R-CNN)")
+    if any(name.startswith("backbone.fpn.extra_blocks.") for name in names):
+        raise unsupported(tensors, "torchvision", "a pyramid with extra blocks (LastLevelP6P7)")
     era = "2022" if "rpn.head.conv.0.0.weight" in names else "2019"
     arch = _arch(tensors, era)
     classes = COCO_90 if arch.classes == 90 else numbered(arch.classes)
@@ -101,7 +103,7 @@ def _arch(tensors: Tensors, era: str) -> Arch:
     first_fc = f"roi_heads.box_head.{box_convs + 1}" if box_convs else "roi_heads.box_head.fc6"
     return Arch(
         classes=class_rows - 1,
-        **(_mobile_trunk(tensors, era) if MOBILE_LANDMARK in names else _resnet_trunk(tensors)),
+        **(_mobile_trunk(tensors, era) if MOBILE_LANDMARK in names else _resnet_trunk(tensors, era)),
         neck_channels=shape(tensors, _lateral(era, 0) + ".weight")[0],
         neck_norm=norm_kind(names, "backbone.fpn.inner_blocks.0.1"),
         rpn_convs=count(names, "rpn.head.conv.{}.0.weight") if era == "2022" else 1,
@@ -120,14 +122,22 @@ def _arch(tensors: Tensors, era: str) -> Arch:
     )
 
 
-def _resnet_trunk(tensors: Tensors) -> dict[str, Any]:
+def _resnet_trunk(tensors: Tensors, era: str) -> dict[str, Any]:
+    """What `resnet_fpn_backbone` made: of its `returned_layers` the last is the last that it keeps."""
     names = tensors.arrays
     body = "backbone.body.layer{}.{{}}.conv1.weight"
     bottleneck = "backbone.body.layer1.0.conv3.weight" in names
     inner, per_group = shape(tensors, "backbone.body.layer1.0.conv2.weight")[:2]
+    blocks = tuple(blocks for layer in (1, 2, 3, 4) if (blocks := count(names, body.format(layer))))
+    widths = {level: (256 if bottleneck else 64) * 2 ** (level - 2) for level in range(2, 2 + len(blocks))}
+    taken = _widths_taken(tensors, era)
+    levels = tuple(level for level, width in widths.items() if width in taken)
+    if not levels or [widths[level] for level in levels] != taken or levels[-1] - levels[0] >= len(levels):
+        raise unsupported(tensors, "torchvision", f"a pyramid of maps of {', '.join(map(str, taken))} channels")
     return {
         "block": "bottleneck" if bottleneck else "basic",
-        "blocks": tuple(count(names, body.format(layer)) for layer in (1, 2, 3, 4)),
+        "blocks": blocks,
+        "levels": levels,
         "stem_width": shape(tensors, "backbone.body.conv1.weight")[0],
         "groups": inner // per_group if bottleneck else 1,
         "width_per_group": per_group,
@@ -137,13 +147,18 @@ def _resnet_trunk(tensors: Tensors) -> dict[str, Any]:
 
 def _mobile_trunk(tensors: Tensors, era: str) -> dict[str, Any]:
     """What `mobilenet_backbone` made: the widths that the pyramid takes say which of the maps it does."""
-    maps = count(tensors.arrays, "backbone.fpn.inner_blocks.{}" + (".0" if era == "2022" else "") + ".weight")
-    taken = [shape(tensors, _lateral(era, index) + ".weight")[1] for index in range(maps)]
+    taken = _widths_taken(tensors, era)
     levels = tuple(int(name[1]) for name, width in mobilenet_v3.WIDTHS.items() if width in taken)
     whole = shape(tensors, "backbone.body.16.0.weight")[:2] == (mobilenet_v3.LAST_WIDTH, 160)
     if not whole or [mobilenet_v3.WIDTHS[f"c{level}"] for level in levels] != taken:
         raise unsupported(tensors, "torchvision", f"a MobileNetV3 of other widths ({', '.join(map(str, taken))})")
     return {"backbone": "mobilenet_v3_large", "levels": levels, "norm": norm_kind(tensors.arrays, "backbone.body.0.1")}
+
+
+def _widths_taken(tensors: Tensors, era: str) -> list[int]:
+    """Of the maps that the pyramid takes."""
+    maps = count(tensors.arrays, "backbone.fpn.inner_blocks.{}" + (".0" if era == "2022" else "") + ".weight")
+    return [shape(tensors, _lateral(era, index) + ".weight")[1] for index in range(maps)]
 
 
 def _mobile_anchors(arch: Arch) -> tuple[tuple[float, ...], ...]:

@@ -38,6 +38,7 @@ def proposals(
     rank: Literal["logit", "probability", "probability-first"],
     pre_nms: int | None,
     score_threshold: float | None,
+    level_post_nms: int | None,
     post_nms: int,
     nms_threshold: float,
     nms_at_threshold: bool,
@@ -56,9 +57,10 @@ def proposals(
     """Proposals of one image: per level the best `pre_nms` anchors are moved, cut to the `window` and suppressed.
 
     `logits` [M_l], `deltas` [M_l, 4] and `anchors` [M_l, 4] for each level; with the `scope` of an image all levels
-    are one. `scores` are what `rank` says; `labels` are level indices. Anchors of equal probability keep their order,
-    but where `nms_ties` says otherwise: where all of them are candidates, they are queued as they come.
-    With `clip_after` boxes are cut, and those of no area dropped, after the best `post_nms` are chosen.
+    are one. Of each level at most `level_post_nms` stay, and of all of them `post_nms`. `scores` are what `rank` says;
+    `labels` are level indices. Anchors of equal probability keep their order, but where `nms_ties` says otherwise:
+    where all of them are candidates, they are queued as they come. With `clip_after` boxes are cut, and those of no
+    area dropped, after the best `post_nms` are chosen.
     """
     if scope == "image":
         logits, deltas, anchors = [torch.cat(list(logits))], [torch.cat(list(deltas))], [torch.cat(list(anchors))]
@@ -95,11 +97,23 @@ def proposals(
         inclusive=inclusive_areas,
         most=post_nms if nms_apart and scope == "image" else None,
     )
-    found = found[kept[:post_nms]]
+    found = found[_at_most(kept, found.labels, level_post_nms)[:post_nms]]
     if not clip_after:
         return found
     found = replace(found, boxes=box_ops.clip(found.boxes, window))
     return found if min_size is None else _at_least(found, min_size, inclusive_areas)
+
+
+def best_of_batch(found: Sequence[Scored], most: int) -> list[Scored]:
+    """The best `most` of what was found in all images together, each image's by itself.
+
+    Detectron's training (`ops/collect_and_distribute_fpn_rpn_proposals.py`), and maskrcnn-benchmark's after it.
+    """
+    scores = torch.cat([one.scores for one in found])
+    stays = torch.zeros_like(scores, dtype=torch.bool)
+    stays[scores.topk(min(most, len(scores))).indices] = True
+    parts = torch.split(stays, [len(one.scores) for one in found])
+    return [one[part] for one, part in zip(found, parts, strict=True)]
 
 
 def detections(
@@ -163,10 +177,7 @@ def detections(
     if class_choice == "best":  # of equal scores that of the first region comes first, whatever its class
         kept = kept.sort().values
         kept = kept[found.scores[kept].sort(descending=True, stable=True).indices]
-    if max_per_class is not None and len(kept):
-        of_class = one_hot(found.labels[kept])
-        kept = kept[(of_class.cumsum(0) * of_class).amax(1) <= max_per_class]
-    found = found[kept]
+    found = found[_at_most(kept, found.labels, max_per_class)]
     if clip_after:
         found = _at_least(replace(found, boxes=box_ops.clip(found.boxes, window)), 0, inclusive_areas)
     return found[torch.arange(min(max_detections, len(found.scores)), device=kept.device)]
@@ -244,6 +255,14 @@ def _one_by_one(
 def _best(scores: Tensor, ties: Literal["first", "heap"], most: int | None = None) -> Tensor:
     """Indices of the best scores, best first."""
     return popped(scores, most) if ties == "heap" else scores.sort(descending=True, stable=True).indices[:most]
+
+
+def _at_most(kept: Tensor, labels: Tensor, most: int | None) -> Tensor:
+    """Of the indices `kept`, best first, the first `most` of each label."""
+    if most is None or not len(kept):
+        return kept
+    of_label = one_hot(labels[kept])
+    return kept[(of_label.cumsum(0) * of_label).amax(1) <= most]
 
 
 def _at_least(found: Scored, min_size: float, inclusive: bool) -> Scored:

@@ -62,8 +62,11 @@ class _Said(nn.Module):
 
 @dataclass(frozen=True)
 class Step:
-    """The model and the truth of a made-up step, and what the proposal network says of all anchors. The truth of a
-    family whose coordinates run from pixel to pixel ends with the last pixel of an object."""
+    """The model and the truth of a made-up step, and what the proposal network says of all anchors.
+
+    The truth of a family whose coordinates run from pixel to pixel, or whose areas do, ends with the last pixel of an
+    object.
+    """
 
     model: MaskRCNN
     batch: Batch
@@ -150,7 +153,7 @@ def step(family: str, scene: str, numerics: Numerics, *, spread: float, arch: Ma
         classes=numbered(made_up.CLASSES),
     )
     boxes, labels, masks, polygons = made_up.truth(scene)
-    last = np.array((0, 0, 1, 1)) if numerics.corner_boxes else 0
+    last = np.array((0, 0, 1, 1)) if numerics.corner_boxes or numerics.inclusive_areas else 0
     target = Target(
         torch.from_numpy((boxes - last).astype(np.float32)),
         torch.from_numpy(labels),
