@@ -12,7 +12,7 @@ import torch
 import maskgraft as mg
 from maskgraft import batches, coco
 from maskgraft.cutouts import Cutouts
-from maskgraft.families import chainer, matterport, model_garden
+from maskgraft.families import chainer, detectron_caffe2, matterport, model_garden
 from maskgraft.recipe import Recipe
 from maskgraft.spec import Numerics
 from maskgraft.targets import Batch, Target
@@ -61,6 +61,18 @@ def test_masks_lie_on_the_pixels_of_their_object(data: coco.Dataset, numerics: N
             others = (planes(one.target).sum(0) > mask.int()) & mask  # something may have been drawn over it
             inside = disc[mask & ~others] * (1 if label == 0 else -1)
             assert (inside > 100).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_boxes_that_hold_their_last_pixel_end_with_that_of_the_photograph(data: coco.Dataset, flip: float) -> None:
+    """As Detectron's `xywh_to_xyxy` makes them, before they are scaled."""
+    family = replace(detectron_caffe2.NUMERICS, min_size=150, max_size=400)
+    ending = replace(family, inclusive_boxes=False, inclusive_areas=False)
+    for record in data.images:
+        last, end = (batches.sample(record, one, Recipe(flip=flip), 0) for one in (family, ending))
+        assert last.prepared.scale[0] > 1.1
+        moved = torch.tensor((0, 0, *last.prepared.scale[::-1]))
+        assert torch.allclose(last.target.boxes, end.target.boxes - moved, atol=1e-4)
 
 
 def test_a_mirrored_image_is_the_mirror_of_the_image(data: coco.Dataset) -> None:

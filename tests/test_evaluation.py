@@ -115,6 +115,15 @@ def test_the_truth_itself_scores_one(data: coco.Dataset) -> None:
     json.dumps(metrics.as_json(), allow_nan=False)
 
 
+def test_boxes_that_hold_their_last_pixel_are_one_wider(data: coco.Dataset, tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    found = noisy(data, 1.5)
+    coco_metrics(data, found, images=data.images, classes=CLASSES, inclusive=True, results=results)
+    entry, (_, first) = json.loads(results.read_text())[0], found[0]
+    x1, y1, x2, y2 = first.boxes[0].tolist()
+    assert entry["bbox"] == [x1, y1, x2 - x1 + 1, y2 - y1 + 1]
+
+
 def test_nothing_found_scores_nought(data: coco.Dataset) -> None:
     found = [(image, detections([], [], [])) for image in data.images]
     metrics = coco_metrics(data, found, images=data.images, classes=CLASSES)
@@ -155,7 +164,7 @@ class Model:
     """Stands for a model: finds the truth of its images, and counts how often it is asked."""
 
     def __init__(self, data: coco.Dataset, classes: tuple[str, ...]) -> None:
-        self.spec = SimpleNamespace(classes=classes)
+        self.spec = SimpleNamespace(classes=classes, numerics=SimpleNamespace(inclusive_areas=False))
         self.answers = iter(noisy(data, 0.0))
         self.asked = 0
 

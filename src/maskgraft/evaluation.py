@@ -74,7 +74,15 @@ def evaluate(
     images = data.images[:limit] if limit is not None else data.images
     mine = processes.share(images) if together else images
     found = ((image, model.predict([image.load()])[0]) for image in progress(mine))
-    return coco_metrics(data, found, images=images, classes=model.spec.classes, results=results, together=together)
+    return coco_metrics(
+        data,
+        found,
+        images=images,
+        classes=model.spec.classes,
+        inclusive=model.spec.numerics.inclusive_areas,
+        results=results,
+        together=together,
+    )
 
 
 def coco_metrics(
@@ -83,14 +91,22 @@ def coco_metrics(
     *,
     images: Sequence[ImageRecord],
     classes: Sequence[str],
+    inclusive: bool = False,
     results: str | Path | None = None,
     together: bool = False,
 ) -> Metrics:
-    """COCO metrics of detections on `images` of a dataset; `classes` are the names of the detections' labels."""
+    """COCO metrics of detections on `images` of a dataset; `classes` are the names of the detections' labels.
+
+    `inclusive` boxes end with their last pixel, and are one wider and higher (Detectron's `xyxy_to_xywh`).
+    """
     from maskgraft import processes
 
     category = _categories_in_common(data, classes)
-    entries = [entry for image, detections in found for entry in _results(image, detections, classes, category)]
+    entries = [
+        entry
+        for image, detections in found
+        for entry in _results(image, detections, classes, category, inclusive=inclusive)
+    ]
     if together:
         order = {image.id: place for place, image in enumerate(images)}
         entries = sorted(processes.gathered(entries), key=lambda entry: order[entry["image_id"]])
@@ -148,7 +164,12 @@ def _first(names: Sequence[str]) -> str:
 
 
 def _results(
-    image: ImageRecord, detections: Detections, classes: Sequence[str], category: Mapping[str, int]
+    image: ImageRecord,
+    detections: Detections,
+    classes: Sequence[str],
+    category: Mapping[str, int],
+    *,
+    inclusive: bool,
 ) -> Iterable[dict[str, Any]]:
     found = zip(
         detections.labels.tolist(),
@@ -163,7 +184,7 @@ def _results(
         yield {
             "image_id": image.id,
             "category_id": category[classes[label]],
-            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "bbox": [x1, y1, x2 - x1 + inclusive, y2 - y1 + inclusive],
             "score": score,
             "segmentation": encoded,
         }

@@ -221,7 +221,13 @@ def _classes(
     if not labelled.intersection(shared):
         return {}
     one, other = (
-        coco_metrics(data, zip(images, each, strict=True), images=images, classes=model.spec.classes).per_class
+        coco_metrics(
+            data,
+            zip(images, each, strict=True),
+            images=images,
+            classes=model.spec.classes,
+            inclusive=model.spec.numerics.inclusive_areas,
+        ).per_class
         for model, each in zip((before, after), found, strict=True)
     )
     return {

@@ -35,7 +35,7 @@ def rpn(
     """Objectness and box losses of the proposal network; each image has its own generator to sample by.
 
     `logits` [B, M] and `deltas` [B, M, 4] over all levels, `anchors` [M, 4]; `sizes` (height, width) of each image
-    without padding. Both sums are divided by the number of sampled anchors, or by `rpn_samples` an image
+    without padding. The sums are divided by the number of sampled anchors, or by `rpn_samples` an image
     (`numerics.rpn_normaliser`); that of boxes by the coordinates of the positive ones where `numerics.rpn_box_mean`.
     """
     classification, regression, sampled, positives = logits.new_zeros(()), logits.new_zeros(()), 0, 0
@@ -65,11 +65,12 @@ def rpn(
                 beta=numerics.rpn_beta,
                 inclusive=numerics.inclusive_boxes or numerics.corner_boxes,
             )
-    count = processes.mean(
-        sampled if numerics.rpn_normaliser == "sampled" else numerics.rpn_samples * len(targets), logits.device
-    )
-    coordinates = processes.mean(4 * positives, logits.device) if numerics.rpn_box_mean else count
-    return {"rpn_cls": classification / max(count, 1), "rpn_box": regression / max(coordinates, 1)}
+    counts = [
+        processes.mean(numerics.rpn_samples * len(targets) if kind == "samples" else sampled, logits.device)
+        for kind in numerics.rpn_normaliser.split("-")
+    ]
+    coordinates = processes.mean(4 * positives, logits.device) if numerics.rpn_box_mean else counts[-1]
+    return {"rpn_cls": classification / max(counts[0], 1), "rpn_box": regression / max(coordinates, 1)}
 
 
 def match_anchors(anchors: Tensor, size: tuple[int, int], target: Target, numerics: Numerics) -> tuple[Tensor, Tensor]:
@@ -114,10 +115,12 @@ def boxes(
     numerics: Numerics,
     *,
     agnostic: bool,
+    scales: Sequence[float],
 ) -> dict[str, Tensor]:
     """Class and box losses of the sampled regions: `logits` [N, K + 1], `deltas` [N, R·4].
 
-    With `agnostic` deltas the first row is that of all classes. Both sums are divided by the number of regions; that of
+    With `agnostic` deltas the first row is that of all classes. Boxes and truth are made smaller by the `scales` of
+    their images before deltas are asked of them. Both sums are divided by the number of regions; that of
     boxes by the coordinates of the positive ones where `numerics.box_mean`.
     """
     labels = torch.cat([one.labels for one in samples])
@@ -126,7 +129,7 @@ def boxes(
         return {"cls": logits.sum() * 0, "box": deltas.sum() * 0}
     classification = F.cross_entropy(logits, labels, reduction="sum")
     regression, start = deltas.new_zeros(()), 0
-    for one, target in zip(samples, targets, strict=True):
+    for one, target, scale in zip(samples, targets, scales, strict=True):
         rows = slice(start, start + one.positives)
         start += len(one.labels)
         if not one.positives:
@@ -136,8 +139,8 @@ def boxes(
         given = given[torch.arange(one.positives, device=given.device), column]
         regression = regression + _of_boxes(
             given,
-            one.boxes[: one.positives],
-            target.boxes[one.which[: one.positives]],
+            one.boxes[: one.positives] / scale,
+            target.boxes[one.which[: one.positives]] / scale,
             numerics.box_delta_weights,
             numerics,
             kind=numerics.box_loss,

@@ -448,6 +448,9 @@ class MaskRCNN(nn.Module):
             numerics,
             generators=generators,
         )
+        scales = batch.scales or (1.0,) * len(batch.sizes)
+        # the last pixel of an inclusive box is one of the photograph, where boxes are decoded there
+        smaller = scales if numerics.detect_in == "photograph" else (1.0,) * len(scales)
         with torch.no_grad():
             proposals = [
                 self.propose(
@@ -455,7 +458,7 @@ class MaskRCNN(nn.Module):
                     [one[image].float() for one in deltas],
                     anchors,
                     size,
-                    scale=batch.scales[image] if batch.scales else 1.0,
+                    scale=scales[image],
                 )
                 for image, size in enumerate(batch.sizes)
             ]
@@ -470,12 +473,13 @@ class MaskRCNN(nn.Module):
                     count=numerics.roi_samples,
                     positive_fraction=numerics.roi_positive_fraction,
                     inclusive=numerics.inclusive_areas,
+                    scale=scale,
                     truth=numerics.roi_truth,
                     negatives=numerics.roi_negatives,
                     filled=numerics.roi_filled,
                     generator=generator,
                 )
-                for found, target, generator in zip(proposals, batch.targets, generators, strict=True)
+                for found, target, generator, scale in zip(proposals, batch.targets, generators, smaller, strict=True)
             ]
         vectors = self.box_head(self.pool(maps, [one.boxes for one in samples], numerics.box_pool_size, padded))
         class_logits, box_deltas = self.box_predictor(vectors)
@@ -486,6 +490,7 @@ class MaskRCNN(nn.Module):
             batch.targets,
             numerics,
             agnostic=arch.box_rows.startswith("agnostic"),
+            scales=smaller,
         )
         foreground = [one.boxes[: one.positives] for one in samples]
         labels = torch.cat([one.labels[: one.positives] for one in samples])

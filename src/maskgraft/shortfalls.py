@@ -125,7 +125,14 @@ def shortfall(
             judged.append(one)
             yield image, detections
 
-    metrics = coco_metrics(data, found(), images=images, classes=model.spec.classes, results=results)
+    metrics = coco_metrics(
+        data,
+        found(),
+        images=images,
+        classes=model.spec.classes,
+        inclusive=model.spec.numerics.inclusive_areas,
+        results=results,
+    )
     return _summed(judged, data, overlap, metrics)
 
 

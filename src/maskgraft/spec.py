@@ -223,7 +223,8 @@ class Numerics:
     rpn_rescue: Literal["all", "overlapping", "undecided", "first"] = "all"
     rpn_samples: int = 256  # anchors per image
     rpn_positive_fraction: float = 0.5
-    rpn_normaliser: Literal["sampled", "samples"]  # losses divide by what was sampled, or by rpn_samples × images
+    # losses divide by what was sampled, or by rpn_samples × images; or objectness by this, and boxes by that
+    rpn_normaliser: Literal["sampled", "samples", "samples-sampled"]
     rpn_box_mean: bool = False  # that of boxes by the coordinates of the positive anchors
     rpn_beta: float  # where the smooth L1 loss turns from square to linear; 0: plain L1
     roi_positive_iou: float = 0.5

@@ -156,6 +156,7 @@ def sample_regions(
     count: int,
     positive_fraction: float,
     inclusive: bool,
+    scale: float = 1.0,
     truth: bool = True,
     negatives: Literal["fill", "ratio"] = "fill",
     filled: bool = False,
@@ -163,11 +164,12 @@ def sample_regions(
 ) -> RegionSample:
     """Draw proposals [M, 4] for the heads.
 
-    `truth`: the true boxes are proposals too. `negatives` as in `sample`. `filled`: where there are fewer than `count`,
-    boxes of no area in the corner make up for them, as background.
+    Overlaps are those of boxes made smaller by `scale`, which counts where boxes are `inclusive`. `truth`: the true
+    boxes are proposals too. `negatives` as in `sample`. `filled`: where there are fewer than `count`, boxes of no area
+    in the corner make up for them, as background.
     """
     boxes = torch.cat((proposals, target.boxes)) if truth else proposals
-    overlaps = box_ops.iou(target.boxes, boxes, inclusive=inclusive)
+    overlaps = box_ops.iou(target.boxes / scale, boxes / scale, inclusive=inclusive)
     which, kind = match(overlaps, positive=positive_iou, negative=positive_iou, rescue=None)
     positive, negative = sample(
         kind, count=count, positive_fraction=positive_fraction, negatives=negatives, generator=generator

@@ -11,9 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from maskgraft.families import maskrcnn_benchmark, matterport, paddle, tensorpack, tf_object_detection
+from maskgraft.families import (
+    detectron_caffe2,
+    maskrcnn_benchmark,
+    matterport,
+    paddle,
+    tensorpack,
+    tf_object_detection,
+)
+from maskgraft.families.detectron_maths import of_arch
 from maskgraft.ops import selection
-from maskgraft.spec import Numerics
+from maskgraft.spec import Arch, Numerics
 from tests.golden.flips import TRAINING, others
 from tests.golden.steps.ours import FOLDER, Golden, Step, empty_maps, faults, step
 
@@ -21,10 +29,10 @@ from tests.golden.steps.ours import FOLDER, Golden, Step, empty_maps, faults, st
 @dataclass(frozen=True)
 class Home:
     """A family's conventions, the `spread` of the deltas that its proposals are made of, its architecture as far as
-    it decides a step, and what its scenes do not tell.
+    it decides a step, what its scenes do not tell, and by which `scales` they are larger than their photographs.
 
-    Where all anchors may be sampled, none is outside and none ends where they end; and a positive of four leaves as
-    many negatives by "ratio" as fill the sample.
+    Where all anchors may be sampled, none is outside and none ends where they end, nor does one of Detectron's; and a
+    positive of four leaves as many negatives by "ratio" as fill the sample.
     """
 
     numerics: Numerics
@@ -32,6 +40,7 @@ class Home:
     arch: dict[str, Any] = field(default_factory=dict)
     untold: tuple[str, ...] = ()
     scenes: tuple[str, str] = ("crowded", "small")
+    scales: tuple[float, float] = (1.0, 1.0)
 
 
 # Told in every run of the tests; all others by the long ones.
@@ -47,6 +56,21 @@ HOMES = {
         {"neck": "c4", "anchors_per_cell": 12, "box_head": "res5", "mask_upsample": "resize"},
         scenes=("crowded-c4", "small-c4"),
     ),
+    "detectron": Home(
+        detectron_caffe2.NUMERICS,
+        0.05,
+        untold=("rpn_straddle_closed",),
+        scenes=("crowded", "inside"),
+        scales=(1.0, 2.0),
+    ),
+    "detectron_c4": Home(
+        of_arch(detectron_caffe2.NUMERICS, Arch(classes=1, neck="c4", norm="affine")),
+        0.05,
+        {"neck": "c4", "anchors_per_cell": 15, "box_head": "res5"},
+        untold=("rpn_straddle_closed",),
+        scenes=("crowded-c4", "inside-c4"),
+        scales=(1.0, 2.0),
+    ),
     "tensorpack": Home(tensorpack.NUMERICS, 0.05, scenes=("crowded", "corner")),
     "maskrcnn_benchmark": Home(maskrcnn_benchmark.NUMERICS, 0.05, scenes=("crowded", "corner")),
     "matterport": Home(matterport.NUMERICS, 0.5, untold=("rpn_outside", "rpn_straddle_closed")),
@@ -58,7 +82,8 @@ CASES = [(name, scene) for name, home in HOMES.items() for scene in home.scenes]
 @cache
 def ours(name: str, scene: str) -> Step:
     home = HOMES[name]
-    return step(name, scene, home.numerics, spread=home.spread, arch=home.arch)
+    scale = home.scales[home.scenes.index(scene)]
+    return step(name, scene, home.numerics, spread=home.spread, arch=home.arch, scale=scale)
 
 
 @pytest.mark.parametrize(("name", "scene"), CASES)

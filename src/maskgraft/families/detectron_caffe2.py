@@ -46,7 +46,8 @@ NUMERICS = Numerics(
     box_scale="factor",
     rpn_clip_padded=True,
     detect_in="photograph",
-    rpn_normaliser="samples",
+    rpn_min_size_in="photograph",
+    rpn_normaliser="samples-sampled",
 )
 
 # Field of Numerics ← (key of Detectron's config, how its value reads)

@@ -55,6 +55,7 @@ _C4: Mapping[str, Any] = {
     "roi_sampling": 0,
     "box_pool_size": 14,
     "rpn_post_nms_shared": False,
+    "rpn_normaliser": "sampled",
 }
 _GROUP_EPS = 1e-5
 

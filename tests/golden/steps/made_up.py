@@ -17,6 +17,9 @@ SCENES = {  # height and width, and sides of objects or the one box that there i
     # where no anchor is smaller than 64: a small object would lie in several, and overlap all of them alike
     "crowded-c4": (320, 448, (64, 128)),
     "small-c4": (96, 160, (26, 26, 86, 86)),
+    # whose best anchors lie inside the image
+    "inside": (64, 64, (14, 14, 34, 34)),
+    "inside-c4": (96, 160, (24, 24, 72, 72)),
 }
 OBJECTS = 60
 STEP = 7  # of anchors, the slopes of every seventh are kept

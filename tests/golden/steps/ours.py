@@ -62,11 +62,7 @@ class _Said(nn.Module):
 
 @dataclass(frozen=True)
 class Step:
-    """The model and the truth of a made-up step, and what the proposal network says of all anchors.
-
-    The truth of a family whose coordinates run from pixel to pixel, or whose areas do, ends with the last pixel of an
-    object.
-    """
+    """The model and the truth of a made-up step, and what the proposal network says of all anchors."""
 
     model: MaskRCNN
     batch: Batch
@@ -142,8 +138,14 @@ def empty_maps(model: MaskRCNN, padded: tuple[int, int]) -> dict[str, Tensor]:
     return {name: torch.zeros(1, 1, *(-(-side // model.stride(name)) for side in padded)) for name in names}
 
 
-def step(family: str, scene: str, numerics: Numerics, *, spread: float, arch: Mapping[str, Any]) -> Step:
-    """A step of a family on a made-up scene, with its conventions as they are."""
+def step(
+    family: str, scene: str, numerics: Numerics, *, spread: float, arch: Mapping[str, Any], scale: float = 1.0
+) -> Step:
+    """A step of a family on a made-up scene, with its conventions as they are.
+
+    The truth of a family whose coordinates run from pixel to pixel, or whose boxes hold their last pixel, ends with it:
+    that of the photograph, which was enlarged by `scale`.
+    """
     height, width, _ = made_up.SCENES[scene]
     padded = height, width
     spec = Spec(
@@ -153,7 +155,7 @@ def step(family: str, scene: str, numerics: Numerics, *, spread: float, arch: Ma
         classes=numbered(made_up.CLASSES),
     )
     boxes, labels, masks, polygons = made_up.truth(scene)
-    last = np.array((0, 0, 1, 1)) if numerics.corner_boxes or numerics.inclusive_areas else 0
+    last = np.array((0, 0, scale, scale)) * (numerics.corner_boxes or numerics.inclusive_areas)
     target = Target(
         torch.from_numpy((boxes - last).astype(np.float32)),
         torch.from_numpy(labels),
@@ -165,7 +167,8 @@ def step(family: str, scene: str, numerics: Numerics, *, spread: float, arch: Ma
         (0, 0, numerics.corner_boxes, numerics.corner_boxes), np.float32
     )
     logits, deltas = (torch.from_numpy(one) for one in made_up.proposal_outputs(anchors, spread, scene))
-    return Step(model, Batch(torch.zeros(1, 3, *padded), (padded,), (target,)), (logits, deltas), [])
+    batch = Batch(torch.zeros(1, 3, *padded), (padded,), (target,), scales=(scale,))
+    return Step(model, batch, (logits, deltas), [])
 
 
 @contextmanager
