@@ -197,7 +197,8 @@ class Batch:
 
     `pixels` float32 [B, 3, H, W], normalised and padded; `sizes` the height and width of each image without padding;
     `targets` the truth in pixels of the network's input; `ids` what the dataset calls the images. `seeds`, where given,
-    decide for each image by itself which anchors and proposals are sampled, whatever images are beside it; `scales` are
+    decide for each image by itself which anchors and proposals are sampled, whatever images are beside it (but where
+    proposals are shared, `Numerics.rpn_post_nms_shared`); `scales` are
     lengths in the input by lengths in the photograph; `mirrored` says which are shown with left and right exchanged.
     """
 

@@ -10,12 +10,13 @@ from typing import Any
 
 from maskgraft.errors import Finding
 from maskgraft.families.configs import base_fault, changes_from, setting
-from maskgraft.families.detectron_maths import refuse_other_pooling, straddle
+from maskgraft.families.detectron_maths import straddle
 from maskgraft.families.family import (
     Config,
     class_count_fault,
     learned,
     not_taken_up,
+    refuse_other_pooling,
     refuse_what_cannot_be_obeyed,
     unsupported,
 )

@@ -21,7 +21,6 @@ from maskgraft.families.detectron_maths import (
     class_names,
     of_arch,
     quad,
-    refuse_other_pooling,
     straddle,
 )
 from maskgraft.families.family import (
@@ -30,6 +29,7 @@ from maskgraft.families.family import (
     Reading,
     count,
     learned,
+    refuse_other_pooling,
     refuse_what_cannot_be_obeyed,
     shape,
     unsupported,

@@ -9,9 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 from maskgraft.families.class_names import COCO_80, numbered
-from maskgraft.families.configs import setting
-from maskgraft.families.family import Config, unsupported
-from maskgraft.files import Tensors
 from maskgraft.spec import Arch, Learned, Numerics
 
 # Boxes are inclusive, anchors have whole sides and stand in the middle of their cells, frozen norms have no eps.
@@ -80,13 +77,6 @@ def quad(value: Any) -> tuple[float, ...]:
 def straddle(pixels: Any) -> float | None:
     """RPN_STRADDLE_THRESH: pixels beyond the image, or below zero for any number."""
     return float(pixels) if pixels >= 0 else None
-
-
-def refuse_other_pooling(tensors: Tensors, config: Config, keys: tuple[str, str], title: str) -> None:
-    """Raises `CheckpointError` where regions are pooled for masks in another way than for boxes; `keys` say how."""
-    masks, boxes = (setting(config, key) for key in keys)
-    if None not in (masks, boxes) and masks != boxes:
-        raise unsupported(tensors, title, f"{keys[0]} is {masks!r}, and {keys[1]} {boxes!r}")
 
 
 def class_names(arch: Arch) -> tuple[tuple[str, ...], Learned]:

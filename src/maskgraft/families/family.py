@@ -132,6 +132,13 @@ def refuse_what_cannot_be_obeyed(
             raise unsupported(tensors, title, f"{key} is {value!r}, not {' or '.join(map(str, allowed))}")
 
 
+def refuse_other_pooling(tensors: Tensors, config: Config, keys: tuple[str, str], title: str) -> None:
+    """Raises `CheckpointError` where regions are pooled for masks in another way than for boxes; `keys` say how."""
+    masks, boxes = (setting(config, key) for key in keys)
+    if None not in (masks, boxes) and masks != boxes:
+        raise unsupported(tensors, title, f"{keys[0]} is {masks!r}, and {keys[1]} {boxes!r}")
+
+
 def not_taken_up(config: Config, usual: Iterable[tuple[str, Any]]) -> Iterator[Finding]:
     """What to say of settings of trainings alone that are not `usual`, and that a training here does not take up."""
     said = {key: value for key, one in usual if (value := setting(config, key)) not in (None, one)}

@@ -9,12 +9,13 @@ from typing import Any
 
 from maskgraft.errors import Finding
 from maskgraft.families.configs import changes_from, merged, setting
-from maskgraft.families.detectron_maths import SHARED, of_arch, quad, refuse_other_pooling, straddle
+from maskgraft.families.detectron_maths import SHARED, of_arch, quad, straddle
 from maskgraft.families.family import (
     Config,
     class_count_fault,
     learned,
     not_taken_up,
+    refuse_other_pooling,
     refuse_what_cannot_be_obeyed,
 )
 from maskgraft.files import Tensors

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from maskgraft import mobilenet_v3
+from maskgraft.families import torchvision_modules
 from maskgraft.families.class_names import COCO_90, numbered
 from maskgraft.families.family import (
     Config,
@@ -59,7 +60,10 @@ _PUBLISHED_V1 = "bf2d0c1e"
 
 
 def read(tensors: Tensors, config: Config | None) -> Reading:
-    """The `Spec` of a torchvision file; torchvision has no config file, so `config` is not looked at."""
+    """The `Spec` of a torchvision file; torchvision has no config file, so `config` is not looked at.
+
+    A model that was pickled whole says its conventions itself (`torchvision_modules`).
+    """
     names = tensors.arrays
     mobile = MOBILE_LANDMARK in names
     if not mobile and "backbone.body.layer1.0.conv1.weight" not in names:
@@ -72,7 +76,8 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
     arch = _arch(tensors, era)
     classes = COCO_90 if arch.classes == 90 else numbered(arch.classes)
     eps, how = _eps(tensors, arch, era)
-    changes = {"norm_eps": eps} | ({"anchor_sizes": _mobile_anchors(arch)} if mobile else {})
+    said, read_how, findings = torchvision_modules.numerics_of(tensors)
+    changes = {"norm_eps": eps} | ({"anchor_sizes": _mobile_anchors(arch)} if mobile else {}) | said
     spec = Spec(
         family="torchvision",
         arch=arch,
@@ -90,9 +95,10 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
             "classes": Learned("assumed", "91 rows: COCO category ids")
             if arch.classes == 90
             else Learned("assumed", "the file has no class names"),
+            **read_how,
         },
     )
-    return Reading(spec, era)
+    return Reading(spec, era, findings)
 
 
 def _arch(tensors: Tensors, era: str) -> Arch:

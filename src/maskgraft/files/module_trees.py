@@ -48,10 +48,17 @@ def walk(module: Stub) -> Iterator[tuple[str, Stub]]:
 
 
 def attributes(module: Stub) -> dict[str, Any]:
-    """A module's class and its plain settings (`eps`, `stride`, `padding` …), which no state dict has."""
+    """A module's class and its plain settings (`eps`, `stride`, `padding` …), which no state dict has.
+
+    Those of the plain objects that it holds stand below their names: {"box_coder": {"weights": (10, 10, 5, 5)}}.
+    """
     state = module.state if isinstance(module.state, dict) else {}
-    settings = {str(name): value for name, value in state.items() if _is_setting(name, value)}
-    return {"class": module.qualified, **settings}
+    held = {
+        str(name): {own: value for own, value in _plain(part.state) if not isinstance(value, dict)}
+        for name, part in state.items()
+        if isinstance(part, Stub) and isinstance(part.state, dict) and not is_module(part)
+    }
+    return {"class": module.qualified, **dict(_plain(state)), **{name: one for name, one in held.items() if one}}
 
 
 def _own_tensors(module: Stub) -> Iterator[tuple[str, Any]]:
@@ -73,9 +80,21 @@ def _children(module: Stub) -> Iterator[tuple[str, Stub]]:
             yield str(name), value
 
 
-def _is_setting(name: Any, value: Any) -> bool:
-    if not isinstance(name, str) or name.startswith("_") or name in ("training", "dump_patches"):
-        return False
-    if isinstance(value, tuple):
-        return len(value) <= 8 and all(isinstance(item, int | float | str) for item in value)
+def _plain(state: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
+    """The settings among what an object holds: numbers and texts, short sequences and named numbers."""
+    for name, value in state.items():
+        if isinstance(name, str) and name not in _OF_EVERY_MODULE and _is_setting(value):
+            yield name, value
+
+
+_OF_EVERY_MODULE = ("training", "dump_patches", "_is_full_backward_hook")
+
+
+def _is_setting(value: Any, deep: int = 2) -> bool:
+    if isinstance(value, list | tuple):
+        return deep > 0 and len(value) <= 16 and all(_is_setting(item, deep - 1) for item in value)
+    if isinstance(value, dict):
+        return 0 < len(value) <= 16 and all(
+            isinstance(name, str) and isinstance(one, int | float) for name, one in value.items()
+        )
     return isinstance(value, int | float) or (isinstance(value, str) and len(value) < 200)
