@@ -237,9 +237,11 @@ def test_looking_at_the_first_candidates_only_changes_nothing() -> None:
     boxes = torch.cat((corners, corners + 10 + torch.rand(4000, 2, generator=generator) * 20), 1)
     scored = Scored(boxes, torch.linspace(1, 0, 4000), torch.zeros(4000, dtype=torch.int64))
     for most in (3, 20, 300):
-        every = suppress(scored, 0.5, at_threshold=False, apart=True, ties="first", flat_last=False, inclusive=False)
-        first = suppress(
-            scored, 0.5, at_threshold=False, apart=True, ties="first", flat_last=False, inclusive=False, most=most
+        every, first = (
+            suppress(
+                scored, 0.5, at_threshold=False, apart=True, ties="first", flat_last=False, inclusive=False, most=n
+            )
+            for n in (4000, most)
         )
         assert first[:most].tolist() == every[:most].tolist()
 

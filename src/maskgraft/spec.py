@@ -172,8 +172,8 @@ class Numerics:
     delta_clip_both: bool = False  # and to at least its negative
     nms_at_threshold: bool = False  # an overlap that equals the threshold suppresses too
     nms_apart: bool = False  # one suppression a class; else one for all, their boxes shifted apart in float32
-    nms_ties: Literal["first", "heap"] = "first"  # equal scores are suppressed in order, or as `ops.ties.popped`
-    nms_flat_last: bool = False  # a box of no area that is kept is the last of its class (TensorFlow 1.15 to 2.1)
+    nms_ties: Literal["first", "heap"] = "first"  # equal scores are suppressed in order, or as in `ops.ties`
+    nms_flat_last: bool = False  # a box of no area is kept again and again (TensorFlow 1.15 to 2.1)
     # region features
     level_epsilon: Literal["outside", "inside"]  # floor(4 + log2(s/224) + ε) or floor(4 + log2(s/224 + ε)) …
     level_epsilon_value: float = 1e-6  # … and ε

@@ -81,8 +81,8 @@ UNDECIDED: dict[str, tuple[str, ...]] = {
         *(*_PLAIN, "anchor_rounding", "box_min_size", "nms_apart", "nms_at_threshold", "rpn_post_nms_shared"),
     ),
     "matterport-r50-c81": (
-        *(*_PLAIN, "anchor_stride", "enlarge_only", "level_epsilon_value", "nms_apart", "nms_flat_last"),
-        *("nms_ties", "pad_multiple", "roi_aligned", "roi_sampling", "rpn_min_size", "rpn_pre_nms"),
+        *(*_PLAIN, "anchor_stride", "enlarge_only", "level_epsilon_value", "nms_apart", "nms_at_threshold"),
+        *("nms_flat_last", "nms_ties", "pad_multiple", "roi_aligned", "roi_sampling", "rpn_min_size", "rpn_pre_nms"),
     ),
     "mmdet-r50caffe-fpn": (*_PLAIN, "box_min_size", "delta_clip_both", "level_epsilon_value"),
     "mmdet-r50fpn": (*_PLAIN, "delta_clip_both", "level_epsilon_value"),

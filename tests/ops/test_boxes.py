@@ -121,7 +121,7 @@ def test_suppression_is_the_plain_loop(inclusive: bool, equal: bool, threshold: 
     scores = generator.permutation(70).astype(np.float32)
     found = Scored(torch.from_numpy(xyxy), torch.from_numpy(scores), torch.zeros(70, dtype=torch.int64))
     kept = suppress(
-        found, threshold, at_threshold=equal, apart=True, ties="first", flat_last=False, inclusive=inclusive
+        found, threshold, at_threshold=equal, apart=True, ties="first", flat_last=False, inclusive=inclusive, most=9
     )
     assert kept.tolist() == greedy(xyxy, scores, threshold, offset=int(inclusive), equal=equal)
 
@@ -130,8 +130,14 @@ def test_an_overlap_at_the_threshold_decides() -> None:
     pair = Scored(
         torch.tensor([[0.0, 0, 2, 1], [0.0, 0, 1, 1]]), torch.tensor([0.9, 0.8]), torch.zeros(2, dtype=torch.int64)
     )
-    assert len(suppress(pair, 0.5, at_threshold=False, apart=True, ties="first", flat_last=False, inclusive=False)) == 2
-    assert len(suppress(pair, 0.5, at_threshold=True, apart=True, ties="first", flat_last=False, inclusive=False)) == 1
+    assert (
+        len(suppress(pair, 0.5, at_threshold=False, apart=True, ties="first", flat_last=False, inclusive=False, most=9))
+        == 2
+    )
+    assert (
+        len(suppress(pair, 0.5, at_threshold=True, apart=True, ties="first", flat_last=False, inclusive=False, most=9))
+        == 1
+    )
 
 
 def test_classes_do_not_suppress_each_other_however_they_are_kept_apart() -> None:
@@ -143,7 +149,9 @@ def test_classes_do_not_suppress_each_other_however_they_are_kept_apart() -> Non
         torch.randint(0, 4, (80,), generator=generator),
     )
     apart, shifted = (
-        suppress(found, 0.4, at_threshold=False, apart=choice, ties="first", flat_last=False, inclusive=False).tolist()
+        suppress(
+            found, 0.4, at_threshold=False, apart=choice, ties="first", flat_last=False, inclusive=False, most=9
+        ).tolist()
         for choice in (True, False)
     )
     assert apart == shifted
@@ -213,13 +221,16 @@ def test_regions_of_mmdetection_1_end_with_their_last_pixel() -> None:
                 assert values[row, column].item() == pytest.approx(sum(samples) / 4, abs=1e-5)
 
 
-def test_a_kept_box_of_no_area_ends_its_class() -> None:
+def test_a_kept_box_of_no_area_is_kept_again_until_there_are_enough() -> None:
     boxes = torch.tensor([[0.0, 0, 9, 9], [20, 5, 20, 9], [0, 0, 8, 9], [30, 30, 40, 40], [30, 30, 41, 40]])
     scores = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5])
-    for labels, kept in (([0, 0, 0, 0, 0], [0, 1]), ([0, 0, 0, 0, 1], [0, 1, 4]), ([0, 1, 0, 0, 0], [0, 1, 3])):
+    for labels, kept in (([0, 0, 0, 0, 0], [0, 1, 1, 1]), ([0, 0, 0, 0, 1], [0, 1, 1, 1, 4])):
         found = Scored(boxes, scores, torch.tensor(labels))
-        for apart in (True, False):
-            stays = suppress(found, 0.5, at_threshold=False, apart=apart, ties="first", flat_last=True, inclusive=False)
-            assert stays.tolist() == kept
-    none = suppress(found[[]], 0.5, at_threshold=False, apart=True, ties="first", flat_last=True, inclusive=False)
+        stays = suppress(
+            found, 0.5, at_threshold=False, apart=True, ties="first", flat_last=True, inclusive=False, most=4
+        )
+        assert stays.tolist() == kept
+    none = suppress(
+        found[[]], 0.5, at_threshold=False, apart=True, ties="first", flat_last=True, inclusive=False, most=4
+    )
     assert none.tolist() == []

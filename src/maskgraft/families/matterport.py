@@ -46,6 +46,7 @@ NUMERICS = Numerics(
     rpn_min_size=None,
     rpn_delta_weights=(10.0, 10.0, 5.0, 5.0),
     delta_clip=None,
+    nms_at_threshold=True,
     nms_apart=True,
     nms_ties="heap",
     nms_flat_last=True,

@@ -11,7 +11,7 @@ from torch.nn.functional import one_hot
 
 from maskgraft.ops import boxes as box_ops
 from maskgraft.ops.boxes import Weights, Window
-from maskgraft.ops.ties import popped
+from maskgraft.ops.ties import suppressed_from_heap
 from maskgraft.torchvision_ops import batched_nms, nms
 
 
@@ -95,7 +95,7 @@ def proposals(
         ties=nms_ties,
         flat_last=nms_flat_last,
         inclusive=inclusive_areas,
-        most=post_nms if nms_apart and scope == "image" else None,
+        most=post_nms,
     )
     found = found[_at_most(kept, found.labels, level_post_nms)[:post_nms]]
     if not clip_after:
@@ -173,9 +173,10 @@ def detections(
         ties=nms_ties,
         flat_last=nms_flat_last,
         inclusive=inclusive_areas,
+        most=max_detections if nms_flat_last else len(which),
     )
     if class_choice == "best":  # of equal scores that of the first region comes first, whatever its class
-        kept = kept.sort().values
+        kept = torch.unique(kept)
         kept = kept[found.scores[kept].sort(descending=True, stable=True).indices]
     found = found[_at_most(kept, found.labels, max_per_class)]
     if clip_after:
@@ -192,7 +193,7 @@ def suppress(
     ties: Literal["first", "heap"],
     flat_last: bool,
     inclusive: bool,
-    most: int | None = None,
+    most: int,
 ) -> Tensor:
     """Greedy non-maximum suppression within each label: indices of what stays, int64, best first.
 
@@ -200,61 +201,52 @@ def suppress(
     `apart`: the labels are suppressed one after the other, and of equal scores those of lower labels come first.
     Otherwise all go together, shifted so far apart that labels do not meet, which rounds boxes of high labels to 1/100
     of a pixel (torchvision, Detectron2, mmcv). Of equal scores of a label the first comes first, or what a heap gives
-    (`ops.ties.popped`).
+    (`ops.ties.suppressed_from_heap`).
 
-    `flat_last`: once a box of no area is kept, its label keeps nothing more, as in TensorFlow 1.15 to 2.1. There what
-    is kept is looked at again, and a box that does not overlap even itself is kept again and again until there are
-    enough (tensorflow/tensorflow#35482). `most`: no more are wanted of boxes of one label, so that often the best of
-    them will do.
+    `flat_last`: once a box of no area is kept, it is kept again and again until there are `most`, of its label or,
+    where all go together, of all labels: so a label keeps nothing more, but for boxes of the same score.
     """
-    if most is not None:
-        first = 8 * most
-        while first < len(found.scores):
-            ahead = _best(found.scores, ties, first)
-            kept = suppress(
-                found[ahead],
-                threshold,
-                at_threshold=at_threshold,
-                apart=apart,
-                ties="first",
-                flat_last=flat_last,
-                inclusive=inclusive,
-            )
-            if len(kept) >= most:
-                return ahead[kept]
-            first *= 4
     boxes = found.boxes
     if inclusive:  # moved by one, the far sides give the same areas and intersections
         boxes = boxes + boxes.new_tensor((0, 0, 1, 1))
     if at_threshold:
         threshold = float(np.nextafter(np.float32(threshold), np.float32(-1)))
-    if apart or ties == "heap":  # each label has a heap of its own
-        kept = _one_by_one(boxes, found.scores, found.labels, threshold, ties)
-    else:
-        kept = batched_nms(boxes, found.scores, found.labels, threshold)
-    if not flat_last or not len(kept):
-        return kept
-    flat = (boxes[kept, 2:] <= boxes[kept, :2]).any(1)
-    before = one_hot(found.labels[kept]) * flat[:, None]
-    passed = (before.cumsum(0) - before).gather(1, found.labels[kept, None])[:, 0]
-    return kept[passed == 0]
-
-
-def _one_by_one(
-    boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float, ties: Literal["first", "heap"]
-) -> Tensor:
-    kept = [labels[:0]]
-    for label in torch.unique(labels):
-        of_label = torch.nonzero(labels == label).squeeze(1)
-        of_label = of_label[_best(scores[of_label], ties)]
-        kept.append(of_label[nms(boxes[of_label], scores[of_label], threshold)])
+    if not apart:
+        if _as_a_heap(boxes, found.scores, ties, flat_last):
+            return suppressed_from_heap(boxes, found.scores, found.labels, threshold, most=most, flat_again=flat_last)
+        together: Tensor = batched_nms(boxes, found.scores, found.labels, threshold)
+        return together
+    kept = [found.labels[:0]]
+    for label in torch.unique(found.labels):
+        of_label = torch.nonzero(found.labels == label).squeeze(1)
+        these = boxes[of_label], found.scores[of_label]
+        if _as_a_heap(*these, ties, flat_last):
+            stay = suppressed_from_heap(*these, torch.zeros_like(of_label), threshold, most=most, flat_again=flat_last)
+        else:
+            stay = _first_of_nms(*these, threshold, most)
+        kept.append(of_label[stay])
     chosen = torch.cat(kept)
-    return chosen[scores[chosen].sort(descending=True, stable=True).indices]
+    return chosen[found.scores[chosen].sort(descending=True, stable=True).indices]
 
 
-def _best(scores: Tensor, ties: Literal["first", "heap"], most: int | None = None) -> Tensor:
-    """Indices of the best scores, best first."""
-    return popped(scores, most) if ties == "heap" else scores.sort(descending=True, stable=True).indices[:most]
+def _first_of_nms(boxes: Tensor, scores: Tensor, threshold: float, most: int) -> Tensor:
+    """What stays of one label, as far as the first `most`, for which often the best candidates will do."""
+    order = scores.sort(descending=True, stable=True).indices
+    first = 8 * most
+    while True:
+        ahead = order[:first]
+        stay = ahead[nms(boxes[ahead], scores[ahead], threshold)]
+        if len(stay) >= most or first >= len(order):
+            return stay
+        first *= 4
+
+
+def _as_a_heap(boxes: Tensor, scores: Tensor, ties: Literal["first", "heap"], flat_last: bool) -> bool:
+    """Whether a heap may keep other boxes than those that come first."""
+    if flat_last and bool((boxes[:, 2:] <= boxes[:, :2]).any()):
+        return True
+    ordered = scores.sort(descending=True).values
+    return ties == "heap" and bool((ordered[1:] == ordered[:-1]).any())
 
 
 def _at_most(kept: Tensor, labels: Tensor, most: int | None) -> Tensor:
