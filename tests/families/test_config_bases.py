@@ -49,6 +49,56 @@ def test_several_bases_the_last_above_the_first(tmp_path: Path) -> None:
     }
 
 
+LAZY = """
+from detectron2.config import LazyCall as L
+from {start}constants import constants as numbers
+
+model = L(GeneralizedRCNN)(
+    backbone=L(FPN)(bottom_up=L(ResNet)(stages=L(ResNet.make_default_stages)(depth=50, stride_in_1x1=True))),
+    proposal_generator=L(RPN)(nms_thresh=0.7, pre_nms_topk=(2000, 1000), post_nms_topk=(1000, 900)),
+    pixel_mean=numbers.rgb,
+    input_format="BGR",
+)
+dataloader = OmegaConf.create()
+dataloader.test = L(loader)(
+    mapper=L(Mapper)(augmentations=[L(T.ResizeShortestEdge)(short_edge_length=300, max_size=99)])
+)
+"""
+
+
+def test_lazy_configs_take_from_what_they_import(tmp_path: Path) -> None:
+    for folder in ("common/models", "mine"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "common" / "models" / "fpn.py").write_text(LAZY.format(start=".."))
+    (tmp_path / "common" / "constants.py").write_text("constants = dict(rgb=[1.0, 2.0, 3.0])")
+    (tmp_path / "common" / "schedule.py").write_text("def half(x):\n    return x / 2\n\n\nlr = half(4)")
+    (tmp_path / "mine" / "first.py").write_text(
+        "from ..common.models.fpn import dataloader, model\n"
+        "model.backbone.bottom_up.stages.stride_in_1x1 = False\nmodel.input_format = 'RGB'\n"
+    )
+    path = tmp_path / "mine" / "second.py"
+    path.write_text(
+        "from .first import dataloader, model\nfrom ..common.schedule import lr\n"
+        "model.proposal_generator.nms_thresh = 0.5\nmodel.roi_heads.mask_head.conv_norm = lambda c: Norm(c)\n"
+    )
+    known = identify(drawn(*SLIM["detectron2"]), config=path)
+    told = known.spec.numerics
+    assert (told.stride_in, told.channel_order, told.rpn_nms_threshold, told.rpn_post_nms) == ("3x3", "rgb", 0.5, 900)
+    assert (told.pixel_mean, told.min_size, told.max_size) == ((1.0, 2.0, 3.0), 300, 99)
+    assert known.findings == ()
+    (tmp_path / "common" / "constants.py").unlink()
+    (finding,) = identify(drawn(*SLIM["detectron2"]), config=path).findings
+    assert "../constants.py, which is not read" in finding.message
+
+
+def test_a_lazy_config_that_builds_no_model_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("model = get_config('common/models/mask_rcnn_fpn.py').model\nmodel.input_format = 'RGB'\n")
+    known = identify(drawn(*SLIM["detectron2"]), config=path)
+    assert known.spec.numerics.channel_order == "rgb"
+    assert [finding.code for finding in known.findings] == ["numerics.assumed"]
+
+
 def test_python_configs_take_from_their_bases_and_replace_what_they_delete(tmp_path: Path) -> None:
     (tmp_path / "base.py").write_text(
         "scale = (1000, 600)\n"

@@ -68,6 +68,7 @@ dataloader:
       augmentations:
       - {_target_: detectron2.data.transforms.ResizeShortestEdge, short_edge_length: 500, max_size: 700}
 model:
+  _target_: detectron2.modeling.meta_arch.rcnn.GeneralizedRCNN
   input_format: RGB
   pixel_mean: [123.675, 116.28, 103.53]
   backbone: {bottom_up: {stages: {depth: 50, stride_in_1x1: false}}}

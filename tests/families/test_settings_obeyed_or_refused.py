@@ -28,6 +28,7 @@ def slim(name: str, **changes: Any) -> tuple[Spec, str]:
 FILES: dict[str, tuple[tuple[Spec, str], str]] = {
     "detectron2": (slim("detectron2"), "config.yaml"),
     "detectron2 dc5": (slim("detectron2", neck="dc5"), "config.yaml"),
+    "detectron2 gn": (slim("detectron2", norm="group", neck_norm="group", **dict.fromkeys(WIDTHS, 32)), "config.yaml"),
     "benchmark": (slim("maskrcnn-benchmark"), "config.yaml"),
     "benchmark gn": (slim("maskrcnn-benchmark", **GN), "config.yaml"),
     "benchmark gn heads": (slim("maskrcnn-benchmark", **{**GN, "norm": "frozen"}), "config.yaml"),
@@ -73,6 +74,17 @@ def tf(resizer: str = "keep_aspect_ratio_resizer { }", heads: str = "", after: s
     return TF.format(resizer=resizer, heads=heads, after=after)
 
 
+# what builds a pyramid, and its anchors
+DETECTRON2 = (
+    "MODEL: {{MASK_ON: true, BACKBONE: {{NAME: build_resnet_fpn_backbone}}, "
+    "ANCHOR_GENERATOR: {{SIZES: [[32], [64], [128], [256], [512]]}}, {}}}"
+)
+DETECTRON = """
+MODEL: {CONV_BODY: FPN.add_fpn_ResNet50_conv5_body, MASK_ON: true}
+FAST_RCNN: {ROI_XFORM_METHOD: RoIAlign, ROI_XFORM_RESOLUTION: 7}
+MRCNN: {DILATION: 1, ROI_XFORM_RESOLUTION: 14}
+"""
+
 REFUSED = [
     ("detectron2", "MODEL: {ROI_BOX_HEAD: {USE_SIGMOID_CE: true}}", "USE_SIGMOID_CE"),
     ("detectron2", "MODEL: {RPN: {HEAD_NAME: MyHead}}", "RPN.HEAD_NAME"),
@@ -86,6 +98,15 @@ REFUSED = [
         "ROI_MASK_HEAD.POOLER_SAMPLING_RATIO",
     ),
     ("detectron2", "model: {roi_heads: {box_predictor: {use_sigmoid_ce: true}}}", "use_sigmoid_ce"),
+    ("detectron2", "model: {backbone: {bottom_up: {_target_: detectron2.modeling.RegNet}}}", "RegNet, not ResNet"),
+    ("detectron2", "MODEL: {ROI_MASK_HEAD: {NAME: PointRendMaskHead}}", "PointRendMaskHead"),
+    ("detectron2", "MODEL: {BACKBONE: {NAME: build_retinanet_resnet_fpn_backbone}}", "build_retinanet"),
+    ("detectron2", "MODEL: {MASK_ON: false}", "MASK_ON"),
+    (
+        "detectron2",
+        DETECTRON2.format("RPN: {IN_FEATURES: [p2, p3, p4, p5, p6]}, RESNETS: {RES5_DILATION: 2}"),
+        "DILATION",
+    ),
     ("benchmark", "MODEL: {RPN: {ANCHOR_STRIDE: [8, 16, 32, 64, 128]}}", "ANCHOR_STRIDE"),
     ("benchmark", "MODEL: {ROI_BOX_HEAD: {POOLER_SCALES: [0.125, 0.0625]}}", "POOLER_SCALES"),
     (
@@ -100,6 +121,8 @@ REFUSED = [
     ("detectron", "FPN: {ROI_CANONICAL_SCALE: 112}", "ROI_CANONICAL_SCALE"),
     ("detectron", "TEST: {BBOX_AUG: {ENABLED: true}}", "BBOX_AUG"),
     ("detectron", "MRCNN: {DILATION: 2}", "DILATION"),
+    ("detectron", "MODEL: {CONV_BODY: FPN.add_fpn_ResNet50_conv5_body}", "FAST_RCNN.ROI_XFORM_METHOD is 'RoIPoolF'"),
+    ("detectron", "TEST: {BBOX_REG: false}", "TEST.BBOX_REG"),
     ("mmdet", MMDET["nms"].format("class_agnostic=True"), "class_agnostic"),
     ("mmdet", MMDET["model"].format("neck=dict(upsample_cfg=dict(mode='bilinear'))"), "upsample_cfg"),
     ("mmdet", MMDET["model"].format("backbone=dict(strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2))"), "strides"),
@@ -162,6 +185,44 @@ OBEYED: list[tuple[str, str, dict[str, Any]]] = [
         "model: {proposal_generator: {min_box_size: 4, smooth_l1_beta: 0.5, anchor_boundary_thresh: 0}}",
         {"rpn_min_size": 4, "rpn_beta": 0.5, "rpn_straddle": 0},
     ),
+    (
+        "detectron2 gn",
+        DETECTRON2.format("ROI_BOX_HEAD: {POOLER_RESOLUTION: 7}"),
+        {"stride_in": "1x1", "rpn_pre_nms": 6000, "rpn_pre_nms_train": 12000, "rpn_post_nms_train": 2000},
+    ),
+    ("detectron2 gn", "MODEL: {ROI_BOX_HEAD: {POOLER_RESOLUTION: 7}}", {"stride_in": "3x3", "rpn_pre_nms": 1000}),
+    (
+        "detectron2",
+        "MODEL: {ANCHOR_GENERATOR: {SIZES: [48], ASPECT_RATIOS: [0.25, 1.0, 4.0]}}",
+        {"anchor_sizes": ((48.0,),) * 5, "anchor_ratios": (0.25, 1.0, 4.0)},
+    ),
+    ("detectron2", "TEST: {DETECTIONS_PER_IMAGE: -1}\nMODEL: {RPN: {POST_NMS_TOPK_TEST: 5}}", {"max_detections": 15}),
+    (
+        "detectron2",
+        "MODEL: {RPN: {LOSS_WEIGHT: 2.0, BBOX_REG_LOSS_WEIGHT: 1.5, BBOX_REG_LOSS_TYPE: giou}, "
+        "ROI_BOX_HEAD: {BBOX_REG_LOSS_WEIGHT: 10.0}, ROI_HEADS: {PROPOSAL_APPEND_GT: false}}",
+        {"loss_weights": (2, 3, 1, 10, 1), "rpn_box_loss": "giou", "box_loss": "smooth-l1", "roi_truth": False},
+    ),
+    (
+        "detectron2",
+        "model: {_target_: GeneralizedRCNN, proposal_generator: {loss_weight: 0.5}, "
+        "roi_heads: {box_predictor: {loss_weight: {loss_box_reg: 4.0}, box_reg_loss_type: giou}}}",
+        {"loss_weights": (0.5, 0.5, 1, 4, 1), "box_loss": "giou", "score_threshold": 0.0, "stride_in": "3x3"},
+    ),
+    (
+        "detectron",
+        DETECTRON,
+        {
+            **{"min_size": 600, "max_size": 1000, "nms_threshold": 0.3, "rpn_pre_nms": 12000, "rpn_post_nms": 2000},
+            **{"roi_sampling": 0, "roi_samples": 64},
+        },
+    ),
+    (
+        "detectron",
+        "TEST: {RPN_PRE_NMS_TOP_N: 0, RPN_NMS_THRESH: 0.0, RPN_POST_NMS_TOP_N: 7, DETECTIONS_PER_IM: 0}",
+        {"rpn_pre_nms": None, "rpn_nms_threshold": 2.0, "max_detections": 7 * 3},
+    ),
+    ("detectron", "MRCNN: {WEIGHT_LOSS_MASK: 2.0}", {"loss_weights": (1, 1, 1, 1, 2)}),
     ("benchmark", "MODEL: {ROI_MASK_HEAD: {POSTPROCESS_MASKS_THRESHOLD: 0.4}}", {"mask_threshold": 0.5}),
     (
         "benchmark",

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import yaml
 
 from maskgraft.errors import CheckpointError, Finding
-from maskgraft.families.python_configs import imported_bases, parse_python
+from maskgraft.families.python_configs import imported_bases, imported_beside, parse_python
 from maskgraft.spec import Learned
 
 _MOST_BYTES = 4 << 20
@@ -62,30 +62,45 @@ def read_config(path: Path) -> Mapping[str, Any]:
     """A config file as nested dicts: Python text where it is called so, YAML otherwise.
 
     The files that it is written on top of are read first: `_BASE_` of Detectron2 and PaddleDetection, `_base_` of
-    MMDetection, by their place beside it. Those that are not there, or are imported, stay under `NOT_READ`. Raises
-    `CheckpointError`.
+    MMDetection, and what a LazyConfig of Detectron2 imports, by their place beside it. Those that are not there, or are
+    imported otherwise, stay under `NOT_READ`. Raises `CheckpointError`.
     """
     return _with_bases(path, ())
 
 
-def _with_bases(path: Path, above: tuple[Path, ...]) -> Mapping[str, Any]:
-    python = path.suffix == ".py"
-    text = _python(path) if python else read_yaml(path)
-    key = "_base_" if python else "_BASE_"
-    named = text.get(key, ())
-    base: dict[str, Any] = {}
-    lacking = imported_bases(read_text(path)) if python else []
-    for one in [named] if isinstance(named, str) else named if isinstance(named, list | tuple) else ():
-        place = path.parent / Path(str(one)).expanduser()
+def _with_bases(path: Path, above: tuple[Path, ...], *, may_be_empty: bool = False) -> Mapping[str, Any]:
+    lacking: list[str] = []
+
+    def below(one: str, *, may_be_empty: bool) -> Mapping[str, Any]:
+        place = path.parent / Path(one).expanduser()
         if not place.is_file() or len(above) == _MOST_BASES or place.resolve() in (*above, path.resolve()):
-            lacking.append(str(one))
-            continue
-        below = _with_bases(place, (*above, path.resolve()))
-        lacking += below.get(NOT_READ, ())
-        base = merged(base, below)
+            lacking.append(one)
+            return {}
+        found = _with_bases(place, (*above, path.resolve()), may_be_empty=may_be_empty)
+        lacking.extend(found.get(NOT_READ, ()))
+        return found
+
+    python, key = path.suffix == ".py", "_BASE_"
+    base: dict[str, Any] = {}
+    imported: dict[str, Any] = {}
+    if python:
+        script, key = read_text(path), "_base_"
+        lacking += imported_bases(script)
+        for one, names in imported_beside(script):
+            found = below(one, may_be_empty=True)  # of schedules and the like nothing is understood
+            imported |= {here: found[there] for there, here in names.items() if there in found}
+        text = parse_python(script, imported=imported)
+        if not text and not may_be_empty:
+            raise _refused(path, "is no Python text of settings")
+    else:
+        text = read_yaml(path)
+    named = text.get(key, ())
+    for one in [named] if isinstance(named, str) else named if isinstance(named, list | tuple) else ():
+        base = merged(base, below(str(one), may_be_empty=False))
     if python and base:
-        text = _python(path, base)
+        text = parse_python(script, base, imported)
     whole = merged(base, {name: value for name, value in text.items() if name != key})
+    whole.pop(NOT_READ, None)
     return whole | {NOT_READ: lacking} if lacking else whole
 
 
@@ -107,13 +122,6 @@ def read_text(path: Path) -> str:
     if path.stat().st_size > _MOST_BYTES:
         raise _refused(path, f"is {path.stat().st_size:,} bytes long, more than a config ever is")
     return path.read_text(encoding="utf-8-sig", errors="replace")
-
-
-def _python(path: Path, base: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
-    settings = parse_python(read_text(path), base)
-    if not settings:
-        raise _refused(path, "is no Python text of settings")
-    return settings
 
 
 def base_fault(config: Mapping[str, Any], fix: str) -> list[Finding]:

@@ -14,7 +14,7 @@ import yaml
 
 from maskgraft.errors import Finding
 from maskgraft.families import maskrcnn_benchmark_config
-from maskgraft.families.configs import changes_from, parse_yaml, setting
+from maskgraft.families.configs import changes_from, merged, parse_yaml, setting
 from maskgraft.families.detectron2_config import numerics_of
 from maskgraft.families.detectron_maths import (
     SHARED,
@@ -29,6 +29,7 @@ from maskgraft.families.family import (
     Reading,
     count,
     learned,
+    not_taken_up,
     refuse_other_pooling,
     refuse_what_cannot_be_obeyed,
     shape,
@@ -50,6 +51,17 @@ NUMERICS = Numerics(
     rpn_normaliser="samples-sampled",
 )
 
+
+def _most(count: Any) -> int | None:
+    """A number of candidates; all of them at 0 or below (`ops/generate_proposals.py`)."""
+    return int(count) if count > 0 else None
+
+
+def _overlap(threshold: Any) -> float:
+    """A threshold for proposals, which are not suppressed at 0 or below."""
+    return float(threshold) if threshold > 0 else 2.0
+
+
 # Field of Numerics ← (key of Detectron's config, how its value reads)
 _FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("min_size", "TEST.SCALE", int),
@@ -58,12 +70,13 @@ _FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("pixel_mean", "PIXEL_MEANS", lambda means: quad(means[0][0])),
     ("stride_in", "RESNETS.STRIDE_1X1", lambda yes: "1x1" if yes else "3x3"),
     ("delta_clip", "BBOX_XFORM_CLIP", float),
-    ("rpn_pre_nms", "TEST.RPN_PRE_NMS_TOP_N", int),
+    ("rpn_pre_nms", "TEST.RPN_PRE_NMS_TOP_N", _most),
     ("rpn_post_nms", "TEST.RPN_POST_NMS_TOP_N", int),
-    ("rpn_nms_threshold", "TEST.RPN_NMS_THRESH", float),
+    ("rpn_nms_threshold", "TEST.RPN_NMS_THRESH", _overlap),
     ("rpn_min_size", "TEST.RPN_MIN_SIZE", float),
-    ("rpn_pre_nms_train", "TRAIN.RPN_PRE_NMS_TOP_N", int),
+    ("rpn_pre_nms_train", "TRAIN.RPN_PRE_NMS_TOP_N", _most),
     ("rpn_post_nms_train", "TRAIN.RPN_POST_NMS_TOP_N", int),
+    ("rpn_min_size_train", "TRAIN.RPN_MIN_SIZE", float),
     ("rpn_positive_iou", "TRAIN.RPN_POSITIVE_OVERLAP", float),
     ("rpn_negative_iou", "TRAIN.RPN_NEGATIVE_OVERLAP", float),
     ("rpn_straddle", "TRAIN.RPN_STRADDLE_THRESH", straddle),
@@ -80,12 +93,30 @@ _FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("roi_positive_iou", "TRAIN.FG_THRESH", float),
     ("roi_samples", "TRAIN.BATCH_SIZE_PER_IM", int),
     ("roi_positive_fraction", "TRAIN.FG_FRACTION", float),
+    ("loss_weights", "MRCNN.WEIGHT_LOSS_MASK", lambda weight: (1.0, 1.0, 1.0, 1.0, float(weight))),
 )
+
+# What Detectron takes where a config that builds a model says nothing, as far as its baselines say otherwise.
+_DEFAULTS: Mapping[str, Any] = {
+    "RPN": {"SIZES": (64, 128, 256, 512)},
+    "FAST_RCNN": {"ROI_XFORM_METHOD": "RoIPoolF", "ROI_XFORM_RESOLUTION": 14, "ROI_XFORM_SAMPLING_RATIO": 0},
+    "MRCNN": {"DILATION": 2, "ROI_XFORM_RESOLUTION": 7, "ROI_XFORM_SAMPLING_RATIO": 0},
+    "RESNETS": {"STRIDE_1X1": True},
+    "TRAIN": {"RPN_PRE_NMS_TOP_N": 12000, "RPN_POST_NMS_TOP_N": 2000, "BATCH_SIZE_PER_IM": 64},
+    "TEST": {
+        **{"SCALE": 600, "MAX_SIZE": 1000, "NMS": 0.3},
+        **{"RPN_PRE_NMS_TOP_N": 12000, "RPN_POST_NMS_TOP_N": 2000},
+    },
+}
 
 # Settings whose other values change what is computed in ways that the model does not have.
 _REQUIRED: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("MODEL.TYPE", ("generalized_rcnn", "mask_rcnn")),
+    ("MODEL.MASK_ON", (True,)),
     ("MODEL.KEYPOINTS_ON", (False,)),
+    ("MODEL.RPN_ONLY", (False,)),
+    ("RETINANET.RETINANET_ON", (False,)),
+    ("TEST.BBOX_REG", (True,)),
     ("FAST_RCNN.ROI_XFORM_METHOD", ("RoIAlign",)),
     ("MRCNN.ROI_XFORM_METHOD", ("RoIAlign",)),
     ("MRCNN.UPSAMPLE_RATIO", (1,)),
@@ -109,6 +140,13 @@ _REQUIRED_OF_PYRAMIDS: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("FPN.EXTRA_CONV_LEVELS", (False,)),
     ("MRCNN.DILATION", (1,)),
 )
+# Settings of trainings alone, which one here does not take up.
+_OF_TRAINING: tuple[tuple[str, Any], ...] = (
+    ("TRAIN.BG_THRESH_HI", 0.5),
+    ("TRAIN.BG_THRESH_LO", 0.0),
+    ("TRAIN.RPN_NMS_THRESH", 0.7),
+)
+_READ = [f"numerics.{name}" for name in ("anchor_sizes", "anchor_ratios", *(name for name, _, _ in _FROM_CONFIG))]
 _POOLING = ("MRCNN.ROI_XFORM_SAMPLING_RATIO", "FAST_RCNN.ROI_XFORM_SAMPLING_RATIO")
 
 
@@ -143,11 +181,14 @@ def _numerics(
         **learned(
             "the settings of Detectron's baselines; its config would say",
             "assumed",
-            [f"numerics.{name}" for name, _, _ in _FROM_CONFIG],
+            _READ,
         ),
     }
     if config is None:
         config = _own_config(tensors)
+    if setting(config, "MODEL.CONV_BODY"):
+        config = merged(_DEFAULTS, config)
+        how |= learned("what the config leaves open is Detectron's default", "implied", _READ)
     refuse_what_cannot_be_obeyed(tensors, config, _REQUIRED, FAMILY.title)
     if arch.neck == "fpn":
         refuse_what_cannot_be_obeyed(tensors, config, _REQUIRED_OF_PYRAMIDS, FAMILY.title)
@@ -155,7 +196,10 @@ def _numerics(
     changes = changes_from(config, _FROM_CONFIG, how)
     anchors = _settings_of(arch, config)
     how |= learned("Detectron's config", "read", [f"numerics.{name}" for name in anchors])
-    return replace(of_arch(NUMERICS, arch), **{**changes, **anchors}), how, []
+    numerics = replace(of_arch(NUMERICS, arch), **{**changes, **anchors})
+    if numerics.max_detections <= 0:  # as many as there are
+        numerics = replace(numerics, max_detections=numerics.rpn_post_nms * arch.classes)
+    return numerics, how, list(not_taken_up(config, _OF_TRAINING))
 
 
 def _own_config(tensors: Tensors) -> Config:

@@ -1,13 +1,15 @@
 """Configs that are Python text, read as data: the text is parsed and never run.
 
 Understood are assignments at the top (MMDetection), to attributes (Tensorpack) and in classes (Matterport): of
-literals, `dict(...)`, `array([...])`, names assigned before, and sums of numbers or lists. Whatever else stands in the
-text is left out; for attributes and classes, whose readers ask, it is an `Unread`.
+literals, `dict(...)`, `array([...])`, names assigned before, sums of numbers or lists, and `L(Thing)(...)` of
+Detectron2, which is a dict whose `_target_` is the text of the thing. Whatever else stands in the text is left out; for
+attributes and classes, whose readers ask, it is an `Unread`.
 """
 
 import ast
 import operator
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,18 +37,21 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
 }
 
 
-def parse_python(text: str, base: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+def parse_python(
+    text: str, base: Mapping[str, Any] | None = None, imported: Mapping[str, Any] | None = None
+) -> Mapping[str, Any]:
     """What the assignments of a Python config hold, by name; empty for a text that is no Python.
 
         parse_python("norm = dict(type='BN')\\nmodel = dict(norm=norm)")["model"]     # {"norm": {"type": "BN"}}
 
     MMDetection 1 and 2 put the name of the file in front of the text; that line is skipped. `base` is what the text
-    calls `_base_`, the settings of the files that it is written on top of.
+    calls `_base_`, the settings of the files that it is written on top of; `imported` are the names that it takes from
+    files beside it, which it may change.
     """
     if len(text) > _MOST_CHARACTERS:
         return {}
     tree = _parsed(text) or _parsed("#" + text)
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = deepcopy(dict(imported or {}))
     for statement in tree.body if tree else ():
         if isinstance(statement, ast.Assign):
             try:
@@ -71,6 +76,22 @@ def imported_bases(text: str) -> list[str]:
         for statement in node.body
     ]
     return ["." * one.level + (one.module or "") for one in within if isinstance(one, ast.ImportFrom)]
+
+
+def imported_beside(text: str) -> list[tuple[str, Mapping[str, str]]]:
+    """What a config takes from files beside it (Detectron2's LazyConfig): path, and names there → names here.
+
+    imported_beside("from ..common.optim import SGD as optimizer")     # [("../common/optim.py", {"SGD": "optimizer"})]
+    """
+    tree = _parsed(text) if len(text) <= _MOST_CHARACTERS else None
+    return [
+        (
+            "../" * (one.level - 1) + one.module.replace(".", "/") + ".py",
+            {alias.name: alias.asname or alias.name for alias in one.names},
+        )
+        for one in (tree.body if tree else ())
+        if isinstance(one, ast.ImportFrom) and one.level and one.module
+    ]
 
 
 def parse_classes(text: str) -> Mapping[str, tuple[tuple[str, ...], Mapping[str, Any]]]:
@@ -142,6 +163,8 @@ def _value(node: ast.expr | None, known: Mapping[str, Any]) -> Any:
             )
         case ast.Call(func=ast.Name(id="dict"), args=[]):
             return _pairs([(one.arg, one.value) for one in node.keywords], known)
+        case ast.Call(func=ast.Call(func=ast.Name(id="L" | "LazyCall"), args=[target]), args=[]):
+            return {"_target_": ast.unparse(target), **_pairs([(one.arg, one.value) for one in node.keywords], known)}
         case ast.Call(func=ast.Attribute(attr="array") | ast.Name(id="array"), args=[ast.List() as inner]):
             return _value(inner, known)
         case ast.UnaryOp(op=ast.USub()):
