@@ -68,6 +68,17 @@ def test_the_anchors_are_those_of_torchvisions_own_detectors(tmp_path: Path) -> 
     assert spec.learned["numerics.anchor_sizes"].how == "assumed"
 
 
+@pytest.mark.parametrize(
+    ("backbone", "says"), [("mobilenet_v3_small", "MobileNetV3-Small"), ("mobilenet_v2", "supported: MobileNetV2")]
+)
+def test_its_kin_are_refused_by_name(backbone: str, says: str, tmp_path: Path) -> None:
+    body = mobilenet_backbone(backbone_name=backbone, fpn=True, weights=None)
+    model = MaskRCNN(body, 5, rpn_anchor_generator=AnchorGenerator((SIZES,) * 3, ((0.5, 1.0, 2.0),) * 3))
+    torch.save(model.state_dict(), tmp_path / "mobile.pth")
+    with pytest.raises(CheckpointError, match=says):
+        mg.load(tmp_path / "mobile.pth")
+
+
 def test_other_widths_are_refused(tmp_path: Path) -> None:
     state = built().state_dict()
     state["backbone.fpn.inner_blocks.0.0.weight"] = torch.ones(256, 77, 1, 1)

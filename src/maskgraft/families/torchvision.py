@@ -67,7 +67,9 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
     names = tensors.arrays
     mobile = MOBILE_LANDMARK in names
     if not mobile and "backbone.body.layer1.0.conv1.weight" not in names:
-        raise unsupported(tensors, "torchvision", "a backbone that is neither a ResNet nor MobileNetV3-Large")
+        second = any(name.endswith("1.conv.0.0.weight") for name in names)
+        other = "MobileNetV2" if second else "a backbone that is neither a ResNet with a pyramid nor MobileNetV3-Large"
+        raise unsupported(tensors, "torchvision", other)
     if "roi_heads.mask_predictor.mask_fcn_logits.weight" not in names:
         raise unsupported(tensors, "torchvision", "no mask head (Faster R-CNN or Keypoint R-CNN)")
     if any(name.startswith("backbone.fpn.extra_blocks.") for name in names):
@@ -155,6 +157,8 @@ def _mobile_trunk(tensors: Tensors, era: str) -> dict[str, Any]:
     """What `mobilenet_backbone` made: the widths that the pyramid takes say which of the maps it does."""
     taken = _widths_taken(tensors, era)
     levels = tuple(int(name[1]) for name, width in mobilenet_v3.WIDTHS.items() if width in taken)
+    if "backbone.body.16.0.weight" not in tensors:
+        raise unsupported(tensors, "torchvision", "MobileNetV3-Small, or Large without its last convolution")
     whole = shape(tensors, "backbone.body.16.0.weight")[:2] == (mobilenet_v3.LAST_WIDTH, 160)
     if not whole or [mobilenet_v3.WIDTHS[f"c{level}"] for level in levels] != taken:
         raise unsupported(tensors, "torchvision", f"a MobileNetV3 of other widths ({', '.join(map(str, taken))})")
