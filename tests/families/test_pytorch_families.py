@@ -1,6 +1,7 @@
 """Variants of PyTorch's and Caffe2's families: what a file's names and shapes tell, and what is refused by name."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,10 +9,11 @@ import pytest
 from maskgraft.errors import CheckpointError
 from maskgraft.families import detectron2, detectron_caffe2, identify, maskrcnn_benchmark, mmdet, recognise
 from maskgraft.families.class_names import numbered
-from maskgraft.files import LazyArray
+from maskgraft.files import LazyArray, Tensors
 from maskgraft.links import check
 from maskgraft.spec import Arch, Numerics, Spec
 from tests.families.drawn import canonical_shapes, drawn
+from tests.families.slim import SLIM
 
 R101, BASIC = (3, 4, 23, 3), {"block": "basic", "blocks": (2, 2, 2, 2)}
 C4 = {"neck": "c4", "rpn_channels": 1024, "anchors_per_cell": 15, "box_head": "res5", "box_fcs": 0, "mask_convs": 0}
@@ -241,6 +243,43 @@ def test_a_mask_head_with_a_stage_of_its_own_is_refused() -> None:
     apart = {**tensors.arrays, name: LazyArray.of(np.ones(tensors[name].shape, np.float32))}
     with pytest.raises(CheckpointError, match="SHARE_BOX_FEATURE_EXTRACTOR"):
         identify(replace(tensors, arrays=apart))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "beside"), [("module.", ("n_averaged",)), ("model.", ("criterion.weight", "metric.total"))]
+)
+def test_what_a_wrapper_keeps_beside_the_model_is_left_out(prefix: str, beside: tuple[str, ...]) -> None:
+    plain = drawn(*SLIM["torchvision"])
+    arrays = {f"{prefix}{name}": array for name, array in plain.arrays.items()}
+    arrays |= {name: LazyArray.of(np.ones(1, np.float32)) for name in beside}
+    known = identify(replace(plain, arrays=arrays))
+    assert (known.prefix, set(known.tensors)) == (prefix, set(plain))
+    (finding,) = (one for one in known.findings if one.code == "names.unexpected")
+    assert finding.names == beside
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("head.regression_head.bbox_ctrness.weight", "FCOS of torchvision"),
+        ("head.classification_head.cls_logits.weight", "RetinaNet of torchvision"),
+        ("head.classification_head.module_list.0.weight", "SSD of torchvision"),
+        ("rpn.head.cls_tower.0.weight", "RetinaNet of maskrcnn-benchmark"),
+    ],
+)
+def test_other_detectors_are_named(name: str, says: str) -> None:
+    arrays = {one: LazyArray.of(np.ones(1, np.float32)) for one in ("backbone.body.layer1.0.conv1.weight", name)}
+    with pytest.raises(CheckpointError, match=f"recognised as {says}, no Mask R-CNN"):
+        identify(Tensors(Path("drawn"), "drawn", arrays))
+
+
+def test_torchvisions_keypoints_are_named() -> None:
+    keypoints = {"roi_heads.keypoint_predictor.kps_score_lowres.weight": (1,)}
+    both = drawn(*SLIM["torchvision"], extra=keypoints)
+    alone = {name: array for name, array in both.arrays.items() if not name.startswith("roi_heads.mask_")}
+    for tensors, says in ((both, "keypoints beside masks"), (replace(both, arrays=alone), "Keypoint R-CNN")):
+        with pytest.raises(CheckpointError, match=says):
+            identify(tensors)
 
 
 def test_what_is_no_part_of_the_model_has_a_reason() -> None:

@@ -54,6 +54,7 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 # What training wrappers put before every name: DataParallel and DDP, Lightning and plain attributes, torch.compile.
+_MOST = 0.9  # of the names begin with a wrapper's prefix; what is left is the wrapper's own
 WRAPPERS = ("module.", "_orig_mod.", "model.", "detector.", "net.", "student.", "ema.")
 
 
@@ -91,17 +92,26 @@ def family(name: str) -> Family:
 
 
 def unwrapped(tensors: Tensors) -> Iterator[tuple[str, Tensors]]:
-    """The tensors as they are, then with each wrapper prefix that all names share taken off: (prefix, tensors)."""
+    """The tensors as they are, then with each wrapper prefix that all names share taken off: (prefix, tensors).
+
+    A few that do not share a wrapper's prefix are its own, counters of an average or metrics, and are left out.
+    """
     prefix = ""
     yield prefix, tensors
     while len(tensors):
-        first = next((w for w in WRAPPERS if all(name.startswith(w) for name in tensors)), _shared_part(tensors))
+        first = next((w for w in WRAPPERS if _wraps(w, tensors)), _shared_part(tensors))
         if not first:
             return
         prefix += first
-        shorter: dict[str, LazyArray] = {name.removeprefix(first): array for name, array in tensors.items()}
+        shorter: dict[str, LazyArray] = {
+            name.removeprefix(first): array for name, array in tensors.items() if name.startswith(first)
+        }
         tensors = replace(tensors, arrays=shorter)
         yield prefix, tensors
+
+
+def _wraps(prefix: str, tensors: Tensors) -> bool:
+    return sum(name.startswith(prefix) for name in tensors) >= max(1, _MOST * len(tensors))
 
 
 def _shared_part(tensors: Tensors) -> str:
@@ -156,6 +166,10 @@ def identify(tensors: Tensors, *, config: str | Path | None = None, family_name:
     if prefix:
         message = f"every name begins with {prefix!r}, which a training wrapper put there; it is taken off"
         findings.append(Finding("names.prefix", "info", message, evidence={"prefix": prefix}))
+    beside = [name for name in tensors if not name.startswith(prefix)]
+    if beside:
+        message = f"{len(beside)} tensors stand beside the model, and are no part of it, such as {beside[0]}"
+        findings.append(Finding("names.unexpected", "info", message, names=tuple(beside[:20])))
     ignored = {name: reason for name in plain if (reason := found.ignored(name))}
     kept = {name: array for name, array in plain.items() if name not in ignored}
     return Identified(

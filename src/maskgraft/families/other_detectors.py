@@ -1,7 +1,8 @@
 """Detectors that are no Mask R-CNN but come from the same homes: told by name, so that a refusal says what a file is.
 
-SSD of the TF Object Detection API under both TensorFlows (`models/*_feature_extractor.py`). Its Faster R-CNN is refused
-by the families themselves, whose names it has.
+SSD of the TF Object Detection API under both TensorFlows (`models/*_feature_extractor.py`), torchvision's detectors of
+one stage (`models/detection/`), maskrcnn-benchmark's RetinaNet. Faster R-CNN is refused by the families themselves,
+whose names it has.
 """
 
 from collections.abc import Mapping
@@ -9,6 +10,14 @@ from collections.abc import Mapping
 from maskgraft.families.tf_object_detection import SLIM_SCOPES
 from maskgraft.files import LazyArray
 
+# A tensor that only this detector has.
+_OF_PYTORCH = {
+    "head.classification_head.module_list.0.weight": "SSD of torchvision",
+    "head.classification_head.module_list.0.0.0.weight": "SSDlite of torchvision",
+    "head.regression_head.bbox_ctrness.weight": "FCOS of torchvision",
+    "head.classification_head.cls_logits.weight": "RetinaNet of torchvision",
+    "rpn.head.cls_tower.0.weight": "RetinaNet of maskrcnn-benchmark",
+}
 _KERAS = "model/_feature_extractor/classification_backbone/layer_with_weights-"
 
 
@@ -20,6 +29,9 @@ def told(arrays: Mapping[str, LazyArray]) -> str:
     for what, era in ((_slim_ssd(arrays), "TF1"), (_keras_ssd(arrays), "TF2")):
         if what:
             return f"SSD {what} of the {era} Object Detection API, no Mask R-CNN"
+    for name, what in _OF_PYTORCH.items():
+        if name in arrays:
+            return f"{what}, no Mask R-CNN"
     if any(name.startswith("_model/_feature_extractor") for name in arrays):
         return (
             "a SavedModel of the TF2 Object Detection API, whose heads have numbers and no names; the folder "

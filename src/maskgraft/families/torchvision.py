@@ -53,6 +53,7 @@ NUMERICS = Numerics(
     mask_targets="soft-bitmap",
 )
 
+_KEYPOINTS = "roi_heads.keypoint_predictor.kps_score_lowres.weight"
 MOBILE_LANDMARK = "backbone.body.1.block.0.0.weight"
 
 # The first eight digits of the SHA-256 of maskrcnn_resnet50_fpn_coco, which torch.hub puts into the file's name.
@@ -66,12 +67,15 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
     """
     names = tensors.arrays
     mobile = MOBILE_LANDMARK in names
-    if not mobile and "backbone.body.layer1.0.conv1.weight" not in names:
+    if not mobile and not any(name.startswith("backbone.body.layer1.") for name in names):
         second = any(name.endswith("1.conv.0.0.weight") for name in names)
         other = "MobileNetV2" if second else "a backbone that is neither a ResNet with a pyramid nor MobileNetV3-Large"
         raise unsupported(tensors, "torchvision", other)
     if "roi_heads.mask_predictor.mask_fcn_logits.weight" not in names:
-        raise unsupported(tensors, "torchvision", "no mask head (Faster R-CNN or Keypoint R-CNN)")
+        other = "Keypoint R-CNN" if _KEYPOINTS in names else "Faster R-CNN"
+        raise unsupported(tensors, "torchvision", f"no mask head ({other})")
+    if _KEYPOINTS in names:
+        raise unsupported(tensors, "torchvision", "keypoints beside masks")
     if any(name.startswith("backbone.fpn.extra_blocks.") for name in names):
         raise unsupported(tensors, "torchvision", "a pyramid with extra blocks (LastLevelP6P7)")
     era = "2022" if "rpn.head.conv.0.0.weight" in names else "2019"
@@ -134,6 +138,7 @@ def _resnet_trunk(tensors: Tensors, era: str) -> dict[str, Any]:
     """What `resnet_fpn_backbone` made: of its `returned_layers` the last is the last that it keeps."""
     names = tensors.arrays
     body = "backbone.body.layer{}.{{}}.conv1.weight"
+    shape(tensors, "backbone.body.layer1.0.conv1.weight")
     bottleneck = "backbone.body.layer1.0.conv3.weight" in names
     inner, per_group = shape(tensors, "backbone.body.layer1.0.conv2.weight")[:2]
     blocks = tuple(blocks for layer in (1, 2, 3, 4) if (blocks := count(names, body.format(layer))))
