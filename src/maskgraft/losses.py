@@ -1,5 +1,6 @@
 """The five losses of Mask R-CNN: `rpn_cls`, `rpn_box`, `cls`, `box`, `mask`."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -25,7 +26,7 @@ def smooth_l1(error: Tensor, beta: float) -> Tensor:
 def rpn(
     logits: Tensor,
     deltas: Tensor,
-    anchors: Tensor,
+    anchors: Sequence[Tensor],
     sizes: Sequence[tuple[int, int]],
     targets: Sequence[Target],
     numerics: Numerics,
@@ -34,13 +35,18 @@ def rpn(
 ) -> dict[str, Tensor]:
     """Objectness and box losses of the proposal network; each image has its own generator to sample by.
 
-    `logits` [B, M] and `deltas` [B, M, 4] over all levels, `anchors` [M, 4]; `sizes` (height, width) of each image
-    without padding. The sums are divided by the number of sampled anchors, or by `rpn_samples` an image
-    (`numerics.rpn_normaliser`); that of boxes by the coordinates of the positive ones where `numerics.rpn_box_mean`.
+    `logits` [B, M] and `deltas` [B, M, 4] over all levels, `anchors` [M_l, 4] of each; `sizes` (height, width) of each
+    image without padding. The sums are divided by the number of sampled anchors, or by `rpn_samples` or `roi_samples`
+    an image (`numerics.rpn_normaliser`); that of boxes by the coordinates of the positive ones where
+    `numerics.rpn_box_mean`, and by those of each level apart where `numerics.rpn_box_levels` too.
     """
-    classification, regression, sampled, positives = logits.new_zeros(()), logits.new_zeros(()), 0, 0
+    every = torch.cat(tuple(anchors))
+    apart = numerics.rpn_box_mean and numerics.rpn_box_levels
+    ends = list(itertools.accumulate(map(len, anchors))) if apart else [len(every)]
+    regression, positives = [logits.new_zeros(()) for _ in ends], [0 for _ in ends]
+    classification, sampled = logits.new_zeros(()), 0
     for image, target in enumerate(targets):
-        which, kind = match_anchors(anchors, sizes[image], target, numerics)
+        which, kind = match_anchors(every, sizes[image], target, numerics)
         positive, negative = sample(
             kind,
             count=numerics.rpn_samples,
@@ -48,29 +54,39 @@ def rpn(
             generator=generators[image],
         )
         sampled += len(positive) + len(negative)
-        positives += len(positive)
         for chosen, answer in ((positive, 1.0), (negative, 0.0)):
             given = logits[image, chosen]
             classification = classification + F.binary_cross_entropy_with_logits(
                 given, torch.full_like(given, answer), reduction="sum"
             )
-        if len(positive):
-            regression = regression + _of_boxes(
-                deltas[image, positive],
-                anchors[positive],
-                target.boxes[which[positive]],
-                numerics.rpn_delta_weights,
-                numerics,
-                kind=numerics.rpn_box_loss,
-                beta=numerics.rpn_beta,
-                inclusive=numerics.inclusive_boxes or numerics.corner_boxes,
-            )
-    counts = [
-        processes.mean(numerics.rpn_samples * len(targets) if kind == "samples" else sampled, logits.device)
-        for kind in numerics.rpn_normaliser.split("-")
+        asked = torch.nonzero(kind == 1).squeeze(1) if apart else positive
+        for level, (start, end) in enumerate(itertools.pairwise([0, *ends])):
+            chosen = asked[(asked >= start) & (asked < end)] if apart else asked
+            positives[level] += len(chosen)
+            if len(chosen):
+                regression[level] = regression[level] + _of_boxes(
+                    deltas[image, chosen],
+                    every[chosen],
+                    target.boxes[which[chosen]],
+                    numerics.rpn_delta_weights,
+                    numerics,
+                    kind=numerics.rpn_box_loss,
+                    beta=numerics.rpn_beta,
+                    inclusive=numerics.inclusive_boxes or numerics.corner_boxes,
+                )
+    images = len(targets)
+    by = {"sampled": sampled, "samples": numerics.rpn_samples * images, "regions": numerics.roi_samples * images}
+    counts = [max(processes.mean(by[kind], logits.device), 1) for kind in numerics.rpn_normaliser.split("-")]
+    parts = [
+        total / (_positives(4 * number, numerics, logits.device) if numerics.rpn_box_mean else counts[-1])
+        for total, number in zip(regression, positives, strict=True)
     ]
-    coordinates = processes.mean(4 * positives, logits.device) if numerics.rpn_box_mean else counts[-1]
-    return {"rpn_cls": classification / max(counts[0], 1), "rpn_box": regression / max(coordinates, 1)}
+    return {"rpn_cls": classification / counts[0], "rpn_box": torch.stack(parts).sum()}
+
+
+def _positives(number: int, numerics: Numerics, device: torch.device) -> float:
+    """What a mean over so many values of positives divides by."""
+    return max(processes.mean(number, device) + numerics.mean_offset, numerics.mean_offset or 1)
 
 
 def match_anchors(anchors: Tensor, size: tuple[int, int], target: Target, numerics: Numerics) -> tuple[Tensor, Tensor]:
@@ -149,7 +165,7 @@ def boxes(
         )
     coordinates = count
     if numerics.box_mean:
-        coordinates = max(processes.mean(4 * sum(one.positives for one in samples), logits.device), 1)
+        coordinates = _positives(4 * sum(one.positives for one in samples), numerics, logits.device)
     return {"cls": classification / count, "box": regression / coordinates}
 
 
@@ -190,11 +206,13 @@ def masks(
     wanted: Tensor,
     *,
     kind: Literal["bce", "boundary", "dice", "bce-dice"] = "bce",
+    offset: float = 0.0,
 ) -> dict[str, Tensor]:
     """Mask loss of the foreground regions: `logits` [N, R, m, m], `labels` [N], `wanted` [N, m, m] in [0, 1].
 
-    Cross-entropy is the mean over the pixels of all regions. "boundary": pixels at an edge of what is wanted count five
-    times as much, all together as before. "dice": 1 - Dice of each region, the mean over regions.
+    Cross-entropy is the mean over the pixels of all regions, `offset` added to their number. "boundary": pixels at an
+    edge of what is wanted count five times as much, all together as before. "dice": 1 - Dice of each region, the mean
+    over regions.
     """
     count = processes.mean(len(labels), logits.device)
     if not len(labels):
@@ -205,7 +223,7 @@ def masks(
     if kind != "dice":
         weight = _edges(wanted) if kind == "boundary" else None
         pixels = F.binary_cross_entropy_with_logits(given, wanted, weight, reduction="sum")
-        loss = loss + pixels / (count * wanted[0].numel())
+        loss = loss + pixels / (count * wanted[0].numel() + offset)
     if kind in ("dice", "bce-dice"):
         likely = given.sigmoid()
         both, all_ = (likely * wanted).sum((1, 2)), likely.sum((1, 2)) + wanted.sum((1, 2))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from maskgraft.targets import Polygons
 
 _MINI = 56  # side of Matterport's mini-masks (`MINI_MASK_SHAPE`)
+_CROP = 112  # and of Model Garden's (`mask_crop_size`)
 
 
 def pooled(masks: Cutouts, which: Tensor, boxes: Tensor, side: int, *, aligned: bool) -> Tensor:
@@ -64,6 +65,23 @@ def sampled(masks: Cutouts, which: Tensor, boxes: Tensor, side: int) -> Tensor:
     last = boxes.new_tensor((max(width - 1, 1), max(height - 1, 1)))
     fractions = torch.cat(((low + half - 0.5) / last, (high - half - 0.5) / last), 1)
     return crop_and_resize(_planes(masks, boxes.device), fractions, which, side)[:, 0]
+
+
+def sampled_small(masks: Cutouts, truth: Tensor, which: Tensor, boxes: Tensor, side: int) -> Tensor:
+    """The middles of `side` × `side` pixels in bitmaps whose `truth` boxes [M, 4] were brought to 112 × 112 each.
+
+    Model Garden's `crop_mask_in_target_box`: the first of the 112 lies at 0, and not at 0.5, and there are two zeros
+    beyond either end.
+    """
+    height, width = masks.size
+    fractions, every = truth / truth.new_tensor((width, height) * 2), torch.arange(len(truth), device=boxes.device)
+    small = crop_and_resize(_planes(masks, boxes.device), fractions, every, _CROP)
+    begin, end = truth[which].chunk(2, 1)
+    scale = _CROP / (end - begin + 1e-8)
+    low, high = (boxes[:, :2] - begin) * scale + 2, (boxes[:, 2:] - begin) * scale + 2
+    half = (high - low) / (2 * side)
+    middles = torch.cat((low + half, high - half), 1) / (_CROP + 3)
+    return crop_and_resize(F.pad(small, (2,) * 4), middles, which, side)[:, 0]
 
 
 def cut(masks: Cutouts, which: Tensor, boxes: Tensor, side: int) -> Tensor:

@@ -439,15 +439,8 @@ class MaskRCNN(nn.Module):
         padded = _size(batch.pixels)
         anchors = self.anchors(levels, padded)
         generators = batch.generators()
-        result = losses.rpn(
-            torch.cat(logits, 1).float(),
-            torch.cat(deltas, 1).float(),
-            torch.cat(anchors),
-            batch.sizes,
-            batch.targets,
-            numerics,
-            generators=generators,
-        )
+        likely, moves = (torch.cat(one, 1).float() for one in (logits, deltas))
+        result = losses.rpn(likely, moves, anchors, batch.sizes, batch.targets, numerics, generators=generators)
         scales = batch.scales or (1.0,) * len(batch.sizes)
         # the last pixel of an inclusive box is one of the photograph, where boxes are decoded there
         smaller = scales if numerics.detect_in == "photograph" else (1.0,) * len(scales)
@@ -477,6 +470,7 @@ class MaskRCNN(nn.Module):
                     truth=numerics.roi_truth,
                     negatives=numerics.roi_negatives,
                     filled=numerics.roi_filled,
+                    proposed=numerics.rpn_post_nms_train if numerics.rpn_filled else 0,
                     generator=generator,
                 )
                 for found, target, generator, scale in zip(proposals, batch.targets, generators, smaller, strict=True)
@@ -506,7 +500,8 @@ class MaskRCNN(nn.Module):
             )
             for one, target in zip(samples, batch.targets, strict=True)
         ]
-        result |= losses.masks(mask_logits, labels, torch.cat(wanted), kind=numerics.mask_loss)
+        kind, offset = numerics.mask_loss, numerics.mean_offset
+        result |= losses.masks(mask_logits, labels, torch.cat(wanted), kind=kind, offset=offset)
         weights = zip(losses.LOSSES, numerics.loss_weights, strict=True)
         return {name: result[name] if weight == 1 else weight * result[name] for name, weight in weights}
 

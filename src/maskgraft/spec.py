@@ -223,10 +223,13 @@ class Numerics:
     rpn_rescue: Literal["all", "overlapping", "undecided", "first"] = "all"
     rpn_samples: int = 256  # anchors per image
     rpn_positive_fraction: float = 0.5
-    # losses divide by what was sampled, or by rpn_samples × images; or objectness by this, and boxes by that
-    rpn_normaliser: Literal["sampled", "samples", "samples-sampled"]
+    # losses divide by what was sampled, or by rpn_samples, or roi_samples ("regions"), × images; or objectness by this,
+    # and boxes by that
+    rpn_normaliser: Literal["sampled", "samples", "samples-sampled", "regions"]
     rpn_box_mean: bool = False  # that of boxes by the coordinates of the positive anchors
+    rpn_box_levels: bool = False  # … of each level apart, all its positive anchors, sampled or not; these are added
     rpn_beta: float  # where the smooth L1 loss turns from square to linear; 0: plain L1
+    rpn_filled: bool = False  # proposals that are missing in training are boxes of no area in the corner
     roi_positive_iou: float = 0.5
     roi_samples: int = 512  # proposals per image
     roi_positive_fraction: float = 0.25
@@ -244,10 +247,14 @@ class Numerics:
     box_loss: Literal["smooth-l1", "giou"] = "smooth-l1"
     # cross-entropy of pixels, its edge pixels counting more, Dice of whole masks (Milletari et al. 2016), or two added
     mask_loss: Literal["bce", "boundary", "dice", "bce-dice"] = "bce"
+    mean_offset: float = 0.0  # added to what a mean over positives divides by: coordinates of boxes, pixels of masks
     # pooled; pooled and cut at 0.5; drawn at mask size; one sample a pixel, the outer ones on the region's edges; the
     # same of masks that were brought to 56 × 56 before (Matterport's mini-masks), cut at 0.5; one sample in the middle
-    # of each pixel; drawn, or where there is no polygon cut at whole pixels and resized, what is not all object being 0
-    mask_targets: Literal["soft-bitmap", "bitmap", "polygon", "polygon-or-cut", "soft-crop", "mini-crop", "soft-sample"]
+    # of each pixel; drawn, or where there is no polygon cut at whole pixels and resized, what is not all object being
+    # 0; about the same as in the middle of each pixel, of masks brought to 112 × 112 before (Model Garden)
+    mask_targets: Literal[
+        "soft-bitmap", "bitmap", "polygon", "polygon-or-cut", "soft-crop", "mini-crop", "soft-sample", "mini-sample"
+    ]
     # of objectness, proposals' boxes, classes, boxes and masks, before any that a recipe gives
     loss_weights: tuple[float, float, float, float, float] = (1.0, 1.0, 1.0, 1.0, 1.0)
 
@@ -274,7 +281,7 @@ _RANGES: dict[str, tuple[float, float]] = (
     )
     | dict.fromkeys(
         "min_size norm_eps head_norm_eps rpn_pre_nms rpn_pre_nms_train rpn_min_size rpn_min_size_train rpn_straddle "
-        "rpn_beta box_beta box_min_size roi_sampling".split(),
+        "rpn_beta box_beta mean_offset box_min_size roi_sampling".split(),
         (0.0, inf),
     )
     | dict.fromkeys(("anchor_sizes", "anchor_ratios"), (nextafter(0.0, 1.0), inf))

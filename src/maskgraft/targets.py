@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from maskgraft import mask_answers
 from maskgraft.cutouts import Cutouts
@@ -15,7 +16,9 @@ from maskgraft.sending import sent
 
 Size = tuple[int, int]
 Rescue = Literal["all", "overlapping", "undecided", "first"]
-Method = Literal["soft-bitmap", "bitmap", "polygon", "polygon-or-cut", "soft-crop", "mini-crop", "soft-sample"]
+Method = Literal[
+    "soft-bitmap", "bitmap", "polygon", "polygon-or-cut", "soft-crop", "mini-crop", "soft-sample", "mini-sample"
+]
 Polygons = tuple[tuple[npt.NDArray[np.float64], ...], ...]
 
 
@@ -115,7 +118,7 @@ def mask_targets(target: Target, which: Tensor, boxes: Tensor, *, side: int, met
     cuts at 0.5; "polygon" (Detectron2) draws the polygon at `side` × `side`, and takes the bitmap where an instance has
     no polygon; "polygon-or-cut" (maskrcnn-benchmark) draws it in boxes of a pixel at least, and else cuts the bitmap at
     whole pixels. The others are those of TensorFlow's `crop_and_resize` ("soft-crop", the TF Object Detection API;
-    "mini-crop", Matterport; "soft-sample", Tensorpack).
+    "mini-crop", Matterport; "soft-sample", Tensorpack; "mini-sample", Model Garden).
     """
     match method:
         case "soft-crop":
@@ -124,6 +127,8 @@ def mask_targets(target: Target, which: Tensor, boxes: Tensor, *, side: int, met
             return mask_answers.cropped_small(target.masks, which, boxes, side)
         case "soft-sample":
             return mask_answers.sampled(target.masks, which, boxes, side)
+        case "mini-sample":
+            return mask_answers.sampled_small(target.masks, target.boxes, which, boxes, side)
         case "polygon" if target.polygons is not None:
             return mask_answers.drawn(target.polygons, which, boxes, side, least=0.1)
         case "polygon-or-cut" if target.polygons is not None:
@@ -160,14 +165,17 @@ def sample_regions(
     truth: bool = True,
     negatives: Literal["fill", "ratio"] = "fill",
     filled: bool = False,
+    proposed: int = 0,
     generator: torch.Generator | None = None,
 ) -> RegionSample:
     """Draw proposals [M, 4] for the heads.
 
     Overlaps are those of boxes made smaller by `scale`, which counts where boxes are `inclusive`. `truth`: the true
     boxes are proposals too. `negatives` as in `sample`. `filled`: where there are fewer than `count`, boxes of no area
-    in the corner make up for them, as background.
+    in the corner make up for them, as background; they make up for missing proposals, and are drawn like these, where
+    there are fewer than `proposed`.
     """
+    proposals = F.pad(proposals, (0, 0, 0, max(proposed - len(proposals), 0)))
     boxes = torch.cat((proposals, target.boxes)) if truth else proposals
     overlaps = box_ops.iou(target.boxes / scale, boxes / scale, inclusive=inclusive)
     which, kind = match(overlaps, positive=positive_iou, negative=positive_iou, rescue=None)

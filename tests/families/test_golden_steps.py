@@ -15,6 +15,7 @@ from maskgraft.families import (
     detectron_caffe2,
     maskrcnn_benchmark,
     matterport,
+    model_garden,
     paddle,
     tensorpack,
     tf_object_detection,
@@ -32,7 +33,10 @@ class Home:
     it decides a step, what its scenes do not tell, and by which `scales` they are larger than their photographs.
 
     Where all anchors may be sampled, none is outside and none ends where they end, nor does one of Detectron's; and a
-    positive of four leaves as many negatives by "ratio" as fill the sample.
+    positive of four leaves as many negatives by "ratio" as fill the sample. Where box losses are no means over
+    positives, there are none of levels either, and nothing is added to what they divide by. Where proposals that are
+    missing are made up for, no samples are missing; and where there are as many negatives as positives allow, none is
+    drawn of what would make up for them.
     """
 
     numerics: Numerics
@@ -43,23 +47,28 @@ class Home:
     scales: tuple[float, float] = (1.0, 1.0)
 
 
+NO_MEANS = ("rpn_box_levels", "mean_offset")
+
 # Told in every run of the tests; all others by the long ones.
 FIRST = ("rpn_normaliser", "rpn_box_mean", "roi_truth", "roi_filled", "box_mean", "mask_targets")
 
 OF_ONE_IMAGE = ("rpn_post_nms_shared",)  # what no step of one image tells
 
 HOMES = {
-    "paddledetection": Home(paddle.NUMERICS, 0.05, untold=("rpn_outside", "rpn_straddle_closed", "roi_negatives")),
+    "paddledetection": Home(
+        paddle.NUMERICS, 0.05, untold=("rpn_outside", "rpn_straddle_closed", "roi_negatives", *NO_MEANS)
+    ),
     "tf_object_detection": Home(
         tf_object_detection.NUMERICS,
         0.5,
         {"neck": "c4", "anchors_per_cell": 12, "box_head": "res5", "mask_upsample": "resize"},
+        untold=NO_MEANS,
         scenes=("crowded-c4", "small-c4"),
     ),
     "detectron": Home(
         detectron_caffe2.NUMERICS,
         0.05,
-        untold=("rpn_straddle_closed",),
+        untold=("rpn_straddle_closed", *NO_MEANS),
         scenes=("crowded", "inside"),
         scales=(1.0, 2.0),
     ),
@@ -67,13 +76,19 @@ HOMES = {
         of_arch(detectron_caffe2.NUMERICS, Arch(classes=1, neck="c4", norm="affine")),
         0.05,
         {"neck": "c4", "anchors_per_cell": 15, "box_head": "res5"},
-        untold=("rpn_straddle_closed",),
+        untold=("rpn_straddle_closed", *NO_MEANS),
         scenes=("crowded-c4", "inside-c4"),
         scales=(1.0, 2.0),
     ),
-    "tensorpack": Home(tensorpack.NUMERICS, 0.05, scenes=("crowded", "corner")),
-    "maskrcnn_benchmark": Home(maskrcnn_benchmark.NUMERICS, 0.05, scenes=("crowded", "corner")),
-    "matterport": Home(matterport.NUMERICS, 0.5, untold=("rpn_outside", "rpn_straddle_closed")),
+    "tensorpack": Home(tensorpack.NUMERICS, 0.05, untold=NO_MEANS, scenes=("crowded", "corner")),
+    "maskrcnn_benchmark": Home(maskrcnn_benchmark.NUMERICS, 0.05, untold=NO_MEANS, scenes=("crowded", "corner")),
+    "model_garden": Home(
+        model_garden.NUMERICS,
+        0.05,
+        untold=("rpn_outside", "rpn_straddle_closed", "roi_filled"),
+        scenes=("crowded", "small-64"),
+    ),
+    "matterport": Home(matterport.NUMERICS, 0.5, untold=("rpn_outside", "rpn_straddle_closed", "rpn_filled")),
 }
 
 CASES = [(name, scene) for name, home in HOMES.items() for scene in home.scenes]
@@ -143,7 +158,7 @@ def told(name: str, convention: str) -> bool:
 
 @pytest.mark.parametrize("name", list(HOMES))
 def test_what_is_counted_is_told(name: str) -> None:
-    assert [one for one in FIRST if not told(name, one)] == []
+    assert [one for one in FIRST if one not in HOMES[name].untold and not told(name, one)] == []
 
 
 @pytest.mark.long

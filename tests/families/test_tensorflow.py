@@ -325,6 +325,25 @@ def test_params_of_model_garden_are_obeyed(tmp_path: Path) -> None:
     assert not known.findings
 
 
+def test_losses_and_training_settings_of_model_garden(tmp_path: Path) -> None:
+    """Its Huber losses are smooth L1 times their deltas; what a training does not take up is told, and no default."""
+    path = tmp_path / "params.yaml"
+    path.write_text("""
+task:
+  losses: {loss_weight: 2.0, rpn_huber_loss_delta: 0.25, rpn_box_weight: 3.0, mask_weight: 0.5, class_weights: null}
+  model:
+    roi_generator: {nms_iou_threshold: 0.6, test_nms_iou_threshold: 0.7, pre_nms_min_size_threshold: 0.0}
+    roi_sampler: {mix_gt_boxes: false, background_iou_high_threshold: 0.5, foreground_iou_threshold: 0.5}
+    mask_sampler: {num_sampled_masks: 64}
+""")
+    known = identify(file_of("model garden, one head"), config=path)
+    assert known.spec.numerics == replace(
+        model_garden.NUMERICS, loss_weights=(2.0, 1.5, 2.0, 2.0, 1.0), rpn_beta=0.25, roi_truth=False
+    )
+    (finding,) = known.findings
+    assert finding.names == ("task.model.mask_sampler.num_sampled_masks", "task.model.roi_generator.nms_iou_threshold")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [

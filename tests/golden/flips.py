@@ -62,6 +62,7 @@ NUMBERS: dict[str, tuple[Any, ...]] = {
     "roi_samples": (512, 64),
     "roi_positive_fraction": (0.25, 0.33),
     "box_beta": (0.0, 1 / 9, 1.0),
+    "mean_offset": (0.0, 0.01),
     "loss_weights": ((1.0, 1.0, 1.0, 1.0, 1.0), (1.0, 1.0, 1.0, 1.0, 2.0)),
 }
 

@@ -18,6 +18,7 @@ from maskgraft.families.family import (
     class_count_fault,
     count,
     learned,
+    not_taken_up,
     refuse_what_cannot_be_obeyed,
     shape,
     unsupported,
@@ -60,10 +61,17 @@ NUMERICS = Numerics(
     detect_padded=True,
     mask_paste="integer-box",
     rpn_post_nms_train=1000,
-    rpn_normaliser="samples",
+    rpn_rescue="first",
+    rpn_normaliser="regions",
+    rpn_box_mean=True,
+    rpn_box_levels=True,
     rpn_beta=1 / 9,
+    rpn_filled=True,
     box_beta=1.0,
-    mask_targets="soft-bitmap",
+    box_mean=True,
+    mean_offset=0.01,
+    mask_targets="mini-sample",
+    loss_weights=(1.0, 1 / 9, 1.0, 1.0, 1.0),  # the Huber loss is smooth L1 times its delta
 )
 
 _MODEL = "task.model"
@@ -78,6 +86,14 @@ def _sizes(anchor: Mapping[str, Any]) -> tuple[tuple[float, ...], ...]:
 def _weights(value: Any) -> tuple[float, ...]:
     y, x, height, width = map(float, value)
     return x, y, width, height
+
+
+def _loss_weights(losses: Mapping[str, Any]) -> tuple[float, ...]:
+    """Its Huber losses are smooth L1 times their deltas."""
+    weights = {"rpn_score": 1.0, "rpn_box": losses.get("rpn_huber_loss_delta", 1 / 9), "frcnn_class": 1.0}
+    weights |= {"frcnn_box": losses.get("frcnn_huber_loss_delta", 1.0), "mask": 1.0}
+    every = float(losses.get("loss_weight", 1.0))
+    return tuple(every * weight * float(losses.get(f"{name}_weight", 1.0)) for name, weight in weights.items())
 
 
 def _above_nothing(value: Any) -> float | None:
@@ -104,12 +120,14 @@ _FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("roi_samples", f"{_MODEL}.roi_sampler.num_sampled_rois", int),
     ("roi_positive_fraction", f"{_MODEL}.roi_sampler.foreground_fraction", float),
     ("roi_positive_iou", f"{_MODEL}.roi_sampler.foreground_iou_threshold", float),
+    ("roi_truth", f"{_MODEL}.roi_sampler.mix_gt_boxes", bool),
     ("rpn_samples", "task.train_data.parser.rpn_batch_size_per_im", int),
     ("rpn_positive_fraction", "task.train_data.parser.rpn_fg_fraction", float),
     ("rpn_positive_iou", "task.train_data.parser.rpn_match_threshold", float),
     ("rpn_negative_iou", "task.train_data.parser.rpn_unmatched_threshold", float),
     ("rpn_beta", "task.losses.rpn_huber_loss_delta", float),
     ("box_beta", "task.losses.frcnn_huber_loss_delta", float),
+    ("loss_weights", "task.losses", _loss_weights),
 )
 
 # The same of settings that its later versions have.
@@ -131,13 +149,34 @@ _REQUIRED: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (f"{_MODEL}.mask_roi_aligner.sample_offset", (0.5,)),
     (f"{_MODEL}.mask_head.upsample_factor", (2,)),
     (f"{_MODEL}.detection_generator.apply_nms", (True,)),
-    (f"{_MODEL}.detection_generator.nms_version", ("v1", "v2")),
+    (f"{_MODEL}.roi_generator.use_batched_nms", (False,)),
+    (f"{_MODEL}.detection_generator.nms_version", ("v1", "v2", "batched")),
     (f"{_MODEL}.detection_generator.soft_nms_sigma", (0,)),
     (f"{_MODEL}.detection_generator.use_sigmoid_probability", (False,)),
     (f"{_MODEL}.detection_generator.use_class_agnostic_nms", (False,)),
     (f"{_MODEL}.backbone.type", ("resnet",)),
     (f"{_MODEL}.decoder.type", ("fpn",)),
     (f"{_MODEL}.outer_boxes_scale", (1,)),
+    ("task.train_data.parser.pad", (True,)),
+    ("task.train_data.parser.keep_aspect_ratio", (True,)),
+)
+
+# Settings of trainings alone, which one here does not take up.
+_OF_TRAINING: tuple[tuple[str, Any], ...] = (
+    (f"{_MODEL}.roi_generator.pre_nms_min_size_threshold", 0),
+    (f"{_MODEL}.roi_sampler.background_iou_low_threshold", 0),
+    (f"{_MODEL}.mask_sampler.num_sampled_masks", 128),
+    ("task.train_data.parser.mask_crop_size", 112),
+    ("task.losses.frcnn_class_use_binary_cross_entropy", False),
+    ("task.losses.frcnn_class_loss_top_k_percent", 1),
+    ("task.losses.class_weights", None),
+    ("task.allowed_mask_class_ids", None),
+)
+# … and those that are the same as another, here.
+_SAME_IN_TRAINING = (
+    (f"{_MODEL}.roi_generator.nms_iou_threshold", f"{_MODEL}.roi_generator.test_nms_iou_threshold"),
+    (f"{_MODEL}.roi_generator.pre_nms_score_threshold", f"{_MODEL}.roi_generator.test_pre_nms_score_threshold"),
+    (f"{_MODEL}.roi_sampler.background_iou_high_threshold", f"{_MODEL}.roi_sampler.foreground_iou_threshold"),
 )
 
 _KERNEL = Transpose((3, 2, 0, 1))  # height, width, in, out; of a transposed convolution height, width, out, in
@@ -178,6 +217,8 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
         said = setting(config, f"{_MODEL}.num_classes")
         key = f"{_MODEL}.num_classes, which counts the background"
         findings += class_count_fault(tensors, arch.classes, None if said is None else int(said) - 1, key)
+        alike = [(key, other) for key, like in _SAME_IN_TRAINING if (other := setting(config, like)) is not None]
+        findings += not_taken_up(config, (*_OF_TRAINING, *alike))
     anchors = len(found.anchor_ratios) * len(found.anchor_sizes[0])
     if anchors != arch.anchors_per_cell:
         message = (

@@ -13,6 +13,7 @@ CLASSES = 3
 SCENES = {  # height and width, and sides of objects or the one box that there is
     "crowded": (320, 448, (32, 64, 128)),
     "small": (32, 32, (5, 5, 28, 28)),
+    "small-64": (64, 64, (5, 5, 28, 28)),  # for a home framework whose coarsest map has a cell for 64 pixels
     "corner": (48, 48, (0, 0, 9, 9)),  # of anchors inside the image, the best overlaps it by 8 %
     # where no anchor is smaller than 64: a small object would lie in several, and overlap all of them alike
     "crowded-c4": (320, 448, (64, 128)),
