@@ -207,6 +207,10 @@ def test_one_map_has_its_own_anchors_and_candidates() -> None:
 
 REFUSED = (
     ("detectron2", "", "roi_heads.box_predictor.0.cls_score.weight", "cascade"),
+    ("detectron2", "", "roi_heads.keypoint_head.score_lowres.weight", "keypoint head"),
+    ("detectron2", "", "roi_heads.mask_head.point_head.fc1.weight", "PointRend"),
+    ("detectron2", "", "sem_seg_head.predictor.weight", "Panoptic FPN"),
+    ("detectron2", "", "backbone.top_block.p6.weight", "coarsest levels"),
     ("detectron2", "", "backbone.bottom_up.res3.0.conv2_offset.weight", "deformable"),
     ("maskrcnn-benchmark", "", "backbone.body.layer2.0.conv2.offset.weight", "deformable"),
     ("detectron-caffe2", "", "_[mask]_res5_0_branch2a_w", "second C5"),
@@ -265,6 +269,7 @@ def test_what_a_wrapper_keeps_beside_the_model_is_left_out(prefix: str, beside: 
         ("head.classification_head.cls_logits.weight", "RetinaNet of torchvision"),
         ("head.classification_head.module_list.0.weight", "SSD of torchvision"),
         ("rpn.head.cls_tower.0.weight", "RetinaNet of maskrcnn-benchmark"),
+        ("head.cls_subnet.0.weight", "RetinaNet or FCOS of Detectron2"),
     ],
 )
 def test_other_detectors_are_named(name: str, says: str) -> None:

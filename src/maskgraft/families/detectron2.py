@@ -25,12 +25,25 @@ from maskgraft.files import Tensors
 from maskgraft.links import Link
 from maskgraft.spec import Arch, Learned, Spec
 
+# What the name of a tensor tells of an architecture that cannot be built.
+_BEYOND = (
+    ("roi_heads.box_predictor.0.", "cascade heads"),
+    ("roi_heads.box_head.0.", "cascade heads"),
+    ("roi_heads.keypoint_head.", "a keypoint head"),
+    ("roi_heads.mask_head.point_head.", "PointRend"),
+    ("roi_heads.mask_head.coarse_head.", "PointRend"),
+    ("roi_heads.maskiou_head.", "mask scoring"),
+    ("sem_seg_head.", "a semantic head (Panoptic FPN)"),
+    ("backbone.top_block.", "a pyramid whose coarsest levels are convolutions"),
+)
+
 
 def read(tensors: Tensors, config: Config | None) -> Reading:
     """The `Spec` of a Detectron2 file, and of its config where there is one."""
     names = tensors.arrays
-    if "roi_heads.box_predictor.0.cls_score.weight" in names or "roi_heads.box_head.0.fc1.weight" in names:
-        raise unsupported(tensors, "Detectron2", "cascade heads")
+    for start, what in _BEYOND:
+        if any(name.startswith(start) for name in names):
+            raise unsupported(tensors, "Detectron2", what)
     if "roi_heads.mask_head.predictor.weight" not in names:
         raise unsupported(tensors, "Detectron2", "no mask head (Faster R-CNN, Keypoint R-CNN or RetinaNet)")
     if any(".conv2_offset." in name for name in names):

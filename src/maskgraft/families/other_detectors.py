@@ -1,8 +1,8 @@
 """Detectors that are no Mask R-CNN but come from the same homes: told by name, so that a refusal says what a file is.
 
 SSD of the TF Object Detection API under both TensorFlows (`models/*_feature_extractor.py`), torchvision's detectors of
-one stage (`models/detection/`), maskrcnn-benchmark's RetinaNet. Faster R-CNN is refused by the families themselves,
-whose names it has.
+one stage (`models/detection/`), the RetinaNets of maskrcnn-benchmark and Detectron2. Faster R-CNN is refused by the
+families themselves, whose names it has.
 """
 
 from collections.abc import Mapping
@@ -17,6 +17,7 @@ _OF_PYTORCH = {
     "head.regression_head.bbox_ctrness.weight": "FCOS of torchvision",
     "head.classification_head.cls_logits.weight": "RetinaNet of torchvision",
     "rpn.head.cls_tower.0.weight": "RetinaNet of maskrcnn-benchmark",
+    "head.cls_subnet.0.weight": "RetinaNet or FCOS of Detectron2",
 }
 _KERAS = "model/_feature_extractor/classification_backbone/layer_with_weights-"
 
