@@ -18,6 +18,7 @@ from maskgraft.errors import CheckpointError, UsageError
 from maskgraft.families.homes import HOMES
 from maskgraft.files.tf_writing import write_bundle
 from maskgraft.graft import rebuilt
+from maskgraft.restating import with_eps
 from maskgraft.spec import NUMERICS_FIELDS, Spec
 from tests.families.containers import CONTAINERS
 from tests.families.slim import SLIM
@@ -189,6 +190,17 @@ def test_a_pipeline_config_is_written_that_says_it_all(one: str, home_file, tmp_
     numerics = {
         "min_size": 480,
         "max_size": 640,
+        "resize": "tensorflow-1-area",
+        "pad_square": True,
+        "pad_black": True,
+        "clip_shown": True,
+        "mask_regions": "stretched",
+        "anchor_offset": 0.25,
+        "anchor_clip_train": True,
+        "rpn_straddle": None,
+        "rpn_outside": "matched",
+        "class_scores": "sigmoid",
+        "logit_scale": 2.0,
         "c4_stride": 16,
         "anchor_sizes": ((64.0, 192.0, 256.0, 512.0),),
         "anchor_ratios": (2.0, 1.0, 0.25),
@@ -388,3 +400,22 @@ def test_a_label_map_is_written_that_names_the_classes(one: str, home_file, tmp_
         assert read.classes == classes
         assert read.learned["classes"].how == "read"
     assert "id: 2" not in (tmp_path / "copy" / "label_map.pbtxt").read_text()  # an id that stands for nothing
+
+
+def test_slim_is_given_the_block_that_its_first_stage_never_reads(home_file, tmp_path: Path) -> None:
+    """A ResNet's graph has it in both stages, and the exporter of TF1 restores every variable."""
+    done = converted(home_file("tf2"), "tf1_object_detection_api", tmp_path, accept=True)
+    names = set(mg.open(done.files[0]))
+    last = {name for name in names if name.startswith("SecondStageFeatureExtractor/resnet_v1_50/block4/")}
+    assert len(last) == 50
+    assert {name.replace("Second", "First") for name in last} <= names
+
+
+def test_a_norm_without_scale_takes_another_eps_into_its_variance() -> None:
+    bare = {"backbone.a.norm.running_var": np.array([0.5, 2.0], np.float32)}
+    moved = with_eps(bare, 1e-5, 1e-3)["backbone.a.norm.running_var"]
+    assert moved + 1e-3 == pytest.approx(bare["backbone.a.norm.running_var"] + 1e-5)
+    small = {"backbone.a.norm.running_var": np.array([0.0001, 2.0], np.float32)}
+    assert with_eps(small, 1e-3, 1e-3) == small
+    with pytest.raises(CheckpointError, match="too small for an eps"):
+        with_eps(small, 1e-5, 1e-3)

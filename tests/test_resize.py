@@ -45,6 +45,20 @@ TENSORFLOW = {  # 2.20: centred, size → rows of the first channel
     },
     (True, (2, 3)): {0: [58.5, 115.5, 172.5], 1: [144.5, 73.5, 87.8334]},
 }
+TENSORFLOW_1 = {  # size → rows of the first channel, by TensorFlow 2.8's `compat.v1.image.resize_images`
+    ("nearest", (7, 8)): {0: [0, 0, 111, 111, 222, 77, 77, 188], 3: [43, 43, 154, 154, 9, 120, 120, 231]},
+    ("nearest", (2, 3)): {0: [0, 111, 77], 1: [86, 197, 163]},
+    ("cubic", (7, 8)): {
+        0: [0.0, 58.806, 152.953, 221.947, 149.5, 78.191, 157.754, 200.195],
+        4: [102.067, 188.998, 188.02, 76.389, 126.192, 168.958, 49.167, -12.935],
+    },
+    ("cubic", (2, 3)): {0: [0.0, 209.363, 95.794], 1: [86.0, 91.421, 129.736]},
+    ("area", (7, 8)): {
+        1: [10.75, 55.15, 121.75, 159.35, 152.55, 87.75, 154.35, 198.75],
+        5: [118.25, 162.65, 229.25, 113.25, 106.45, 195.25, 108.25, 50.25],
+    },
+    ("area", (2, 3)): {0: [65.9, 115.5, 165.1], 1: [151.9, 124.7, 97.5]},
+}
 OPENCV_FLOAT = {
     1.7: (7, 8, [16.441, 58.882, 124.176, 134.772, 133.630, 105.914, 129.353, 194.647]),
     0.61: (2, 3, [119.721, 56.180, 80.753]),
@@ -86,6 +100,15 @@ def test_tensorflow_with_and_without_half_pixel_centres(centred: bool, size: tup
     assert values.shape == (*size, 3)
     for row, expected in TENSORFLOW[centred, size].items():
         assert values[row, :, 0] == pytest.approx(expected, abs=6e-5)
+
+
+@pytest.mark.parametrize(("kind", "size"), list(TENSORFLOW_1))
+def test_tensorflow_1_by_other_kernels(kind: str, size: tuple[int, int]) -> None:
+    values = getattr(resize, f"tensorflow_{kind}")(IMAGE, size)
+    assert values.dtype == np.float32
+    assert values.shape == (*size, 3)
+    for row, expected in TENSORFLOW_1[kind, size].items():
+        assert values[row, :, 0] == pytest.approx(expected, abs=6e-4)
 
 
 @pytest.mark.parametrize("centred", [False, True])

@@ -70,11 +70,11 @@ def check_parts(recipe: Recipe, images: int) -> None:
 _SETTABLE = (  # what modules are not built by
     "rpn_pre_nms rpn_score_threshold rpn_level_post_nms rpn_post_nms rpn_nms_threshold rpn_min_size rpn_min_size_in "
     "rpn_pre_nms_train rpn_level_post_nms_train rpn_post_nms_train rpn_post_nms_shared rpn_min_size_train "
-    "rpn_positive_iou rpn_negative_iou rpn_straddle rpn_straddle_closed rpn_outside rpn_rescue rpn_samples "
-    "rpn_positive_fraction rpn_normaliser rpn_box_mean rpn_box_levels rpn_beta rpn_box_loss rpn_filled "
+    "anchor_clip_train rpn_positive_iou rpn_negative_iou rpn_straddle rpn_straddle_closed rpn_outside rpn_rescue "
+    "rpn_samples rpn_positive_fraction rpn_normaliser rpn_box_mean rpn_box_levels rpn_beta rpn_box_loss rpn_filled "
     "roi_positive_iou roi_samples roi_positive_fraction roi_truth roi_negatives roi_filled box_beta box_mean box_loss "
-    "mask_loss mean_offset mask_targets loss_weights score_threshold nms_threshold max_detections max_per_class "
-    "anchor_sizes anchor_ratios"
+    "loss_mean mask_loss mean_offset mask_targets loss_weights score_threshold nms_threshold max_detections "
+    "max_per_class anchor_sizes anchor_ratios"
 ).split()
 _BETAS = {"rpn_beta": 1 / 9, "box_beta": 1.0}  # Detectron's, for a model whose home takes plain L1
 

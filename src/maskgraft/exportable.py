@@ -10,6 +10,7 @@ from maskgraft.model import MaskRCNN, Size
 from maskgraft.ops import anchors as anchor_ops
 from maskgraft.ops import boxes as box_ops
 from maskgraft.ops.pooling import levels, placed
+from maskgraft.ops.selection import scored
 from maskgraft.preprocess import network_size, prepare, stack
 from maskgraft.torchvision_ops import nms, roi_align
 
@@ -53,6 +54,7 @@ class Exportable(nn.Module):
         counts = counts & (sides[:, 2:] + numerics.inclusive_areas > sides[:, :2]).all(1)
         kept = torch.nonzero(counts).squeeze(1)
         column = labels * 0 if self.model.spec.arch.mask_rows == "agnostic" else labels
+        inside = self.prepared.stretched(inside) if numerics.mask_regions == "stretched" else inside
         masks = self._mask_logits(maps, inside)[torch.arange(len(labels)), column].sigmoid()
         return boxes[kept], scores[kept], labels[kept], masks[kept]
 
@@ -205,7 +207,7 @@ class Exportable(nn.Module):
         moved = moved if numerics.clip_after_nms else box_ops.clip(moved, window)
         if suppressed_there and not decoded_there:
             moved = prepared.to_original(moved)
-        probabilities = logits.softmax(1)
+        probabilities = scored(logits / numerics.logit_scale, numerics.class_scores)
         scores = probabilities[:, :-1]
         if numerics.class_choice == "best":
             best = probabilities.argmax(1, keepdim=True) == torch.arange(scores.shape[1])

@@ -38,8 +38,17 @@ def rpn(
     `logits` [B, M] and `deltas` [B, M, 4] over all levels, `anchors` [M_l, 4] of each; `sizes` (height, width) of each
     image without padding. The sums are divided by the number of sampled anchors, or by `rpn_samples` or `roi_samples`
     an image (`numerics.rpn_normaliser`); that of boxes by the coordinates of the positive ones where
-    `numerics.rpn_box_mean`, and by those of each level apart where `numerics.rpn_box_levels` too.
+    `numerics.rpn_box_mean`, and by those of each level apart where `numerics.rpn_box_levels` too. All this is of the
+    batch, or of each image by itself (`numerics.loss_mean`).
     """
+    if numerics.loss_mean == "image" and len(targets) > 1:
+        each = ((slice(image, image + 1), generator) for image, generator in enumerate(generators))
+        return _mean(
+            [
+                rpn(logits[one], deltas[one], anchors, sizes[one], targets[one], numerics, generators=[generator])
+                for one, generator in each
+            ]
+        )
     every = torch.cat(tuple(anchors))
     apart = numerics.rpn_box_mean and numerics.rpn_box_levels
     ends = list(itertools.accumulate(map(len, anchors))) if apart else [len(every)]
@@ -76,7 +85,7 @@ def rpn(
                 )
     images = len(targets)
     by = {"sampled": sampled, "samples": numerics.rpn_samples * images, "regions": numerics.roi_samples * images}
-    counts = [max(processes.mean(by[kind], logits.device), 1) for kind in numerics.rpn_normaliser.split("-")]
+    counts = [max(_counted(by[kind], numerics, logits.device), 1) for kind in numerics.rpn_normaliser.split("-")]
     parts = [
         total / (_positives(4 * number, numerics, logits.device) if numerics.rpn_box_mean else counts[-1])
         for total, number in zip(regression, positives, strict=True)
@@ -86,7 +95,16 @@ def rpn(
 
 def _positives(number: int, numerics: Numerics, device: torch.device) -> float:
     """What a mean over so many values of positives divides by."""
-    return max(processes.mean(number, device) + numerics.mean_offset, numerics.mean_offset or 1)
+    return max(_counted(number, numerics, device) + numerics.mean_offset, numerics.mean_offset or 1)
+
+
+def _counted(number: int, numerics: Numerics, device: torch.device) -> float:
+    """What the batch counts on the mean of all processes; of an image that is for itself, what it counts."""
+    return processes.mean(number, device) if numerics.loss_mean == "batch" else number
+
+
+def _mean(each: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([one[name] for one in each]).mean() for name in each[0]}
 
 
 def match_anchors(anchors: Tensor, size: tuple[int, int], target: Target, numerics: Numerics) -> tuple[Tensor, Tensor]:
@@ -137,10 +155,20 @@ def boxes(
 
     With `agnostic` deltas the first row is that of all classes. Boxes and truth are made smaller by the `scales` of
     their images before deltas are asked of them. Both sums are divided by the number of regions; that of
-    boxes by the coordinates of the positive ones where `numerics.box_mean`.
+    boxes by the coordinates of the positive ones where `numerics.box_mean`. All this is of the batch, or of each image
+    by itself (`numerics.loss_mean`).
     """
+    if numerics.loss_mean == "image" and len(samples) > 1:
+        lengths = [len(one.labels) for one in samples]
+        each = zip(torch.split(logits, lengths), torch.split(deltas, lengths), samples, targets, scales, strict=True)
+        return _mean(
+            [
+                boxes(given, moves, [one], [target], numerics, agnostic=agnostic, scales=[scale])
+                for given, moves, one, target, scale in each
+            ]
+        )
     labels = torch.cat([one.labels for one in samples])
-    count = processes.mean(len(labels), logits.device)
+    count = _counted(len(labels), numerics, logits.device)
     if not len(labels):
         return {"cls": logits.sum() * 0, "box": deltas.sum() * 0}
     classification = F.cross_entropy(logits, labels, reduction="sum")

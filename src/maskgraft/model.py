@@ -120,7 +120,7 @@ class MaskRCNN(nn.Module):
                 corners=numerics.corner_boxes,
             )
             every = anchor_ops.grid(sent(cell, map_.device), (rows, columns), stride)
-            cut = numerics.anchor_clip and not self.training
+            cut = numerics.anchor_clip_train if self.training else numerics.anchor_clip
             result.append(box_ops.clip(every, self.window((0, 0, *padded))) if cut else every)
         return result
 
@@ -279,6 +279,8 @@ class MaskRCNN(nn.Module):
             prepared.to_original(regions) if decoded_there else regions,
             self.window((0, 0, *prepared.original) if decoded_there else self.detection_window(prepared)),
             place=prepared.to_original if suppressed_there and not decoded_there else _as_they_are,
+            class_scores=numerics.class_scores,
+            logit_scale=numerics.logit_scale,
             class_choice=numerics.class_choice,
             agnostic=self.spec.arch.box_rows.startswith("agnostic"),
             score_threshold=numerics.score_threshold,
@@ -299,7 +301,8 @@ class MaskRCNN(nn.Module):
             wider=numerics.decoded_wider,
         )
         boxes = prepared.to_network(found.boxes) if suppressed_there else found.boxes
-        masks = self.mask_logits(maps, [boxes], padded, labels=found.labels)
+        within = prepared.stretched(boxes) if numerics.mask_regions == "stretched" else boxes
+        masks = self.mask_logits(maps, [within], padded, labels=found.labels)
         if not suppressed_there:
             found = replace(found, boxes=prepared.to_original(found.boxes))
         return found, masks[:, 0].sigmoid()
@@ -308,6 +311,8 @@ class MaskRCNN(nn.Module):
         """The height and width to which the proposals of an image are cut, of which `padded` is the padded input's."""
         if self.spec.numerics.rpn_clip_padded:
             return padded
+        if self.spec.numerics.clip_shown:
+            return prepared.window[2:]
         return prepared.unrounded if self.spec.numerics.clip_unrounded else prepared.size
 
     def detection_window(self, prepared: Prepared) -> Window:

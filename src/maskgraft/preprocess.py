@@ -66,6 +66,12 @@ class Prepared:
         moved = (boxes - self._origin(boxes)) * _quad(boxes, 1 / x, 1 / y, 1 / x, 1 / y)
         return moved + _quad(boxes, 0, 0, self.corners, self.corners)
 
+    def stretched(self, boxes: Tensor) -> Tensor:
+        """Boxes [N, 4] in pixels of the network's input, where fractions of the photograph are taken for fractions of
+        the page that pads it, as `FasterRCNNMetaArch._predict_third_stage` does."""
+        (height, width), (_, _, bottom, right) = self.size, self.window
+        return boxes * _quad(boxes, width / right, height / bottom, width / right, height / bottom)
+
     def _origin(self, like: Tensor) -> Tensor:
         top, left = self.window[:2]
         return _quad(like, left, top, left, top)
@@ -231,6 +237,12 @@ def _resized(image: npt.NDArray[np.uint8], size: Size, numerics: Numerics) -> np
             return resize.skimage(image, size)
         case "tensorflow" | "tensorflow-1":
             return resize.tensorflow(image, size, centred=numerics.resize == "tensorflow")
+        case "tensorflow-1-nearest":
+            return resize.tensorflow_nearest(image, size)
+        case "tensorflow-1-cubic":
+            return resize.tensorflow_cubic(image, size)
+        case "tensorflow-1-area":
+            return resize.tensorflow_area(image, size)
         case "torch":
             raise UsageError(Finding("spec.field", "error", "numerics: torch resizes after normalising only"))
 

@@ -4,7 +4,8 @@ Every function takes a photograph, uint8 [H, W, C], and samples at pixel centres
 (i + ½) · step - ½ of the source, where the step is before / after. Only TensorFlow 1 does not.
 """
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ Size = tuple[int, int]
 Grey = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
+Real = TypeVar("Real", np.float32, np.float64)
 
 
 def pil(image: Grey, size: Size) -> Grey:
@@ -85,11 +87,7 @@ def _cubic(before: int, after: int, step: float) -> list[tuple[Indices, npt.NDAr
     """The four neighbours of each sample, each with its weight: Keys' kernel with a = -¾."""
     at = (np.arange(after) + 0.5) * step - 0.5
     first = np.floor(at).astype(np.int64)
-    near = np.stack((at - first, first + 1 - at))
-    far = near + 1
-    inner = 1.25 * near**3 - 2.25 * near**2 + 1
-    outer = -0.75 * (far**3 - 5 * far**2 + 8 * far - 4)
-    weights = (outer[0], inner[0], inner[1], outer[1])
+    weights = _keys(at - first)
     return [((first + place - 1).clip(0, before - 1), weight) for place, weight in enumerate(weights)]
 
 
@@ -124,6 +122,68 @@ def tensorflow(image: Grey | Floats, size: Size, *, centred: bool) -> Floats:
     wide = values[:, left] + (values[:, right] - values[:, left]) * across
     result: Floats = wide[top] + (wide[bottom] - wide[top]) * down
     return result
+
+
+def tensorflow_nearest(image: Grey, size: Size) -> Floats:
+    """TensorFlow 1's `resize_nearest_neighbor`: the pixel at or before i · step (`resize_nearest_neighbor_op.cc`)."""
+    rows, columns = (
+        np.minimum(np.floor(_steps(before, after)).astype(np.int64), before - 1)
+        for before, after in zip(image.shape[:2], size, strict=True)
+    )
+    result: Floats = image[rows[:, None], columns].astype(np.float32)
+    return result
+
+
+def tensorflow_cubic(image: Grey, size: Size) -> Floats:
+    """TensorFlow 1's `resize_bicubic`: Keys' kernel with a = -¾ at i · step, in a table of 1024 places between two
+    pixels; beyond the image its last pixel goes on (`resize_bicubic_op.cc`)."""
+    values = image.astype(np.float32)
+    for axis, (before, after) in enumerate(zip(image.shape[:2], size, strict=True)):
+        at = _steps(before, after)
+        first = np.floor(at)
+        place = np.rint((at - first) * np.float32(1024)) / np.float32(1024)
+        taken = [(first.astype(np.int64) + shift - 1).clip(0, before - 1) for shift in range(4)]
+        values = _weighted(values, axis, zip(taken, _keys(place), strict=True))
+    return values
+
+
+def tensorflow_area(image: Grey, size: Size) -> Floats:
+    """TensorFlow's `resize_area`: the mean of the source that lies under each pixel (`resize_area_op.cc`)."""
+    values = image.astype(np.float32)
+    for axis, (before, after) in enumerate(zip(image.shape[:2], size, strict=True)):
+        step = np.float32(before) / np.float32(after)
+        low, high = _steps(before, after), np.arange(1, after + 1, dtype=np.float32) * step
+        first = np.floor(low).astype(np.int64)
+        parts = []
+        for pixel in range(int((np.ceil(high) - first).max())):
+            start, end = ((first + pixel + more).astype(np.float32) for more in (0, 1))
+            covered = np.where((start < low) & (end > high), step, np.minimum(end, high) - np.maximum(start, low))
+            parts.append(((first + pixel).clip(0, before - 1), (covered.clip(0) / step).astype(np.float32)))
+        values = _weighted(values, axis, parts)
+    return values
+
+
+def _weighted(values: Floats, axis: int, parts: Iterable[tuple[Indices, Floats]]) -> Floats:
+    """The sum of pixels along an axis, 0 or 1, each with its weight."""
+    shape = (-1, 1, 1) if axis == 0 else (-1, 1)
+    result = np.zeros((1, 1, 1), np.float32)
+    for taken, weight in parts:
+        result = result + values.take(taken, axis) * weight.reshape(shape)
+    return result
+
+
+def _keys(place: npt.NDArray[Real]) -> tuple[npt.NDArray[Real], ...]:
+    """Weights of four pixels, for places 0..1 between the second and the third: Keys' kernel with a = -¾."""
+    near = np.stack((place, 1 - place))
+    far = near + 1
+    inner = (1.25 * near - 2.25) * near**2 + 1
+    outer = -0.75 * (((far - 5) * far + 8) * far - 4)
+    return outer[0], inner[0], inner[1], outer[1]
+
+
+def _steps(before: int, after: int) -> Floats:
+    """Where the pixels of the result lie in the source as TensorFlow 1 has it: i · before / after, in float32."""
+    return np.arange(after, dtype=np.float32) * (np.float32(before) / np.float32(after))
 
 
 def _as_tensorflow(before: int, after: int, *, centred: bool) -> tuple[Indices, Indices, Floats]:

@@ -189,18 +189,23 @@ def _without_proposal_norms(arrays: Mapping[str, Array], eps: float) -> Arrays:
 
 
 def with_eps(arrays: Arrays, before: float, after: float) -> Arrays:
-    """The arrays for norms of another eps: each scale takes up what the eps changes.
+    """The arrays for norms of another eps: each scale takes up what the eps changes, or the variance without one.
 
-    Raises `CheckpointError` for a norm without a scale.
+    Raises `CheckpointError` for a norm without a scale whose variance is less than the eps grows by.
     """
     result = dict(arrays)
+    if before == after:
+        return result
     for name in arrays:
-        if name.endswith(".running_var"):
-            scale = name.replace(".running_var", ".weight")
-            if scale not in arrays:
-                raise _impossible(f"{name} has no scale beside it that could take up another eps", name)
-            variance = _wide(arrays[name])
+        if not name.endswith(".running_var"):
+            continue
+        scale, variance = name.replace(".running_var", ".weight"), _wide(arrays[name])
+        if scale in arrays:
             result[scale] = _narrow(_wide(arrays[scale]) * np.sqrt((variance + after) / (variance + before)))
+        elif variance.min() < after - before:
+            raise _impossible(f"{name} is too small for an eps of {after}, and has no scale beside it", name)
+        else:
+            result[name] = _narrow(variance + before - after)
     return result
 
 

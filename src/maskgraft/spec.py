@@ -22,7 +22,21 @@ from maskgraft.errors import Finding, UsageError
 
 BackboneKind = Literal["resnet", "efficientnet_lite0", "mobilenet_v3_large", "inception_v2", "inception_resnet_v2"]
 NormKind = Literal["none", "frozen", "batch", "sync", "affine", "group"]
+ResizeKind = Literal[
+    "torch",
+    "pil",
+    "opencv",
+    "opencv-float",
+    "opencv-cubic",
+    "skimage",
+    "tensorflow",
+    "tensorflow-1",
+    "tensorflow-1-nearest",
+    "tensorflow-1-cubic",
+    "tensorflow-1-area",
+]
 ClassRows = Literal["foreground", "with-background", "agnostic", "agnostic-with-background"]
+ScoreKind = Literal["softmax", "sigmoid", "logit"]
 How = Literal["read", "implied", "assumed"]
 
 FROM_SCRATCH = "scratch"  # the family of a model that came from no file
@@ -101,8 +115,8 @@ class Numerics:
     pixel_scale: float  # a grey level 0..255 is multiplied by this before the mean is taken off
     pixel_mean: tuple[float, float, float]  # in channel_order
     pixel_std: tuple[float, float, float]  # in channel_order
-    # whose interpolation, bilinear but for one; "tensorflow-1" samples at pixels' corners
-    resize: Literal["torch", "pil", "opencv", "opencv-float", "opencv-cubic", "skimage", "tensorflow", "tensorflow-1"]
+    # whose interpolation, bilinear where the name says no other; "tensorflow-1" samples at pixels' corners
+    resize: ResizeKind
     normalise_first: bool  # normalise, then resize in float; else resize the uint8 image, then normalise
     # of height × scale and width × scale: cut; the short side whole and the long one rounded, or cut; both rounded, or
     # rounded half to even, "-float" in float32 and held against max_size after that
@@ -150,6 +164,7 @@ class Numerics:
     inclusive_areas: bool = False  # … and so have areas and overlaps
     decoded_wider: bool = False  # boxes from deltas are half a pixel wider on all sides (MMDetection 2's legacy coder)
     clip_after_nms: bool = False  # boxes are cut to the image, and those of no area dropped, after suppression
+    clip_shown: bool = False  # proposals are cut where the photograph ends, and not where a larger page of it does
     clip_unrounded: bool = False  # for detecting, boxes are cut to the photograph's sides before they are whole pixels
     corner_boxes: bool = False  # coordinates run from the first pixel, 0, to the last, width - 1 (Matterport)
     # proposals
@@ -192,6 +207,8 @@ class Numerics:
     box_delta_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
     # where boxes are decoded and suppressed: in pixels of the input, of the photograph, or the one and then the other
     detect_in: Literal["input", "photograph", "input-photograph"] = "input"
+    logit_scale: float = 1.0  # by which the logits of classes are divided, before they become scores:
+    class_scores: ScoreKind = "softmax"  # over all classes, each class by itself, or not at all
     class_choice: Literal["every", "best"] = "every"  # every class above the threshold, or the best of all
     score_threshold: float = 0.05
     box_min_size: float  # detections with a side below this are dropped before suppression (0: none is)
@@ -204,6 +221,8 @@ class Numerics:
     # mask to a box of integers; sample from edge to edge of the image, as the features of a region are
     mask_paste: Literal["grid-sample", "integer-box", "whole-box", "skimage-box", "crop"]
     mask_size: int = 28  # side of a mask where the mask head resizes features (`Arch.mask_upsample`)
+    # masks are pooled from the boxes, or from where in the padded input the boxes would lie if the photograph filled it
+    mask_regions: Literal["boxes", "stretched"] = "boxes"
     mask_threshold: float = 0.5
     # training: what a step of the home framework computes
     rpn_pre_nms_train: int | None = 2000
@@ -211,6 +230,7 @@ class Numerics:
     rpn_post_nms_train: int = 2000
     rpn_post_nms_shared: bool = False  # so many of all levels and all images of a batch, and not of each image
     rpn_min_size_train: float | Literal["as in detecting"] | None = "as in detecting"  # rpn_min_size of a step
+    anchor_clip_train: bool = False  # for training, anchors are cut to the input
     rpn_positive_iou: float = 0.7
     rpn_negative_iou: float = 0.3
     rpn_straddle: float | None = None  # anchors further outside the image than this are not sampled; None: all may be
@@ -242,6 +262,8 @@ class Numerics:
     box_mean: bool = (
         False  # the loss of boxes divides by the coordinates of the positives, not by all that were sampled
     )
+    # losses of anchors and of regions divide by what was counted in the batch, or in each image, and are then averaged
+    loss_mean: Literal["batch", "image"] = "batch"
     # of the proposal network, and of the box head: smooth L1 of deltas, or 1 - GIoU of boxes (Rezatofighi et al. 2019)
     rpn_box_loss: Literal["smooth-l1", "giou"] = "smooth-l1"
     box_loss: Literal["smooth-l1", "giou"] = "smooth-l1"

@@ -90,8 +90,9 @@ def translate(spec: Spec, arrays: Mapping[str, Array], there: Family, home: Home
     told = {name: getattr(wanted, name) for name in home.told if getattr(wanted, name) != getattr(got.numerics, name)}
     if told:
         got = got.with_numerics(told)
+    theirs = _theirs(table, held)
     return Translated(
-        arrays=_theirs(table, held),
+        arrays=theirs | {also: array for name, array in theirs.items() if (also := home.unread(name))},
         spec=replace(got, classes=spec.classes),
         config=text if home.config else "",
         about=about,

@@ -63,15 +63,16 @@ model {{ faster_rcnn {{
   image_resizer {{ {resizer} }}
   feature_extractor {{ type: "faster_rcnn_resnet50" first_stage_features_stride: 16 }}
   first_stage_anchor_generator {{ grid_anchor_generator {{
-    scales: [0.25, 0.5, 1.0, 2.0]  aspect_ratios: [0.5, 1.0, 2.0] }} }}
+    scales: [0.25, 0.5, 1.0, 2.0]  aspect_ratios: [0.5, 1.0, 2.0] {anchors} }} }}
   second_stage_box_predictor {{ mask_rcnn_box_predictor {{ {heads} }} }}
   second_stage_post_processing {{ {after} }}
+  {other}
 }} }}
 """
 
 
-def tf(resizer: str = "keep_aspect_ratio_resizer { }", heads: str = "", after: str = "score_converter: SOFTMAX") -> str:
-    return TF.format(resizer=resizer, heads=heads, after=after)
+def tf(resizer: str = "keep_aspect_ratio_resizer { }", after: str = "score_converter: SOFTMAX", **parts: str) -> str:
+    return TF.format(resizer=resizer, after=after, **{"heads": "", "anchors": "", "other": "", **parts})
 
 
 # what builds a pyramid, and its anchors
@@ -164,10 +165,15 @@ REFUSED = [
     ("paddle", "architecture: CascadeRCNN", "CascadeRCNN"),
     ("garden", "task: {model: {detection_generator: {use_sigmoid_probability: true}}}", "use_sigmoid_probability"),
     ("garden", "task: {model: {detection_generator: {use_class_agnostic_nms: true}}}", "use_class_agnostic_nms"),
-    ("tf1", tf(after="batch_non_max_suppression { }"), "IDENTITY"),
     ("tf1", tf(after="score_converter: SOFTMAX calibration_config { }"), "calibration_config"),
-    ("tf1", tf("keep_aspect_ratio_resizer { pad_to_max_dimension: true }"), "pad_to_max_dimension"),
-    ("tf1", tf("identity_resizer { }"), "identity_resizer"),
+    ("tf1", tf(after="score_converter: SOFTMAX batch_non_max_suppression { use_combined_nms: true }"), "combined"),
+    ("tf1", tf("keep_aspect_ratio_resizer { convert_to_grayscale: true }"), "convert_to_grayscale"),
+    ("tf1", tf("keep_aspect_ratio_resizer { per_channel_pad_value: [1, 2, 3] }"), "per_channel_pad_value"),
+    ("tf1", tf("conditional_shape_resizer { }"), "conditional_shape_resizer"),
+    ("tf1", tf(other="context_config { }"), "context_config"),
+    ("tf1", tf(other="use_combined_nms_in_first_stage: true"), "use_combined_nms_in_first_stage"),
+    ("tf1", tf(anchors="height_offset: 4"), "height_offset"),
+    ("tf1", tf(other="first_stage_box_predictor_conv_hyperparams { batch_norm { } }"), "batch_norm"),
 ]
 
 
@@ -311,6 +317,28 @@ TestReader:
     ("mmdet", MMDET["head"].format("bbox_head=dict(loss_bbox=dict(type='GIoULoss'))"), {"box_loss": "giou"}),
     ("tf1", tf(), {"min_size": 600, "max_size": 1024, "fixed_size": None}),
     ("tf1", tf("fixed_shape_resizer { width: 400 }"), {"fixed_size": (300, 400)}),
+    ("tf1", tf("fixed_shape_resizer { resize_method: AREA }"), {"resize": "tensorflow-1-area"}),
+    ("tf1", tf("keep_aspect_ratio_resizer { resize_method: BICUBIC }"), {"resize": "tensorflow-1-cubic"}),
+    ("tf1", tf("keep_aspect_ratio_resizer { resize_method: NEAREST_NEIGHBOR }"), {"resize": "tensorflow-1-nearest"}),
+    (
+        "tf1",
+        tf("keep_aspect_ratio_resizer { pad_to_max_dimension: true max_dimension: 640 }"),
+        {"pad_square": True, "pad_black": True, "clip_shown": True, "mask_regions": "stretched", "max_size": 640},
+    ),
+    ("tf1", tf(after="batch_non_max_suppression { }"), {"class_scores": "logit"}),
+    ("tf1", tf(after="score_converter: SIGMOID logit_scale: 2"), {"class_scores": "sigmoid", "logit_scale": 2.0}),
+    (
+        "tf1",
+        tf(other="clip_anchors_to_image: true"),
+        {"anchor_clip_train": True, "rpn_straddle": None, "rpn_outside": "matched"},
+    ),
+    ("tf1", tf("identity_resizer { }"), {"min_size": 0, "fixed_size": None}),
+    ("tf1", tf(anchors="height_offset: 4 width_offset: 4"), {"anchor_offset": 0.25}),
+    (
+        "tf1",
+        tf(anchors="height: 128 width: 512"),
+        {"anchor_sizes": ((64, 128, 256, 512),), "anchor_ratios": (0.5, 0.25, 0.125)},
+    ),
 ]
 
 

@@ -23,6 +23,8 @@ def found(golden: dict[str, np.ndarray], *, flat_last: bool) -> Scored:
         (top, left, bottom - 1, right - 1),
         place=lambda boxes: boxes,
         agnostic=False,
+        class_scores=NUMERICS.class_scores,
+        logit_scale=NUMERICS.logit_scale,
         class_choice=NUMERICS.class_choice,
         score_threshold=0.4,
         min_size=NUMERICS.box_min_size,

@@ -162,6 +162,7 @@ def identify(tensors: Tensors, *, config: str | Path | None = None, family_name:
         raise CheckpointError(Finding("config.mismatch", "error", message, fix=fix))
     settings: Config | None = found.read_config(path) if path is not None and found.read_config is not None else None
     reading = found.read(plain, settings)
+    plain = reading.tensors or plain
     findings = list(reading.findings)
     if prefix:
         message = f"every name begins with {prefix!r}, which a training wrapper put there; it is taken off"

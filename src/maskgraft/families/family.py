@@ -17,11 +17,15 @@ Config = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a family makes of a file: the model it holds, in which era's names, and what was odd about it."""
+    """What a family makes of a file: the model it holds, in which era's names, and what was odd about it.
+
+    `tensors` are those of the model where they are not the file's own: averages that its config asks for.
+    """
 
     spec: Spec
     era: str = ""
     findings: tuple[Finding, ...] = ()
+    tensors: Tensors | None = None
 
 
 @dataclass(frozen=True, slots=True)

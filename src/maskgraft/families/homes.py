@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from maskgraft.families import mmdet_settings, tf_settings
+from maskgraft.families.tf1_object_detection import FIRST, SECOND
 from maskgraft.families.tf_object_detection import FROM_CONFIG
 from maskgraft.spec import Arch, Spec
 
@@ -13,6 +14,10 @@ Settings = Mapping[str, Any]
 
 def _no_settings(spec: Spec) -> Settings:
     return {}
+
+
+def _nowhere(name: str) -> str:
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +30,8 @@ class Home:
     its text. `settings` are those that come of the whole spec, `sets` the fields of `Numerics` among them. `told` are
     the fields that are set by hand, with the name they go by. `era` gives the era of its names where that depends on
     the architecture. `lacks` is how our names of tensors end that it has none for. `whole` are the keys of its config
-    that take integers only. `labels` is the name of the file beside it that names the classes.
+    that take integers only. `labels` is the name of the file beside it that names the classes. `unread` gives a
+    further name under which the home framework asks for a tensor, and makes no use of it, or "".
     """
 
     containers: tuple[str, ...]
@@ -39,6 +45,7 @@ class Home:
     lacks: tuple[str, ...] = ()
     whole: frozenset[str] = frozenset()
     labels: str = ""
+    unread: Callable[[str], str] = _nowhere
 
     def arch(self, arch: Arch) -> Arch:
         """The architecture in which the family would hold a model of `arch`."""
@@ -241,6 +248,12 @@ def _tf1_era(arch: Arch) -> str:
     return f"resnet_v1_{_depth(arch)}" if arch.backbone == "resnet" else ""
 
 
+def _tf1_unread(name: str) -> str:
+    """Slim builds a ResNet's last block in the first stage too, and the exporter restores every variable there is."""
+    last = name.startswith(f"{SECOND}/resnet_v1_") and "/block4/" in name
+    return name.replace(SECOND, FIRST, 1) if last else ""
+
+
 _SIZES = frozenset({"anchor_sizes"})
 
 _TORCHVISION = {
@@ -387,7 +400,7 @@ HOMES: Mapping[str, Home] = {
         settings=_paddle,
         sets=frozenset({"min_size", "max_size", "pixel_mean", "pixel_std", "pad_multiple"}),
     ),
-    "tf1_object_detection_api": Home(("bundle",), _OBJECT_DETECTION, era=_tf1_era, **_PIPELINE),
+    "tf1_object_detection_api": Home(("bundle",), _OBJECT_DETECTION, era=_tf1_era, unread=_tf1_unread, **_PIPELINE),
     "tf2_object_detection_api": Home(("bundle of objects",), _OBJECT_DETECTION, era=lambda arch: "", **_PIPELINE),
     "tf_model_garden": Home(
         ("bundle of objects",),

@@ -5,8 +5,11 @@ research/object_detection `models/faster_rcnn_*_feature_extractor.py`.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
+from maskgraft.errors import Finding
+from maskgraft.families.configs import setting
 from maskgraft.families.family import Config, Family, Reading, count, shape, unsupported
 from maskgraft.families.pipeline_config import read_pipeline
 from maskgraft.families.tf_object_detection import (
@@ -20,13 +23,14 @@ from maskgraft.families.tf_object_detection import (
     numerics,
     without_masks,
 )
-from maskgraft.files import Tensors
+from maskgraft.files import LazyArray, Tensors
 from maskgraft.links import Link, Reshape, Transpose
 from maskgraft.spec import Arch, Spec
 
 TITLE = "TF1 Object Detection API"
 FIRST, SECOND = "FirstStageFeatureExtractor", "SecondStageFeatureExtractor"
 _MASKS = "SecondStageBoxPredictor"
+_AVERAGE = "ExponentialMovingAverage"
 LAYERS = {
     "rpn": "Conv",
     "rpn.objectness": "FirstStageBoxPredictor/ClassPredictor",
@@ -70,7 +74,19 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
     extractor = f"faster_rcnn_{scope.replace('_v1_', '') if backbone == 'resnet' else backbone}"
     findings = tuple(disagreements(tensors, arch, config, extractor=extractor)) if config is not None else ()
     spec = Spec(family="tf1_object_detection_api", arch=arch, numerics=found, classes=names, learned=how)
-    return Reading(spec, scope if backbone == "resnet" else "", findings)
+    era, averaged = scope if backbone == "resnet" else "", _averages(tensors, config)
+    if not averaged:
+        return Reading(spec, era, findings)
+    message = f"{len(averaged):,} weights are read as their moving averages, as eval_config.use_moving_averages says"
+    told = Finding("names.optimizer-slots", "info", message, evidence={"averages": len(averaged)})
+    return Reading(spec, era, (*findings, told), replace(tensors, arrays={**tensors.arrays, **averaged}))
+
+
+def _averages(tensors: Tensors, config: Config | None) -> dict[str, LazyArray]:
+    """The weights that `exporter.py` replaces by their moving averages."""
+    if config is None or setting(config, "eval_config.use_moving_averages") is not True:
+        return {}
+    return {name: tensors.slots[kept] for name in tensors if (kept := f"{name}/{_AVERAGE}") in tensors.slots}
 
 
 def scope_of(tensors: Tensors, first: str) -> str:

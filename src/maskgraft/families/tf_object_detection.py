@@ -6,6 +6,7 @@ Conventions: tensorflow/models, research/object_detection `meta_architectures/fa
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from math import sqrt
 from typing import Any
 
 from maskgraft.errors import CheckpointError, Finding
@@ -75,6 +76,7 @@ NUMERICS = Numerics(
     roi_samples=64,
     roi_truth=False,
     box_beta=1.0,
+    loss_mean="image",
     mask_targets="soft-crop",
     loss_weights=(1.0, 2.0, 1.0, 2.0, 4.0),
 )
@@ -110,13 +112,16 @@ _PROTO_DEFAULTS: dict[str, Any] = {
     "rpn_dilation": 1,
     "roi_max_pool": (1, 1),
     "mask_size": 15,
+    "class_scores": "logit",
 }
 
 _MODEL = "model.faster_rcnn"
 _RESIZER = f"{_MODEL}.image_resizer"
 _ANCHORS = f"{_MODEL}.first_stage_anchor_generator.grid_anchor_generator"
 _HEADS = f"{_MODEL}.second_stage_box_predictor.mask_rcnn_box_predictor"
-_NMS = f"{_MODEL}.second_stage_post_processing.batch_non_max_suppression"
+_AFTER = f"{_MODEL}.second_stage_post_processing"
+_NMS = f"{_AFTER}.batch_non_max_suppression"
+SCORES = {"SOFTMAX": "softmax", "SIGMOID": "sigmoid", "IDENTITY": "logit"}
 
 
 # The weights of a pipeline.config, in the order of `Numerics.loss_weights`.
@@ -129,26 +134,53 @@ LOSS_WEIGHTS = (
 )
 
 
+def _base(generator: Mapping[str, Any]) -> tuple[float, float]:
+    return float(generator.get("height", 256)), float(generator.get("width", 256))
+
+
 def _sizes(generator: Mapping[str, Any]) -> tuple[tuple[float, ...], ...]:
-    return (tuple(float(generator.get("height", 256)) * float(scale) for scale in entries(generator, "scales")),)
+    height, width = _base(generator)
+    return (tuple(sqrt(height * width) * float(scale) for scale in entries(generator, "scales")),)
 
 
 def _ratios(generator: Mapping[str, Any]) -> tuple[float, ...]:
-    return tuple(1 / float(ratio) for ratio in entries(generator, "aspect_ratios"))
+    height, width = _base(generator)
+    return tuple(height / width / float(ratio) for ratio in entries(generator, "aspect_ratios"))
+
+
+_KEEP, _FIXED = f"{_RESIZER}.keep_aspect_ratio_resizer", f"{_RESIZER}.fixed_shape_resizer"
+_RESIZER_KINDS = {"keep_aspect_ratio_resizer", "fixed_shape_resizer", "identity_resizer"}
+METHODS: dict[str, Any] = {  # of resizing
+    "BILINEAR": "tensorflow-1",
+    "NEAREST_NEIGHBOR": "tensorflow-1-nearest",
+    "BICUBIC": "tensorflow-1-cubic",
+    "AREA": "tensorflow-1-area",
+}
+
+
+def _offset(generator: Mapping[str, Any]) -> float:
+    return float(generator.get("height_offset", 0)) / float(generator.get("height_stride", 16))
 
 
 # Field of Numerics ← (key of the config, how its value reads)
 FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
-    ("min_size", f"{_RESIZER}.keep_aspect_ratio_resizer.min_dimension", int),
-    ("max_size", f"{_RESIZER}.keep_aspect_ratio_resizer.max_dimension", int),
-    (
-        "fixed_size",
-        f"{_RESIZER}.fixed_shape_resizer",
-        lambda one: (int(one.get("height", 300)), int(one.get("width", 300))),
-    ),
+    ("min_size", f"{_KEEP}.min_dimension", int),
+    ("max_size", f"{_KEEP}.max_dimension", int),
+    ("resize", f"{_KEEP}.resize_method", METHODS.__getitem__),
+    ("pad_square", f"{_KEEP}.pad_to_max_dimension", bool),
+    ("pad_black", f"{_KEEP}.pad_to_max_dimension", bool),
+    ("clip_shown", f"{_KEEP}.pad_to_max_dimension", bool),
+    ("mask_regions", f"{_KEEP}.pad_to_max_dimension", lambda padded: "stretched" if padded else "boxes"),
+    ("fixed_size", _FIXED, lambda one: (int(one.get("height", 300)), int(one.get("width", 300)))),
+    ("resize", f"{_FIXED}.resize_method", METHODS.__getitem__),
+    ("min_size", f"{_RESIZER}.identity_resizer", lambda _: 0),
     ("c4_stride", f"{_MODEL}.feature_extractor.first_stage_features_stride", int),
     ("anchor_sizes", _ANCHORS, _sizes),
     ("anchor_ratios", _ANCHORS, _ratios),
+    ("anchor_offset", _ANCHORS, _offset),
+    ("anchor_clip_train", f"{_MODEL}.clip_anchors_to_image", bool),
+    ("rpn_straddle", f"{_MODEL}.clip_anchors_to_image", lambda cut: None if cut else 0.0),
+    ("rpn_outside", f"{_MODEL}.clip_anchors_to_image", lambda cut: "matched" if cut else "absent"),
     ("rpn_dilation", f"{_MODEL}.first_stage_atrous_rate", int),
     ("rpn_score_threshold", f"{_MODEL}.first_stage_nms_score_threshold", float),
     ("rpn_nms_threshold", f"{_MODEL}.first_stage_nms_iou_threshold", float),
@@ -163,6 +195,8 @@ FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
         lambda model: (int(model.get("maxpool_kernel_size", 1)), int(model.get("maxpool_stride", 1))),
     ),
     ("mask_size", f"{_HEADS}.mask_height", int),
+    ("class_scores", f"{_AFTER}.score_converter", SCORES.__getitem__),
+    ("logit_scale", f"{_AFTER}.logit_scale", float),
     ("score_threshold", f"{_NMS}.score_threshold", float),
     ("nms_threshold", f"{_NMS}.iou_threshold", float),
     ("max_per_class", f"{_NMS}.max_detections_per_class", int),
@@ -174,24 +208,34 @@ FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
 
 # Settings whose other values change what is computed in ways that the model does not have.
 _REQUIRED: tuple[tuple[str, tuple[Any, ...]], ...] = (
-    (f"{_RESIZER}.keep_aspect_ratio_resizer.resize_method", ("BILINEAR",)),
-    (f"{_RESIZER}.keep_aspect_ratio_resizer.convert_to_grayscale", (False,)),
-    (f"{_RESIZER}.keep_aspect_ratio_resizer.pad_to_max_dimension", (False,)),
-    (f"{_RESIZER}.fixed_shape_resizer.resize_method", ("BILINEAR",)),
-    (f"{_RESIZER}.fixed_shape_resizer.convert_to_grayscale", (False,)),
+    (f"{_KEEP}.resize_method", tuple(METHODS)),
+    (f"{_KEEP}.convert_to_grayscale", (False,)),
+    (f"{_KEEP}.per_channel_pad_value", (0, [0, 0], [0, 0, 0])),
+    (f"{_FIXED}.resize_method", tuple(METHODS)),
+    (f"{_FIXED}.convert_to_grayscale", (False,)),
     (f"{_MODEL}.feature_extractor.first_stage_features_stride", (8, 16)),
-    (f"{_ANCHORS}.height_offset", (0,)),
-    (f"{_ANCHORS}.width_offset", (0,)),
     (f"{_MODEL}.first_stage_box_predictor_kernel_size", (3,)),
-    (f"{_MODEL}.second_stage_post_processing.score_converter", ("SOFTMAX",)),
-    (f"{_MODEL}.second_stage_post_processing.logit_scale", (1,)),
-    (f"{_MODEL}.second_stage_post_processing.calibration_config", ()),
+    (f"{_AFTER}.score_converter", tuple(SCORES)),
+    (f"{_AFTER}.calibration_config", ()),
     (f"{_HEADS}.predict_keypoints", (False,)),
     (f"{_NMS}.soft_nms_sigma", (0,)),
     (f"{_NMS}.use_class_agnostic_nms", (False,)),
+    (f"{_NMS}.use_combined_nms", (False,)),
+    (f"{_MODEL}.use_combined_nms_in_first_stage", (False,)),
+    (f"{_MODEL}.context_config", ()),
     (f"{_HEADS}.convolve_then_upsample_masks", (False,)),
     (f"{_HEADS}.conv_hyperparams.activation", ("RELU",)),
     (f"{_HEADS}.fc_hyperparams.activation", ("RELU", "NONE")),
+)
+
+
+# Settings of trainings alone, which one here does not take up, and what it does instead.
+_OF_TRAINING: tuple[tuple[str, tuple[Any, ...]], ...] = (
+    (f"{_MODEL}.hard_example_miner", ()),
+    (f"{_MODEL}.second_stage_classification_loss", ({"weighted_softmax": {}},)),
+    (f"{_MODEL}.feature_extractor.batch_norm_trainable", (False,)),
+    ("train_config.freeze_variables", ()),
+    ("train_config.update_trainable_variables", ()),
 )
 
 
@@ -230,18 +274,14 @@ def _refuse_what_cannot_be_obeyed(tensors: Tensors, config: Config, title: str) 
         if value is not None and value not in allowed:
             instead = f", not {' or '.join(map(str, allowed))}" if allowed else ""
             raise unsupported(tensors, title, f"{key} is {value}{instead}")
-    after = setting(config, f"{_MODEL}.second_stage_post_processing")
-    if isinstance(after, Mapping) and "score_converter" not in after:
-        what = "second_stage_post_processing has no score_converter, which means IDENTITY and not SOFTMAX"
-        raise unsupported(tensors, title, what)
     resizers = setting(config, _RESIZER)
-    if isinstance(resizers, Mapping) and not {"keep_aspect_ratio_resizer", "fixed_shape_resizer"} & set(resizers):
+    if isinstance(resizers, Mapping) and not _RESIZER_KINDS & set(resizers):
         raise unsupported(tensors, title, f"image_resizer is {', '.join(resizers)}")
     if setting(config, _ANCHORS) is None:
         raise unsupported(tensors, title, "anchors of no grid_anchor_generator")
     anchors = setting(config, _ANCHORS)
-    if anchors.get("height", 256) != anchors.get("width", 256):
-        raise unsupported(tensors, title, "base anchors that are not square")
+    if anchors.get("height_offset", 0) != anchors.get("width_offset", 0):
+        raise unsupported(tensors, title, "anchors of a height_offset that is not their width_offset")
     stride = setting(config, f"{_MODEL}.feature_extractor.first_stage_features_stride") or 16
     if {anchors.get("height_stride", 16), anchors.get("width_stride", 16)} != {stride}:
         raise unsupported(
@@ -253,6 +293,8 @@ def _refuse_what_cannot_be_obeyed(tensors: Tensors, config: Config, title: str) 
     for part in ("conv_hyperparams", "fc_hyperparams"):
         if setting(config, f"{_HEADS}.{part}.batch_norm") is not None:
             raise unsupported(tensors, title, f"batch_norm in the {part} of the second stage")
+    if setting(config, f"{_MODEL}.first_stage_box_predictor_conv_hyperparams.batch_norm") is not None:
+        raise unsupported(tensors, title, "batch_norm in the conv_hyperparams of the first stage")
 
 
 def without_masks(tensors: Tensors, title: str, backbone: str) -> CheckpointError:
@@ -265,6 +307,15 @@ def without_masks(tensors: Tensors, title: str, backbone: str) -> CheckpointErro
 def disagreements(tensors: Tensors, arch: Arch, config: Config, *, extractor: str) -> Iterator[Finding]:
     """Where a config that can be obeyed is not that of the file; `extractor` is what it should call the backbone."""
     yield from class_count_fault(tensors, arch.classes, setting(config, f"{_MODEL}.num_classes"), "num_classes")
+    idle = [key for key, usual in _OF_TRAINING if (said := setting(config, key)) is not None and said not in usual]
+    if idle:
+        yield Finding(
+            "numerics.training",
+            "info",
+            f"settings that a training here does not take up: {', '.join(idle)}",
+            names=tuple(idle),
+            effect="none on results; a training differs from one at home",
+        )
     surplus = [number for number in config.get("label_map", ()) if number > arch.classes]
     if surplus:
         message = (

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from maskgraft.families.tf_object_detection import LOSS_WEIGHTS
-from maskgraft.spec import Spec
+from maskgraft.families.tf_object_detection import LOSS_WEIGHTS, METHODS, SCORES
+from maskgraft.spec import Numerics, Spec
 
 LABEL_MAP = "label_map.pbtxt"
 _MODEL = "model.faster_rcnn"
@@ -29,19 +29,15 @@ def settings(spec: Spec) -> Mapping[str, Any]:
     """The settings by dotted key, as `pipeline_config.write_text` nests them; words in capitals are enum values."""
     arch, numerics = spec.arch, spec.numerics
     said: dict[str, Any] = {"number_of_stages": 3, "num_classes": arch.classes}
-    if numerics.fixed_size is not None:
-        height, width = numerics.fixed_size
-        resizer = {"fixed_shape_resizer.height": height, "fixed_shape_resizer.width": width}
-    else:
-        sides = {"min_dimension": numerics.min_size, "max_dimension": numerics.max_size}
-        resizer = {f"keep_aspect_ratio_resizer.{key}": side for key, side in sides.items()}
-    said |= {f"image_resizer.{key}": side for key, side in resizer.items()}
-    anchors = {
+    said |= {f"image_resizer.{key}": value for key, value in _resizer(numerics).items()}
+    anchors: dict[str, Any] = {
         "height_stride": numerics.c4_stride,
         "width_stride": numerics.c4_stride,
         "scales": [size / 256 for size in numerics.anchor_sizes[0]],
         "aspect_ratios": [1 / ratio for ratio in numerics.anchor_ratios],
     }
+    if offset := numerics.anchor_offset * numerics.c4_stride:
+        anchors |= {"height_offset": round(offset), "width_offset": round(offset)}
     said |= {
         "feature_extractor.type": _extractor(spec),
         "feature_extractor.first_stage_features_stride": numerics.c4_stride,
@@ -58,9 +54,15 @@ def settings(spec: Spec) -> Mapping[str, Any]:
         "maxpool_stride": numerics.roi_max_pool[1],
         "second_stage_batch_size": numerics.roi_samples,
         "second_stage_balance_fraction": numerics.roi_positive_fraction,
-        "second_stage_post_processing.score_converter": "SOFTMAX",
+        "second_stage_post_processing.score_converter": next(
+            word for word, kind in SCORES.items() if kind == numerics.class_scores
+        ),
         **dict(zip(LOSS_WEIGHTS, numerics.loss_weights, strict=True)),
     }
+    if numerics.logit_scale != 1:
+        said["second_stage_post_processing.logit_scale"] = numerics.logit_scale
+    if numerics.anchor_clip_train:
+        said["clip_anchors_to_image"] = True
     heads = {
         **{f"fc_hyperparams.{key}": value for key, value in _DENSE.items()},
         **{f"conv_hyperparams.{key}": value for key, value in _CONV.items()},
@@ -87,6 +89,25 @@ def settings(spec: Spec) -> Mapping[str, Any]:
         **{f"{_NMS}.{key}": value for key, value in suppression.items()},
         **{f"{reader}.label_map_path": LABEL_MAP for reader in ("train_input_reader", "eval_input_reader")},
     }
+
+
+def _resizer(numerics: Numerics) -> dict[str, Any]:
+    method = next((word for word, kind in METHODS.items() if kind == numerics.resize), "BILINEAR")
+    if numerics.fixed_size is not None:
+        height, width = numerics.fixed_size
+        kind, said = "fixed_shape_resizer", {"height": height, "width": width}
+    elif numerics.min_size == 0:
+        return {"identity_resizer": {}}
+    else:
+        kind, said = (
+            "keep_aspect_ratio_resizer",
+            {"min_dimension": numerics.min_size, "max_dimension": numerics.max_size},
+        )
+        if numerics.pad_square:
+            said |= {"pad_to_max_dimension": True}
+    return {f"{kind}.{key}": value for key, value in said.items()} | (
+        {f"{kind}.resize_method": method} if method != "BILINEAR" else {}
+    )
 
 
 def _extractor(spec: Spec) -> str:

@@ -79,6 +79,6 @@ def _averages(kinds: Mapping[str, str]) -> tuple[Finding, ...]:
         f"{len(names):,} weights have a moving-average copy beside them (…/{names[0].rpartition('/')[2]})",
         names=names,
         evidence={"averages": len(names)},
-        effect="TensorFlow evaluated and exported with the averages if its config says so; the plain weights are read",
+        effect="TensorFlow evaluated and exported with the averages if its config says so, else the plain weights",
     )
     return (told,)

@@ -12,6 +12,7 @@ from torch.nn.functional import one_hot
 from maskgraft.ops import boxes as box_ops
 from maskgraft.ops.boxes import Weights, Window
 from maskgraft.ops.ties import suppressed_from_heap
+from maskgraft.spec import ScoreKind
 from maskgraft.torchvision_ops import batched_nms, nms
 
 
@@ -124,6 +125,8 @@ def detections(
     *,
     place: Callable[[Tensor], Tensor],
     agnostic: bool,
+    class_scores: ScoreKind,
+    logit_scale: float,
     class_choice: Literal["every", "best"],
     score_threshold: float,
     min_size: float,
@@ -144,12 +147,13 @@ def detections(
 ) -> Scored:
     """Detections of one image, cut to the `window`; suppression is per class, of boxes moved by `place`.
 
-    `logits` [N, K + 1] with the background last, `deltas` [N, R·4] for R rows, `regions` [N, 4]. With `agnostic` deltas
+    `logits` [N, K + 1] with the background last are divided by `logit_scale`; `class_scores` is what they then become
+    (`scored`). `deltas` [N, R·4] for R rows, `regions` [N, 4]. With `agnostic` deltas
     the first row is that of all classes. `class_choice`: a region may answer for "every" class above the threshold, or
     only for the "best" of all, and for none where that is the background (Matterport). With `clip_after`, where `place`
     moves nothing, boxes are cut, and those of no area dropped, after suppression.
     """
-    probabilities = logits.softmax(1)
+    probabilities = scored(logits / logit_scale, class_scores)
     scores = probabilities[:, :-1]
     if class_choice == "best":
         best = one_hot(probabilities.argmax(1), probabilities.shape[1])[:, :-1].bool()
@@ -182,6 +186,13 @@ def detections(
     if clip_after:
         found = _at_least(replace(found, boxes=box_ops.clip(found.boxes, window)), 0, inclusive_areas)
     return found[torch.arange(min(max_detections, len(found.scores)), device=kept.device)]
+
+
+def scored(logits: Tensor, kind: ScoreKind) -> Tensor:
+    """What detections are ranked and cut by: softmax over the classes, each one's sigmoid, or logits as they are."""
+    if kind == "logit":
+        return logits
+    return logits.softmax(1) if kind == "softmax" else logits.sigmoid()
 
 
 def suppress(

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from object_detection.anchor_generators import grid_anchor_generator
 from object_detection.core import balanced_positive_negative_sampler as samplers
-from object_detection.core import box_list, losses, post_processing, standard_fields, target_assigner
+from object_detection.core import box_list, box_list_ops, losses, post_processing, standard_fields, target_assigner
 from object_detection.meta_architectures import faster_rcnn_meta_arch
 from object_detection.utils import spatial_transform_ops
 
@@ -75,53 +75,63 @@ def crops(maps, boxes, levels, size):
     return spatial_transform_ops.native_crop_and_resize(maps[0], boxes, size)
 
 
-def run(scene):
-    height, width, _ = made_up.SCENES[scene]
-    boxes, labels, masks, _ = made_up.truth(scene)
-    fractions = yx(boxes) / np.array([height, width] * 2, np.float32)
+def run(*scenes, cut=False):
+    """A step of one image or of a batch of several, which have the same size.
+
+    `cut`: with `clip_anchors_to_image`, as `_predict_first_stage` obeys it.
+    """
+    count = len(scenes)
+    height, width, _ = made_up.SCENES[scenes[0]]
+    scale = np.array([height, width] * 2, np.float32)
+    truths = [made_up.truth(scene) for scene in scenes]
     home = model()
     home._groundtruth_lists = {
-        standard_fields.BoxListFields.boxes: [tf.constant(fractions.astype(np.float32))],
-        standard_fields.BoxListFields.classes: [tf.one_hot(labels, made_up.CLASSES)],
-        standard_fields.BoxListFields.masks: [tf.constant(masks.astype(np.float32))],
+        standard_fields.BoxListFields.boxes: [
+            tf.constant((yx(boxes) / scale.astype(float)).astype(np.float32)) for boxes, _, _, _ in truths
+        ],
+        standard_fields.BoxListFields.classes: [tf.one_hot(labels, made_up.CLASSES) for _, labels, _, _ in truths],
+        standard_fields.BoxListFields.masks: [tf.constant(masks.astype(np.float32)) for _, _, masks, _ in truths],
     }
     generator = grid_anchor_generator.GridAnchorGenerator(scales=(0.25, 0.5, 1.0, 2.0), aspect_ratios=(0.5, 1.0, 2.0))
     session = tf.Session()
     every = session.run(generator.generate([(-(-height // 16), -(-width // 16))])[0].get())
     every = box_list.BoxList(tf.constant(np.round(every * 8192) / 8192, tf.float32))
-    logits, deltas = made_up.proposal_outputs(yx(session.run(every.get())), 0.5, scene)
-    pairs = tf.constant(np.stack([np.zeros_like(logits), logits], -1)[None])
-    moves = tf.constant(yx(deltas)[None])
     window = tf.constant([0, 0, height, width], tf.float32)
-    kept_moves, kept_pairs, anchors = home._remove_invalid_anchors_and_predictions(moves, pairs, every, window)
-    shapes = tf.constant([[height, width, 3]], tf.int32)
-    regions, _, _, count, _, _ = home._postprocess_rpn(kept_moves, kept_pairs, anchors.get(), shapes, shapes)
-    corners, count = session.run([regions, count])
-    given = (corners[0] * np.array([height, width] * 2, np.float32)).astype(np.float32)
-    xy = yx(given)
+    every = box_list_ops.clip_to_window(every, window, filter_nonoverlapping=False) if cut else every
+    said = [made_up.proposal_outputs(yx(session.run(every.get())), 0.5, scene) for scene in scenes]
+    pairs = tf.constant(np.stack([np.stack([np.zeros_like(logits), logits], -1) for logits, _ in said]))
+    moves = tf.constant(np.stack([yx(deltas) for _, deltas in said]))
+    kept_moves, kept_pairs, anchors = moves, pairs, every
+    if not cut:
+        kept_moves, kept_pairs, anchors = home._remove_invalid_anchors_and_predictions(moves, pairs, every, window)
+    shapes = tf.constant([[height, width, 3]] * count, tf.int32)
+    regions, _, _, counts, _, _ = home._postprocess_rpn(kept_moves, kept_pairs, anchors.get(), shapes, shapes)
+    corners, counts = session.run([regions, counts])
+    given = (corners * scale).astype(np.float32)
+    xy = yx(given).reshape(-1, 4)
     scales = [tf.constant(1.0) for _ in range(3)]
     truth = home._format_groundtruth_data(shapes)
     known = target_assigner.batch_assign_targets(
         home._detector_target_assigner,
-        [box_list.BoxList(tf.constant(given))],
+        [box_list.BoxList(tf.constant(one)) for one in given],
         truth[0],
         truth[1],
         tf.constant([1] + made_up.CLASSES * [0], tf.float32),
         truth[3],
     )[0]
-    classes = session.run(tf.argmax(known[0], 1))
+    classes = session.run(tf.argmax(known, 2)).ravel()
     inner = made_up.mask_logits(xy, MASK_SIDE).astype(np.float32)
     found = dict(home._loss_rpn(kept_moves, kept_pairs, anchors.get(), truth[0], truth[1], truth[3]))
     found.update(
         home._loss_box_classifier(
             scales[1] * yx(made_up.box_deltas(xy)).astype(np.float32),
             scales[0] * np.roll(made_up.class_logits(xy), 1, 1).astype(np.float32),
-            tf.constant(given[None]),
-            tf.constant(count),
+            tf.constant(given),
+            tf.constant(counts),
             truth[0],
             truth[1],
             truth[3],
-            tf.constant([1, height, width, 3]),
+            tf.constant([count, height, width, 3]),
             # in training the mask head is asked for the class of the truth alone
             scales[2] * inner[np.arange(len(xy)), np.maximum(classes - 1, 0)][:, None],
             truth[2],
@@ -138,20 +148,21 @@ def run(scene):
     values, (by_pair, by_move, *by_scale) = session.run([[found[name] for name in names], slopes])
     result = {
         "losses": np.array(values, np.float32),
-        "regions": xy[: count[0]],
+        "regions": np.concatenate([yx(one[:number]) for one, number in zip(given, counts)]),
         "labels": classes,
-        "slopes.logits": by_pair[0, :, 1][:: made_up.STEP],
-        "slopes.deltas": yx(by_move[0])[:: made_up.STEP],
+        "slopes.logits": by_pair[..., 1].ravel()[:: made_up.STEP],
+        "slopes.deltas": yx(by_move).reshape(-1, 4)[:: made_up.STEP],
         "slopes.heads": np.array(by_scale, np.float32),
     }
-    print(scene, values, count, (classes > 0).sum(), (by_pair[0, :, 1] != 0).sum(), (by_move[0].any(1)).sum())
+    print(scenes, values, counts, (classes > 0).sum(), (by_pair[..., 1] != 0).sum(1), by_move.any(2).sum(1))
     return result
 
 
 def main(out):
     tf.disable_eager_execution()
     tf.random_shuffle = lambda values, **_: values
-    scenes = {scene: run(scene) for scene in ("crowded-c4", "small-c4")}
+    scenes = {"crowded-c4": run("crowded-c4"), "small-c4": run("small-c4"), "pair-c4": run(*made_up.PAIR)}
+    scenes["crowded-cut-c4"] = run("crowded-cut-c4", cut=True)
     np.savez_compressed(out, **{scene + "." + name: found[name] for scene, found in scenes.items() for name in found})
 
 

@@ -1,6 +1,6 @@
 """The made-up step as maskgraft takes it: the model's own, but for what its networks say."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +62,7 @@ class _Said(nn.Module):
 
 @dataclass(frozen=True)
 class Step:
-    """The model and the truth of a made-up step, and what the proposal network says of all anchors."""
+    """The model and the truth of a made-up step, and what the proposal network says of all anchors of each image."""
 
     model: MaskRCNN
     batch: Batch
@@ -77,7 +77,7 @@ class Step:
         """Of the sum of the losses: by the proposal network's logits and deltas, and by the three heads' scales."""
         found, given = self._run({})
         by = torch.autograd.grad(torch.stack(list(found.values())).sum(), given, materialize_grads=True)
-        logits, deltas = (one.numpy()[:: made_up.STEP] for one in by[:2])
+        logits, deltas = (one.flatten(0, 1).numpy()[:: made_up.STEP] for one in by[:2])
         return {"logits": logits, "deltas": deltas, "heads": torch.stack(by[2:]).numpy()}
 
     def _run(self, numerics: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[Tensor]]:
@@ -95,7 +95,8 @@ class Step:
     def _say(self, model: MaskRCNN) -> list[Tensor]:
         """Give the model its answers; returns what the losses are to be differentiated by."""
         padded = self.batch.sizes[0]
-        maps = empty_maps(model, padded)
+        images = len(self.batch.sizes)
+        maps = empty_maps(model, padded, images)
         model.features = lambda pixels: maps  # type: ignore[method-assign]
         logits, deltas = (one.clone().requires_grad_() for one in self.said)
         scales = [torch.ones((), requires_grad=True) for _ in range(3)]
@@ -104,8 +105,8 @@ class Step:
         def proposals(map_: Tensor, level: int) -> tuple[Tensor, Tensor]:
             rows, columns = map_.shape[-2:]
             return (
-                logits.split(parts)[level].reshape(1, rows, columns, -1).permute(0, 3, 1, 2),
-                deltas.split(parts)[level].reshape(1, rows, columns, -1).permute(0, 3, 1, 2),
+                logits.split(parts, 1)[level].reshape(images, rows, columns, -1).permute(0, 3, 1, 2),
+                deltas.split(parts, 1)[level].reshape(images, rows, columns, -1).permute(0, 3, 1, 2),
             )
 
         def heads(boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,43 +133,55 @@ class Step:
         return self.model.spec.numerics.mask_pool_size * 2 if self.model.spec.arch.box_head == "fc" else 14
 
 
-def empty_maps(model: MaskRCNN, padded: tuple[int, int]) -> dict[str, Tensor]:
-    """Maps of nothing, as large as those of the made-up image."""
+def empty_maps(model: MaskRCNN, padded: tuple[int, int], images: int = 1) -> dict[str, Tensor]:
+    """Maps of nothing, as large as those of the made-up images."""
     names = ("p2", "p3", "p4", "p5", "p6") if model.spec.arch.neck == "fpn" else ("c4",)
-    return {name: torch.zeros(1, 1, *(-(-side // model.stride(name)) for side in padded)) for name in names}
+    return {name: torch.zeros(images, 1, *(-(-side // model.stride(name)) for side in padded)) for name in names}
 
 
 def step(
-    family: str, scene: str, numerics: Numerics, *, spread: float, arch: Mapping[str, Any], scale: float = 1.0
+    family: str,
+    scenes: Sequence[str],
+    numerics: Numerics,
+    *,
+    spread: float,
+    arch: Mapping[str, Any],
+    scale: float = 1.0,
 ) -> Step:
-    """A step of a family on a made-up scene, with its conventions as they are.
-
-    The truth of a family whose coordinates run from pixel to pixel, or whose boxes hold their last pixel, ends with it:
-    that of the photograph, which was enlarged by `scale`.
-    """
-    height, width, _ = made_up.SCENES[scene]
-    padded = height, width
+    """A step of a family on made-up scenes of one size, with its conventions as they are, enlarged by `scale`."""
+    padded = made_up.SCENES[scenes[0]][:2]
     spec = Spec(
         family=family,
         arch=Arch(classes=made_up.CLASSES, box_rows="foreground", **{**_SMALL, **arch}),
         numerics=numerics,
         classes=numbered(made_up.CLASSES),
     )
+    model = MaskRCNN(spec).train()
+    anchors = torch.cat(model.anchors(empty_maps(model, padded), padded)).numpy() + np.array(
+        (0, 0, numerics.corner_boxes, numerics.corner_boxes), np.float32
+    )
+    said = zip(*(made_up.proposal_outputs(anchors, spread, scene) for scene in scenes), strict=True)
+    logits, deltas = (torch.from_numpy(np.stack(one)) for one in said)
+    batch = Batch(
+        torch.zeros(len(scenes), 3, *padded),
+        (padded,) * len(scenes),
+        tuple(_target(scene, numerics, scale) for scene in scenes),
+        scales=(scale,) * len(scenes),
+    )
+    return Step(model, batch, (logits, deltas), [])
+
+
+def _target(scene: str, numerics: Numerics, scale: float) -> Target:
+    """The truth of a family whose coordinates run from pixel to pixel, or whose boxes hold their last pixel, ends with
+    it: that of the photograph, which was enlarged by `scale`."""
     boxes, labels, masks, polygons = made_up.truth(scene)
     last = np.array((0, 0, scale, scale)) * (numerics.corner_boxes or numerics.inclusive_areas)
-    target = Target(
+    return Target(
         torch.from_numpy((boxes - last).astype(np.float32)),
         torch.from_numpy(labels),
         Cutouts.of(masks),
         tuple((one.reshape(-1).astype(np.float64),) for one in polygons),
     )
-    model = MaskRCNN(spec).train()
-    anchors = torch.cat(model.anchors(empty_maps(model, padded), padded)).numpy() + np.array(
-        (0, 0, numerics.corner_boxes, numerics.corner_boxes), np.float32
-    )
-    logits, deltas = (torch.from_numpy(one) for one in made_up.proposal_outputs(anchors, spread, scene))
-    batch = Batch(torch.zeros(1, 3, *padded), (padded,), (target,), scales=(scale,))
-    return Step(model, batch, (logits, deltas), [])
 
 
 @contextmanager
