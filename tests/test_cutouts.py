@@ -75,3 +75,11 @@ def test_pooled_as_whole_planes_are(planes: Mask) -> None:
     regions = torch.cat((which[:, None].float(), boxes), 1)
     given = mask_targets(target, which, boxes, side=14, method="soft-bitmap", page=target.masks.size)
     assert torch.equal(given, roi_align(whole, regions, 14, 1.0, -1, aligned=False)[:, 0])
+
+
+def test_a_box_of_no_whole_pixel_has_an_empty_mask(planes: Mask) -> None:
+    """At the last edge too, beyond which there is nothing to read. A column that is half object is none of it."""
+    target = Target(torch.zeros(6, 4), torch.zeros(6, dtype=torch.int64), Cutouts.of(planes))
+    boxes = torch.tensor([[4.0, 4, 4, 9], [52.9, 36.9, 53, 37], [50.0, 30, 58, 44], [0.0, 8, 28, 22]])
+    given = mask_targets(target, torch.tensor([3, 3, 3, 1]), boxes, side=14, method="resized", page=target.masks.size)
+    assert given.sum((1, 2)).tolist() == [0, 0, 14 * 14, 8 * 12]

@@ -102,6 +102,31 @@ def cut(masks: Cutouts, which: Tensor, boxes: Tensor, side: int) -> Tensor:
     return result
 
 
+def resized(masks: Cutouts, which: Tensor, boxes: Tensor, side: int) -> Tensor:
+    """The bitmap between the corners of a box, rounded to whole pixels, as OpenCV resizes it, above 0.5.
+
+    A box that rounds to nothing, at which chainer-mask-rcnn stops, has an empty mask.
+    """
+    planes, (height, width) = _planes(masks, boxes.device)[:, 0], masks.size
+    corners = boxes.round().long().minimum(which.new_tensor((width, height) * 2)).clamp(min=0)
+    lengths = (corners[:, 2:] - corners[:, :2])[:, :, None]
+    low = corners[:, :2].minimum(which.new_tensor((width - 1, height - 1)))[:, :, None]
+    centres = torch.arange(side, dtype=torch.float64, device=boxes.device) + 0.5
+    # OpenCV's places are rounded to float32, which makes halves of what is nearly half
+    place = (centres * (lengths.double() / side) - 0.5).float().clamp(min=0).minimum(lengths - 1).clamp(min=0)
+    first = place.long()
+    right, below = (place - first).unbind(1)
+    x1, y1 = (low + first).unbind(1)
+    x2, y2 = (low + (first + 1).minimum(lengths - 1).clamp(min=0)).unbind(1)
+
+    def row(y: Tensor) -> Tensor:
+        before, after = (planes[which[:, None, None], y[:, :, None], x[:, None]] for x in (x1, x2))
+        return before * (1 - right[:, None]) + after * right[:, None]
+
+    found = row(y1) * (1 - below[:, :, None]) + row(y2) * below[:, :, None]
+    return ((found > 0.5) & (lengths > 0).all(1)[:, None]).float()
+
+
 def drawn(polygons: "Polygons", which: Tensor, boxes: Tensor, side: int, *, least: float) -> Tensor:
     """The polygon drawn at `side` × `side` by COCO's own tools; no side of a box counts less than `least`."""
     from faster_coco_eval import mask as coco_mask  # imported here: only polygon training needs it

@@ -273,9 +273,18 @@ class Numerics:
     # pooled; pooled and cut at 0.5; drawn at mask size; one sample a pixel, the outer ones on the region's edges; the
     # same of masks that were brought to 56 × 56 before (Matterport's mini-masks), cut at 0.5; one sample in the middle
     # of each pixel; drawn, or where there is no polygon cut at whole pixels and resized, what is not all object being
-    # 0; about the same as in the middle of each pixel, of masks brought to 112 × 112 before (Model Garden)
+    # 0; about the same as in the middle of each pixel, of masks brought to 112 × 112 before (Model Garden); cut at
+    # whole pixels and resized, above 0.5
     mask_targets: Literal[
-        "soft-bitmap", "bitmap", "polygon", "polygon-or-cut", "soft-crop", "mini-crop", "soft-sample", "mini-sample"
+        "soft-bitmap",
+        "bitmap",
+        "polygon",
+        "polygon-or-cut",
+        "soft-crop",
+        "mini-crop",
+        "soft-sample",
+        "mini-sample",
+        "resized",
     ]
     # of objectness, proposals' boxes, classes, boxes and masks, before any that a recipe gives
     loss_weights: tuple[float, float, float, float, float] = (1.0, 1.0, 1.0, 1.0, 1.0)

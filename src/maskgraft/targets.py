@@ -17,7 +17,15 @@ from maskgraft.sending import sent
 Size = tuple[int, int]
 Rescue = Literal["all", "overlapping", "undecided", "first"]
 Method = Literal[
-    "soft-bitmap", "bitmap", "polygon", "polygon-or-cut", "soft-crop", "mini-crop", "soft-sample", "mini-sample"
+    "soft-bitmap",
+    "bitmap",
+    "polygon",
+    "polygon-or-cut",
+    "soft-crop",
+    "mini-crop",
+    "soft-sample",
+    "mini-sample",
+    "resized",
 ]
 Polygons = tuple[tuple[npt.NDArray[np.float64], ...], ...]
 
@@ -117,8 +125,9 @@ def mask_targets(target: Target, which: Tensor, boxes: Tensor, *, side: int, met
     (torchvision) pools the bitmap without rounding; "bitmap" (Detectron2's bitmasks, MMDetection) pools it aligned and
     cuts at 0.5; "polygon" (Detectron2) draws the polygon at `side` × `side`, and takes the bitmap where an instance has
     no polygon; "polygon-or-cut" (maskrcnn-benchmark) draws it in boxes of a pixel at least, and else cuts the bitmap at
-    whole pixels. The others are those of TensorFlow's `crop_and_resize` ("soft-crop", the TF Object Detection API;
-    "mini-crop", Matterport; "soft-sample", Tensorpack; "mini-sample", Model Garden).
+    whole pixels; so does "resized" (chainer-mask-rcnn), in another way. The others are those of TensorFlow's
+    `crop_and_resize` ("soft-crop", the TF Object Detection API; "mini-crop", Matterport; "soft-sample", Tensorpack;
+    "mini-sample", Model Garden).
     """
     match method:
         case "soft-crop":
@@ -129,6 +138,8 @@ def mask_targets(target: Target, which: Tensor, boxes: Tensor, *, side: int, met
             return mask_answers.sampled(target.masks, which, boxes, side)
         case "mini-sample":
             return mask_answers.sampled_small(target.masks, target.boxes, which, boxes, side)
+        case "resized":
+            return mask_answers.resized(target.masks, which, boxes, side)
         case "polygon" if target.polygons is not None:
             return mask_answers.drawn(target.polygons, which, boxes, side, least=0.1)
         case "polygon-or-cut" if target.polygons is not None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from maskgraft.families import (
+    chainer,
     detectron_caffe2,
     maskrcnn_benchmark,
     matterport,
@@ -97,6 +98,13 @@ HOMES = {
         0.05,
         untold=("rpn_outside", "rpn_straddle_closed", "roi_filled"),
         scenes=("crowded", "small-64"),
+    ),
+    "chainer": Home(
+        chainer.NUMERICS,
+        0.5,
+        {"neck": "c4", "anchors_per_cell": 12, "box_head": "res5"},
+        untold=NO_MEANS,
+        scenes=("crowded-c4", "between-c4"),
     ),
     "matterport": Home(matterport.NUMERICS, 0.5, untold=("rpn_outside", "rpn_straddle_closed", "rpn_filled")),
 }

@@ -111,13 +111,36 @@ def test_chainer_reads_its_params(tmp_path: Path) -> None:
 
 def test_chainer_with_another_pooling_is_refused(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("pooling_func: resize\n")
-    with pytest.raises(CheckpointError, match="pooling_func 'resize'"):
+    with pytest.raises(CheckpointError, match="pooling_func is 'resize'"):
         identify(replace(drawn(CHAINER_SPEC), path=tmp_path / "snapshot_model.npz"))
 
 
 def test_fifteen_anchors_are_those_of_the_coco_example() -> None:
-    known = identify(drawn(replace(CHAINER_SPEC, arch=replace(CHAINER, anchors_per_cell=15))))
-    assert known.spec.numerics.anchor_sizes == ((32.0, 64.0, 128.0, 256.0, 512.0),)
+    numerics = identify(drawn(replace(CHAINER_SPEC, arch=replace(CHAINER, anchors_per_cell=15)))).spec.numerics
+    assert numerics.anchor_sizes == ((32.0, 64.0, 128.0, 256.0, 512.0),)
+    assert (numerics.min_size, numerics.max_size) == (800, 1333)
+
+
+def test_a_data_set_of_chainer_stands_for_its_settings(tmp_path: Path) -> None:
+    """As its demo reads logs of before params.yaml said the sizes."""
+    (tmp_path / "params.yaml").write_text("dataset: voc\npooling_func: align\nmin_size: 300\n")
+    known = identify(replace(drawn(CHAINER_SPEC), path=tmp_path / "snapshot_model.npz"))
+    assert (known.spec.numerics.min_size, known.spec.numerics.max_size) == (300, 1000)
+    assert known.spec.classes[:2] == ("aeroplane", "bicycle")
+    assert known.spec.learned["numerics.max_size"].source == "params.yaml: dataset"
+
+
+def test_settings_of_chainer_that_are_none_are_named(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("min_size: large\nanchor_scales: 4\nclass_names: [cat, dog]\n")
+    with pytest.raises(CheckpointError, match=r"min_size is 'large'[\s\S]*anchor_scales is 4"):
+        identify(replace(drawn(CHAINER_SPEC), path=tmp_path / "snapshot_model.npz"))
+
+
+def test_class_names_of_another_number_are_told(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("class_names: [cat, dog]\n")
+    known = identify(replace(drawn(CHAINER_SPEC), path=tmp_path / "snapshot_model.npz"))
+    assert [finding.code for finding in known.findings] == ["shape.classes"]
+    assert known.spec.classes[0] == "class 1"
 
 
 def test_a_foreign_file_is_none_of_them() -> None:

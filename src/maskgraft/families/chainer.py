@@ -8,8 +8,19 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from maskgraft.families.class_names import COCO_80, numbered
-from maskgraft.families.family import Config, Family, Reading, count, learned, shape, unsupported
+from maskgraft.families.class_names import COCO_80, VOC_20, numbered
+from maskgraft.families.configs import changes_from
+from maskgraft.families.family import (
+    Config,
+    Family,
+    Reading,
+    class_count_fault,
+    count,
+    learned,
+    refuse_what_cannot_be_obeyed,
+    shape,
+    unsupported,
+)
 from maskgraft.files import Tensors
 from maskgraft.links import Link, background_last, xy_first
 from maskgraft.spec import NUMERICS_FIELDS, Arch, Learned, Numerics, Spec
@@ -57,67 +68,75 @@ NUMERICS = Numerics(
     rpn_normaliser="sampled",
     rpn_beta=1 / 9,
     box_beta=1.0,
-    mask_targets="bitmap",
+    mask_targets="resized",
 )
 
 _BASE = 16  # side of the anchor of scale 1
-_COCO_SCALES = (2, 4, 8, 16, 32)  # examples/coco; examples/voc leaves out the first
 
 
 def _scales(value: Any) -> tuple[tuple[float, ...], ...]:
-    return (tuple(float(_BASE * scale) for scale in value),)
+    return (tuple(_BASE * float(scale) for scale in value),)
+
+
+def _colour(value: Any) -> tuple[float, ...]:
+    red, green, blue = (float(number) for number in value)
+    return red, green, blue
 
 
 # Field of Numerics ← (key of params.yaml, how its value reads)
 _FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("min_size", "min_size", int),
     ("max_size", "max_size", int),
-    ("pixel_mean", "mean", lambda value: tuple(float(number) for number in value)),
+    ("pixel_mean", "mean", _colour),
     ("anchor_sizes", "anchor_scales", _scales),
     ("box_pool_size", "roi_size", int),
     ("res5_stride", "roi_size", lambda size: int(size) // 7),
 )
 _ASSUMED = (*(field for field, _, _ in _FROM_CONFIG), "rpn_pre_nms", "rpn_post_nms", "roi_sampling")
 
+# What its examples train with, and take where an older params.yaml names the data set only.
+_DATASETS: Mapping[str, Config] = {
+    "coco": {"min_size": 800, "max_size": 1333, "anchor_scales": (2, 4, 8, 16, 32)},
+    "voc": {"min_size": 600, "max_size": 1000, "anchor_scales": (4, 8, 16, 32)},
+}
+_CLASSES = {"coco": COCO_80, "voc": VOC_20}
+
 
 def read(tensors: Tensors, config: Config | None) -> Reading:
     """The `Spec` of a chainer-mask-rcnn file, and of its params.yaml where there is one."""
     if "extractor/res2/a/conv1/W" not in tensors:
         raise unsupported(tensors, "chainer-mask-rcnn", "a backbone that is not a ResNet")
-    pooling = (config or {}).get("pooling_func", "align")
-    if pooling != "align":
-        raise unsupported(tensors, "chainer-mask-rcnn", f"pooling_func {pooling!r}, not 'align'")
-    arch = _arch(tensors)
+    refuse_what_cannot_be_obeyed(tensors, config or {}, (("pooling_func", ("align",)),), "chainer-mask-rcnn")
+    arch, said = _arch(tensors), config or {}
+    fifteen = arch.anchors_per_cell == len(_DATASETS["coco"]["anchor_scales"]) * len(NUMERICS.anchor_ratios)
+    dataset = str(said.get("dataset", "coco" if fifteen else ""))
+    why = "params.yaml: dataset" if "dataset" in said else f"{arch.anchors_per_cell} anchors a cell, as for COCO"
     how = {
         **learned("tensor names and shapes", "implied", [f"arch.{name}" for name in Arch.__dataclass_fields__]),
         **learned("chainer-mask-rcnn's maths", "implied", [f"numerics.{name}" for name in NUMERICS_FIELDS]),
         **learned("its defaults; params.yaml would say", "assumed", [f"numerics.{name}" for name in _ASSUMED]),
         "classes": Learned("assumed", "80 classes: COCO's" if arch.classes == 80 else "no file says their names"),
     }
-    changes: dict[str, Any] = {}
-    if arch.anchors_per_cell == len(_COCO_SCALES) * len(NUMERICS.anchor_ratios):
-        changes["anchor_sizes"] = _scales(_COCO_SCALES)
-        how["numerics.anchor_sizes"] = Learned("implied", f"{arch.anchors_per_cell} anchors a cell")
-    for field, key, convert in _FROM_CONFIG:
-        if (config or {}).get(key) is not None:
-            changes[field] = convert((config or {})[key])
-            how[f"numerics.{field}"] = Learned("read", f"params.yaml: {key}")
-    names = _class_names(config, arch.classes)
-    if names is not None:
-        how["classes"] = Learned("read", "params.yaml: class_names")
+    example: dict[str, Learned] = {}
+    changes = changes_from(_DATASETS.get(dataset, {}), _FROM_CONFIG, example)
+    how |= {name: Learned("read" if "dataset" in said else "implied", why) for name in example}
+    changes |= changes_from(said, _FROM_CONFIG, how)
+    names = tuple(map(str, said.get("class_names") or ()))
+    findings = class_count_fault(tensors, arch.classes, len(names) or None, "class_names")
+    key = "class_names" if names else "dataset"
+    names = names or _CLASSES.get(str(said.get("dataset")), ())
+    if len(names) == arch.classes:
+        how["classes"] = Learned("read", f"params.yaml: {key}")
+    else:
+        names = COCO_80 if arch.classes == 80 else numbered(arch.classes)
     spec = Spec(
         family="chainer-mask-rcnn",
         arch=arch,
         numerics=replace(NUMERICS, **changes),
-        classes=names or (COCO_80 if arch.classes == 80 else numbered(arch.classes)),
+        classes=names,
         learned=how,
     )
-    return Reading(spec)
-
-
-def _class_names(config: Config | None, classes: int) -> tuple[str, ...] | None:
-    names = (config or {}).get("class_names")
-    return tuple(map(str, names)) if isinstance(names, list | tuple) and len(names) == classes else None
+    return Reading(spec, findings=tuple(findings))
 
 
 def _arch(tensors: Tensors) -> Arch:

@@ -1,4 +1,4 @@
-"""The class names of COCO, in the two id spaces in which checkpoints have them."""
+"""The class names of COCO, in the two id spaces in which checkpoints have them, and of Pascal VOC."""
 
 # In the order of category ids, without the eleven ids that COCO 2017 leaves out: contiguous labels 0..79.
 COCO_80 = tuple(
@@ -8,6 +8,12 @@ COCO_80 = tuple(
     "cup,fork,knife,spoon,bowl,banana,apple,sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,"
     "potted plant,bed,dining table,toilet,tv,laptop,mouse,remote,keyboard,cell phone,microwave,oven,toaster,sink,"
     "refrigerator,book,clock,vase,scissors,teddy bear,hair drier,toothbrush".split(",")
+)
+
+# Pascal VOC 2012, in alphabetic order.
+VOC_20 = tuple(
+    "aeroplane,bicycle,bird,boat,bottle,bus,car,cat,chair,cow,diningtable,dog,horse,motorbike,person,pottedplant,sheep,"
+    "sofa,train,tvmonitor".split(",")
 )
 
 # Category ids that COCO 2017 does not use; torchvision and the TF Object Detection API keep a dead row for each.

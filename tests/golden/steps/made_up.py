@@ -23,6 +23,8 @@ SCENES = {  # height and width, and sides of objects or the one box that there i
     # whose best anchors lie inside the image
     "inside": (64, 64, (14, 14, 34, 34)),
     "inside-c4": (96, 160, (24, 24, 72, 72)),
+    # as small-c4, where anchors are centred in their cells; some of them end just where the image does
+    "between-c4": (104, 168, (34, 34, 94, 94)),
 }
 PAIR = ("small-c4", "second-c4")  # two images of one batch
 OBJECTS = 60
