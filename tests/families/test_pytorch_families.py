@@ -238,6 +238,20 @@ def test_what_cannot_be_built_is_refused_by_name(name: str, era: str, extra: str
     assert "architecture not supported" in str(refusal.value)
 
 
+def test_frozen_stages_of_detectron2_may_have_no_count_of_batches() -> None:
+    """Those that FREEZE_AT made of batch norms had none until 2023; the others have it."""
+    spec, era = SLIM["detectron2"]
+    spec = replace(spec, arch=replace(spec.arch, norm="batch"))
+    whole = drawn(spec, era)
+    frozen = tuple(f"backbone.bottom_up.{part}." for part in ("stem", "res2"))
+    arrays = {name: one for name, one in whole.arrays.items() if not (name.startswith(frozen) and "batches" in name)}
+    assert len(arrays) < len(whole.arrays)
+    known = identify(replace(whole, arrays=arrays))
+    assert known.spec.arch.norm == "batch"
+    shapes = {name: one.shape for name, one in arrays.items()}
+    assert check(known.links, canonical_shapes(known.spec), shapes) == []
+
+
 def test_a_mask_head_with_a_stage_of_its_own_is_refused() -> None:
     arch = Arch(classes=3, **C4, **WITH_BACKGROUND)  # type: ignore[arg-type]
     numerics = replace(maskrcnn_benchmark.NUMERICS, box_pool_size=14)

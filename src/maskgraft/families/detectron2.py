@@ -93,7 +93,8 @@ def _arch(tensors: Tensors) -> Arch:
         stem_width=shape(tensors, f"{body}.stem.conv1.weight")[0],
         groups=inner // per_group if bottleneck else 1,
         width_per_group=per_group,
-        norm=norm_kind(names, f"{body}.stem.conv1.norm"),
+        # what FREEZE_AT freezes has lost its count of batches until 2023; it freezes the last stage with all others
+        norm=norm_kind(names, f"{stages[5]}.res5.0.conv1.norm"),
         neck=neck,  # type: ignore[arg-type]
         neck_channels=fpn_width,
         neck_norm=norm_kind(names, "backbone.fpn_lateral5.norm"),
