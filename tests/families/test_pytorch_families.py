@@ -252,6 +252,20 @@ def test_frozen_stages_of_detectron2_may_have_no_count_of_batches() -> None:
     assert check(known.links, canonical_shapes(known.spec), shapes) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "says"),
+    [
+        ("backbone.bottom_up.res2.0.conv3.weight", (128, 64, 1, 1), "RES2_OUT_CHANNELS 128, not 256"),
+        ("proposal_generator.rpn_head.conv.conv0.weight", (96, 256, 3, 3), "CONV_DIMS"),
+    ],
+)
+def test_widths_of_detectron2_that_cannot_be_built_are_named(name: str, shape: tuple[int, ...], says: str) -> None:
+    tensors = drawn(*SLIM["detectron2"])
+    arrays = {**tensors.arrays, name: LazyArray.of(np.ones(shape, np.float32))}
+    with pytest.raises(CheckpointError, match=f"not supported: {says}"):
+        identify(replace(tensors, arrays=arrays))
+
+
 def test_a_mask_head_with_a_stage_of_its_own_is_refused() -> None:
     arch = Arch(classes=3, **C4, **WITH_BACKGROUND)  # type: ignore[arg-type]
     numerics = replace(maskrcnn_benchmark.NUMERICS, box_pool_size=14)

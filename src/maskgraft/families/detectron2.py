@@ -81,10 +81,17 @@ def _arch(tensors: Tensors) -> Arch:
     bottleneck = f"{body}.res2.0.conv3.weight" in names
     inner, per_group = shape(tensors, f"{body}.res2.0.conv2.weight")[:2]
     stages = {2: body, 3: body, 4: body, 5: "roi_heads" if neck == "c4" else body}
+    outer, usual = shape(tensors, f"{body}.res2.0.conv{3 if bottleneck else 2}.weight")[0], 256 if bottleneck else 64
+    if outer != usual:
+        raise unsupported(tensors, "Detectron2", f"RES2_OUT_CHANNELS {outer}, not {usual}")
     classes = shape(tensors, "roi_heads.box_predictor.cls_score.weight")[0] - 1
     box_rows = shape(tensors, "roi_heads.box_predictor.bbox_pred.weight")[0] // 4
     mask_rows, mask_channels = shape(tensors, "roi_heads.mask_head.predictor.weight")[:2]
     box_convs = count(names, "roi_heads.box_head.conv{}.weight", start=1)
+    rpn_channels = shape(tensors, "proposal_generator.rpn_head.objectness_logits.weight")[1]
+    rpn_convs = count(names, "proposal_generator.rpn_head.conv.conv{}.weight")
+    if rpn_convs and shape(tensors, "proposal_generator.rpn_head.conv.conv0.weight")[0] != rpn_channels:
+        raise unsupported(tensors, "Detectron2", "CONV_DIMS of the proposal head that differ")
     fpn_width = shape(tensors, "backbone.fpn_lateral5.weight")[0] if neck == "fpn" else 256
     return Arch(
         classes=classes,
@@ -98,8 +105,8 @@ def _arch(tensors: Tensors) -> Arch:
         neck=neck,  # type: ignore[arg-type]
         neck_channels=fpn_width,
         neck_norm=norm_kind(names, "backbone.fpn_lateral5.norm"),
-        rpn_convs=max(1, count(names, "proposal_generator.rpn_head.conv.conv{}.weight")),
-        rpn_channels=shape(tensors, "proposal_generator.rpn_head.objectness_logits.weight")[1],
+        rpn_convs=max(1, rpn_convs),
+        rpn_channels=rpn_channels,
         anchors_per_cell=shape(tensors, "proposal_generator.rpn_head.objectness_logits.weight")[0],
         box_head="res5" if neck == "c4" else "fc",
         box_convs=box_convs,
