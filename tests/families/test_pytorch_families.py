@@ -213,6 +213,7 @@ REFUSED = (
     ("detectron2", "", "backbone.top_block.p6.weight", "coarsest levels"),
     ("detectron2", "", "backbone.bottom_up.res3.0.conv2_offset.weight", "deformable"),
     ("maskrcnn-benchmark", "", "backbone.body.layer2.0.conv2.offset.weight", "deformable"),
+    ("maskrcnn-benchmark", "", "roi_heads.keypoint.predictor.kps_score_lowres.weight", "keypoints"),
     ("detectron-caffe2", "", "_[mask]_res5_0_branch2a_w", "second C5"),
     ("detectron-caffe2", "", "kps_score_w", "keypoints"),
     ("mmdet", "2", "roi_head.bbox_head.0.fc_cls.weight", "cascade"),

@@ -35,8 +35,14 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
     names = tensors.arrays
     if "backbone.body.stem.conv1.weight" not in names:
         raise unsupported(tensors, FAMILY.title, "a backbone that is not a ResNet (FBNet)")
+    keypoints = any(name.startswith("roi_heads.keypoint.") for name in names)
     if "roi_heads.mask.predictor.mask_fcn_logits.weight" not in names:
-        raise unsupported(tensors, FAMILY.title, "no mask head (Faster R-CNN, Keypoint R-CNN or RetinaNet)")
+        other = "Keypoint R-CNN" if keypoints else "Faster R-CNN"
+        raise unsupported(tensors, FAMILY.title, f"no mask head ({other})")
+    if keypoints:
+        raise unsupported(tensors, FAMILY.title, "keypoints beside masks")
+    if "roi_heads.mask.predictor.conv5_mask.weight" not in names:
+        raise unsupported(tensors, FAMILY.title, "masks of the size that is pooled (MaskRCNNConv1x1Predictor)")
     if any(".offset." in name or ".conv2.conv." in name for name in names):
         raise unsupported(tensors, FAMILY.title, "deformable convolutions")
     arch = _arch(tensors)
