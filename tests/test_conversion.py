@@ -265,6 +265,21 @@ def test_a_config_is_written_that_the_family_reads(home_file, tmp_path: Path) ->
             assert getattr(read, name) == value, (to, name, name in found)
 
 
+@pytest.mark.parametrize("source", ["maskrcnn-benchmark", "detectron2"])
+def test_maskrcnn_benchmark_is_given_what_its_pytorch_reads(source: str, home_file, tmp_path: Path) -> None:
+    """PyTorch 1.4 opens no zip that a later one wrote; `POST_NMS_TOP_N` is of a level, and counts in training too."""
+    model = mg.load(home_file(source), numerics={"rpn_post_nms": 300, "rpn_post_nms_train": 700})
+    done = converted(home_file(source), "maskrcnn-benchmark", tmp_path, accept=True)
+    assert done.files[0].read_bytes()[:2] != b"PK"
+    assert set(torch.load(done.files[0], weights_only=True)) == {"model"}
+    mg.save(model, tmp_path / "saved")
+    (tmp_path / "other").mkdir()
+    done = converted(tmp_path / "saved", "maskrcnn-benchmark", tmp_path / "other", accept=True)
+    rpn = yaml.safe_load(done.files[1].read_text())["MODEL"]["RPN"]
+    assert (rpn["POST_NMS_TOP_N_TEST"], rpn["FPN_POST_NMS_TOP_N_TEST"]) == (300, 300)
+    assert (rpn["POST_NMS_TOP_N_TRAIN"], rpn["FPN_POST_NMS_TOP_N_TRAIN"]) == (700, 700)
+
+
 def test_classes_travel_where_a_file_holds_them(home_file, tmp_path: Path) -> None:
     model = mg.load(home_file("mmdet"))
     model.spec = Spec(

@@ -170,7 +170,8 @@ def _maskrcnn_benchmark(spec: Spec) -> Settings:
         "RESNETS.BACKBONE_OUT_CHANNELS": arch.neck_channels if pyramid else 1024,
         "CLS_AGNOSTIC_BBOX_REG": arch.box_rows.startswith("agnostic"),
         "RPN.ANCHOR_SIZES": [one for level in sizes for one in level] if pyramid else list(sizes[0]),
-        "RPN.POST_NMS_TOP_N_TEST": numerics.rpn_post_nms,
+        "RPN.POST_NMS_TOP_N_TEST": numerics.rpn_level_post_nms or numerics.rpn_post_nms,
+        "RPN.POST_NMS_TOP_N_TRAIN": numerics.rpn_level_post_nms_train or numerics.rpn_post_nms_train,
         "ROI_BOX_HEAD.NUM_CLASSES": arch.classes + 1,
         "RPN.FPN_POST_NMS_PER_BATCH": numerics.rpn_post_nms_shared,
         "GROUP_NORM.EPSILON": numerics.eps_of_heads or 1e-5,
@@ -185,6 +186,7 @@ def _maskrcnn_benchmark(spec: Spec) -> Settings:
             "RPN.USE_FPN": True,
             "RPN.ANCHOR_STRIDE": [4, 8, 16, 32, 64],
             "RPN.FPN_POST_NMS_TOP_N_TEST": numerics.rpn_post_nms,
+            "RPN.FPN_POST_NMS_TOP_N_TRAIN": numerics.rpn_post_nms_train,
             "FPN.USE_GN": arch.neck_norm == "group",
             "ROI_HEADS.USE_FPN": True,
             "ROI_BOX_HEAD.POOLER_SCALES": scales,
@@ -321,7 +323,7 @@ HOMES: Mapping[str, Home] = {
         whole=frozenset({"MODEL.PROPOSAL_GENERATOR.MIN_SIZE", "MODEL.RPN.BOUNDARY_THRESH"}),
     ),
     "maskrcnn-benchmark": Home(
-        ("torch model",),
+        ("torch model stream",),  # it runs on PyTorch 1.0 to 1.4
         {**_PLAIN_HEADS, "norm": _FIXED, "box_rows": _DETECTRON_ROWS, "mask_rows": _EACH},
         config="config.yaml",
         settings=_maskrcnn_benchmark,

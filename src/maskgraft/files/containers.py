@@ -17,8 +17,11 @@ Arrays = Mapping[str, Array]
 About = Mapping[str, Any]
 
 
-def _torch(key: str) -> Callable[[Path, Arrays, About], None]:
-    """A `.pth` that `torch.load(path, weights_only=True)` reads; under `key` where it is not ""."""
+def _torch(key: str, *, stream: bool = False) -> Callable[[Path, Arrays, About], None]:
+    """A `.pth` that `torch.load(path, weights_only=True)` reads; under `key` where it is not "".
+
+    A `stream` is what PyTorch wrote before 1.6, whose versions read nothing newer; later ones read both.
+    """
 
     def write(path: Path, arrays: Arrays, about: About) -> None:
         import torch  # the file side does without it, but for this one format
@@ -31,7 +34,8 @@ def _torch(key: str) -> Callable[[Path, Arrays, About], None]:
 
         tensors = {name: tensor(array) for name, array in arrays.items()}
         with atomic(path) as temporary:
-            torch.save({key: tensors, **about} if key else tensors, temporary)
+            content = {key: tensors, **about} if key else tensors
+            torch.save(content, temporary, _use_new_zipfile_serialization=not stream)
 
     return write
 
@@ -91,6 +95,7 @@ CONTAINERS: Mapping[
 ] = {
     "torch": (_torch(""), _alone, (".pth", ".pt", ".pkl", ".bin", ".ckpt")),
     "torch model": (_torch("model"), _alone, (".pth", ".pt")),
+    "torch model stream": (_torch("model", stream=True), _alone, (".pth", ".pt")),
     "torch state_dict": (_torch("state_dict"), _alone, (".pth", ".pt")),
     "pickle model": (_pickled("model"), _alone, (".pkl",)),
     "pickle blobs": (_pickled("blobs", python2=True), _alone, (".pkl",)),
