@@ -59,6 +59,18 @@ TENSORFLOW_1 = {  # size → rows of the first channel, by TensorFlow 2.8's `com
     },
     ("area", (2, 3)): {0: [65.9, 115.5, 165.1], 1: [151.9, 124.7, 97.5]},
 }
+OPENCV_FACTOR = {
+    1.7: [
+        [0, 42, 108, 173, 201, 115, 113, 178],
+        [16, 59, 124, 135, 133, 106, 129, 195],
+        [42, 84, 149, 76, 30, 91, 155, 220],
+        [67, 109, 175, 97, 49, 114, 134, 115],
+        [92, 135, 200, 122, 75, 140, 122, 37],
+        [118, 160, 225, 147, 100, 165, 147, 62],
+        [129, 171, 237, 159, 111, 176, 159, 74],
+    ],
+    0.61: [[49, 153, 157], [120, 56, 81]],
+}
 OPENCV_FLOAT = {
     1.7: (7, 8, [16.441, 58.882, 124.176, 134.772, 133.630, 105.914, 129.353, 194.647]),
     0.61: (2, 3, [119.721, 56.180, 80.753]),
@@ -68,6 +80,14 @@ OPENCV_FLOAT = {
 @pytest.mark.parametrize("size", list(OPENCV))
 def test_opencv_to_the_last_bit(size: tuple[int, int]) -> None:
     assert resize.opencv(IMAGE, size)[..., 0].tolist() == OPENCV[size]
+
+
+@pytest.mark.parametrize("factor", list(OPENCV_FACTOR))
+def test_opencv_keeps_the_step_of_a_factor(factor: float) -> None:
+    wanted = OPENCV_FACTOR[factor]
+    size = len(wanted), len(wanted[0])
+    assert resize.opencv(IMAGE, size, factor=factor)[..., 0].tolist() == wanted
+    assert resize.opencv(IMAGE, size)[..., 0].tolist() != wanted
 
 
 @pytest.mark.parametrize("size", list(SKIMAGE))

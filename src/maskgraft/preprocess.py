@@ -229,6 +229,8 @@ def _resized(image: npt.NDArray[np.uint8], size: Size, numerics: Numerics) -> np
             return resize.pil(image, size)
         case "opencv":
             return resize.opencv(image, size)
+        case "opencv-factor":
+            return resize.opencv(image, size, factor=network_scale((image.shape[0], image.shape[1]), numerics))
         case "opencv-cubic":
             return resize.opencv_cubic(image, network_scale((image.shape[0], image.shape[1]), numerics))
         case "opencv-float":

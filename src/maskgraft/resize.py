@@ -53,10 +53,13 @@ def _skimage_values(image: Grey | npt.NDArray[np.bool_], size: Size) -> npt.NDAr
     return values
 
 
-def opencv(image: Grey, size: Size) -> Grey:
-    """OpenCV's `INTER_LINEAR` on uint8 at `size` (height, width): weights of 11 bits, sums of 22 (`resize.cpp`)."""
+def opencv(image: Grey, size: Size, *, factor: float | None = None) -> Grey:
+    """OpenCV's `INTER_LINEAR` on uint8 at `size` (height, width): weights of 11 bits, sums of 22 (`resize.cpp`).
+
+    With a `factor`, its `fx = fy = factor`: the step is 1 / `factor`, whatever was rounded of the size.
+    """
     (top, bottom, y), (left, right, x) = (
-        _inside(before, after, 1 / (after / before), np.float32)
+        _inside(before, after, 1 / (factor or after / before), np.float32)
         for before, after in zip(image.shape[:2], size, strict=True)
     )
     x[left == right] = 0

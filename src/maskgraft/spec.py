@@ -26,6 +26,7 @@ ResizeKind = Literal[
     "torch",
     "pil",
     "opencv",
+    "opencv-factor",
     "opencv-float",
     "opencv-cubic",
     "skimage",
@@ -115,7 +116,8 @@ class Numerics:
     pixel_scale: float  # a grey level 0..255 is multiplied by this before the mean is taken off
     pixel_mean: tuple[float, float, float]  # in channel_order
     pixel_std: tuple[float, float, float]  # in channel_order
-    # whose interpolation, bilinear where the name says no other; "tensorflow-1" samples at pixels' corners
+    # whose interpolation, bilinear where the name says no other; OpenCV's by the sizes, or by the factor that they are
+    # rounded of (all but "opencv"); "tensorflow-1" samples at pixels' corners
     resize: ResizeKind
     normalise_first: bool  # normalise, then resize in float; else resize the uint8 image, then normalise
     # of height × scale and width × scale: cut; the short side whole and the long one rounded, or cut; both rounded, or

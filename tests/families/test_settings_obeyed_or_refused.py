@@ -149,7 +149,7 @@ REFUSED = [
         "TestReader: {sample_transforms: [{Resize: {target_size: [1, 2], interp: 2, keep_ratio: false}}]}",
         "ratio",
     ),
-    ("paddle", "TestReader: {sample_transforms: [{Resize: {target_size: [1, 2], interp: 1}}]}", "interp 1"),
+    ("paddle", "TestReader: {sample_transforms: [{Resize: {target_size: [1, 2], interp: 0}}]}", "interp 0"),
     ("paddle", "TestReader: {sample_transforms: [{LetterBoxResize: {target_size: 608}}]}", "LetterBoxResize"),
     ("paddle", "BBoxPostProcess: {nms: {name: MatrixNMS}}", "MatrixNMS"),
     (
@@ -287,7 +287,7 @@ MaskHead: {roi_extractor: {resolution: 10, sampling_ratio: 2}}
 TestReader:
   sample_transforms:
   - Decode: {}
-  - Resize: {interp: 2, target_size: [640, 1024], keep_ratio: True}
+  - Resize: {interp: 1, target_size: [640, 1024], keep_ratio: True}
   - NormalizeImage: {is_scale: false, mean: [100, 101, 102], std: [1, 2, 3]}
   - Permute: {}
   batch_transforms: [{PadBatch: {pad_to_stride: 64}}]
@@ -301,6 +301,7 @@ TestReader:
             "mask_pool_size": 10,
             "roi_sampling": 2,
             "roi_aligned": False,  # the default of its RoIAlign, whatever its sample configs say
+            "resize": "opencv-factor",
             "min_size": 640,
             "max_size": 1024,
             "pixel_scale": 1.0,

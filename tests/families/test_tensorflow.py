@@ -54,7 +54,7 @@ TF1_NUMERICS = replace(NUMERICS, nms_ties="heap")
 TF1_RESNET = replace(TF1_NUMERICS, **ATROUS, stride_at="before", res5_stride=1)
 TF2_RESNET = replace(NUMERICS, stride_in="1x1")
 TF1, TF2, MODEL_GARDEN = "tf1_object_detection_api", "tf2_object_detection_api", "tf_model_garden"
-IN_DICT = "_config_dict/detection_head"
+IN_DICT = "model/_config_dict/detection_head"
 
 CASES: dict[str, tuple[str, Arch, Numerics, str]] = {
     "tf1 r50": (TF1, OD, TF1_RESNET, "resnet_v1_50"),
@@ -87,7 +87,13 @@ CASES: dict[str, tuple[str, Arch, Numerics, str]] = {
         "",
     ),
     "model garden r101": (MODEL_GARDEN, replace(GARDEN, blocks=R101), model_garden.NUMERICS, IN_DICT),
-    "model garden, one head": (MODEL_GARDEN, replace(GARDEN, classes=4), model_garden.NUMERICS, "detection_head"),
+    "model garden, one head": (MODEL_GARDEN, replace(GARDEN, classes=4), model_garden.NUMERICS, "model/detection_head"),
+    "model garden, by its trainer": (
+        MODEL_GARDEN,
+        replace(GARDEN, classes=4),
+        model_garden.NUMERICS,
+        "detection_head/0",
+    ),
     "model garden agnostic": (
         MODEL_GARDEN,
         replace(GARDEN, classes=4, box_rows="agnostic", mask_rows="agnostic", box_convs=0, box_fcs=2),
@@ -379,6 +385,53 @@ def test_params_that_cannot_be_obeyed_are_refused(tmp_path: Path, old: str, new:
 def test_faster_rcnn_is_refused_by_name(case: str, masks: str, said: str) -> None:
     with pytest.raises(CheckpointError, match=said):
         identify(without(file_of(case), masks))
+
+
+def renamed(tensors: Tensors, old: str, new: str) -> Tensors:
+    return replace(tensors, arrays={name.replace(old, new): array for name, array in tensors.items()})
+
+
+@pytest.mark.parametrize("case", ["model garden, one head", "model garden, by its trainer"])
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("mask_head/", "other/", "no mask head"),
+        ("mask_head/_mask_regressor/kernel", "mask_head/_mask_regressor/depthwise_kernel", "separable convolutions"),
+        ("rpn_head/_convs/0/kernel", "rpn_head/_convs/0/depthwise_kernel", "separable convolutions"),
+        ("weights-2/_conv3", "weights-2/_squeeze_excitation/_conv3", "squeeze and excitation"),
+        ("/_shortcut/", "/_shortcut1/", "averaged shortcuts"),
+        ("weights-2/_conv3", "weights-2/_conv9", "not a ResNet of bottleneck blocks"),
+        ("decoder/layer_with_weights-13/", "decoder/layer_with_weights-14/", "not a pyramid of levels 2 to 6"),
+        ("/_fcs/", "/_other/", "without fully connected layers"),
+        ("_classifier/", "_classifiers/", "more than one detection head"),
+    ],
+)
+def test_other_models_of_model_garden_are_refused_by_name(case: str, old: str, new: str, said: str) -> None:
+    with pytest.raises(CheckpointError, match=f"architecture not supported: .*{said}"):
+        identify(renamed(file_of(case), old, new))
+
+
+def test_a_second_detection_head_of_model_garden_is_refused() -> None:
+    one = file_of("model garden, by its trainer")
+    two = renamed(one, "detection_head/0/", "detection_head/1/")
+    with pytest.raises(CheckpointError, match="more than one detection head"):
+        identify(replace(one, arrays={**one.arrays, **two.arrays}))
+
+
+@pytest.mark.parametrize(
+    ("name", "kernel", "said"),
+    [
+        ("mask_head/_deconv/kernel", (3, 3, 256, 256), "upsample_factor"),
+        ("backbone/layer_with_weights-0/kernel", (3, 3, 3, 64), "stem_type"),
+        ("backbone/layer_with_weights-2/_conv3/kernel", (1, 1, 32, 128), "depth_multiplier 0.5"),
+    ],
+)
+def test_other_shapes_of_model_garden_are_refused_by_name(name: str, kernel: tuple[int, ...], said: str) -> None:
+    tensors = file_of("model garden, by its trainer")
+    assert name in tensors
+    other = LazyArray.of(np.zeros(kernel, np.float32))
+    with pytest.raises(CheckpointError, match=said):
+        identify(replace(tensors, arrays={**tensors.arrays, name: other}))
 
 
 def named(shapes: dict[str, tuple[int, ...]]) -> Tensors:

@@ -227,7 +227,8 @@ def _chainer(spec: Spec) -> Settings:
 
 def _paddle(spec: Spec) -> Settings:
     numerics = spec.numerics
-    sides = {"interp": 2, "target_size": [numerics.min_size, numerics.max_size], "keep_ratio": True}
+    interp = 1 if numerics.resize == "opencv-factor" else 2
+    sides = {"interp": interp, "target_size": [numerics.min_size, numerics.max_size], "keep_ratio": True}
     pixels = {"is_scale": True, "mean": list(numerics.pixel_mean), "std": list(numerics.pixel_std)}
     steps = [{"Decode": {}}, {"Resize": sides}, {"NormalizeImage": pixels}, {"Permute": {}}]
     stride = numerics.pad_multiple if numerics.pad_multiple > 1 else -1
@@ -400,7 +401,7 @@ HOMES: Mapping[str, Home] = {
         },
         config="config.yml",
         settings=_paddle,
-        sets=frozenset({"min_size", "max_size", "pixel_mean", "pixel_std", "pad_multiple"}),
+        sets=frozenset({"min_size", "max_size", "resize", "pixel_mean", "pixel_std", "pad_multiple"}),
     ),
     "tf1_object_detection_api": Home(("bundle",), _OBJECT_DETECTION, era=_tf1_era, unread=_tf1_unread, **_PIPELINE),
     "tf2_object_detection_api": Home(("bundle of objects",), _OBJECT_DETECTION, era=lambda arch: "", **_PIPELINE),

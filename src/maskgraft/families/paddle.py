@@ -70,6 +70,7 @@ C4: dict[str, Any] = {
 }
 
 _TEST = "TestReader.sample_transforms"
+_INTERPOLATIONS = {1: "opencv-factor", 2: "opencv-cubic"}  # OpenCV's numbers of them
 
 
 def _sizes(value: Any) -> tuple[tuple[float, ...], ...]:
@@ -212,10 +213,10 @@ def _pixels(tensors: Tensors, config: Config) -> dict[str, Any]:
                 sides = [int(side) for side in (size if isinstance(size, list | tuple) else [size])]
                 if options.get("keep_ratio", True) is not True:
                     raise unsupported(tensors, FAMILY.title, f"{_TEST}: Resize with another ratio of sides")
-                if options.get("interp", 1) != 2:
-                    what = f"{_TEST}: Resize with interp {options.get('interp', 1)}, not 2"
-                    raise unsupported(tensors, FAMILY.title, what)
-                changes |= {"min_size": min(sides), "max_size": max(sides)}
+                interp = options.get("interp", 1)
+                if interp not in _INTERPOLATIONS:
+                    raise unsupported(tensors, FAMILY.title, f"{_TEST}: Resize with interp {interp}, not 1 or 2")
+                changes |= {"resize": _INTERPOLATIONS[interp], "min_size": min(sides), "max_size": max(sides)}
             elif name == "NormalizeImage":
                 if options.get("norm_type", "mean_std") != "mean_std":
                     raise unsupported(tensors, FAMILY.title, f"{_TEST}: NormalizeImage {options['norm_type']}")
