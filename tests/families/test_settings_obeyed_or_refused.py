@@ -152,6 +152,9 @@ REFUSED = [
     ("paddle", "TestReader: {sample_transforms: [{Resize: {target_size: [1, 2], interp: 0}}]}", "interp 0"),
     ("paddle", "TestReader: {sample_transforms: [{LetterBoxResize: {target_size: 608}}]}", "LetterBoxResize"),
     ("paddle", "BBoxPostProcess: {nms: {name: MatrixNMS}}", "MatrixNMS"),
+    ("paddle", "BBoxPostProcess: {nms: {name: MultiClassNMS, nms_top_k: 100}}", "nms_top_k is 100"),
+    ("paddle", "MaskHead: {share_bbox_feat: true}", "share_bbox_feat"),
+    ("paddle", "RPNHead: {test_proposal: {eta: 0.9}}", "eta is 0.9"),
     (
         "paddle",
         "MaskHead: {roi_extractor: {sampling_ratio: 2}}\nBBoxHead: {roi_extractor: {sampling_ratio: 0}}",
@@ -377,6 +380,29 @@ def test_settings_of_trainings_alone_are_told(name: str, text: str, key: str, tm
     (finding,) = identify(drawn(spec, era), config=path).findings
     assert (finding.code, finding.severity) == ("numerics.training", "info")
     assert finding.names == (key,)
+
+
+def test_what_a_config_of_paddledetection_leaves_out_is_what_its_classes_take(tmp_path: Path) -> None:
+    text = """
+ResNet: {variant: c}
+RPNHead: {test_proposal: {min_size: 0.0}, train_proposal: {pre_nms_top_n: 2000, nms_thresh: 0.7}}
+BBoxPostProcess: {nms: {nms_top_k: 2000}}
+"""
+    told = read("paddle", text, tmp_path)
+    assert (told.rpn_pre_nms, told.rpn_post_nms, told.rpn_nms_threshold) == (12000, 2000, 0.5)
+    assert (told.rpn_pre_nms_train, told.rpn_post_nms_train, told.stride_pooled) == (2000, 2000, False)
+
+
+def test_settings_of_paddledetections_trainings_are_told(tmp_path: Path) -> None:
+    (spec, era), called = FILES["paddle"]
+    path = tmp_path / called
+    path.write_text("""
+RPNHead: {test_proposal: {nms_thresh: 0.6}, train_proposal: {nms_thresh: 0.7}}
+BBoxAssigner: {bg_thresh: 0.5, fg_thresh: 0.5}
+BBoxHead: {bbox_loss: GIoULoss}
+""")
+    (finding,) = identify(drawn(spec, era), config=path).findings
+    assert finding.names == ("BBoxHead.bbox_loss", "RPNHead.train_proposal.nms_thresh")
 
 
 def test_a_label_map_of_more_classes_than_the_file_has_is_told(tmp_path: Path) -> None:

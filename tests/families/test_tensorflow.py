@@ -360,6 +360,8 @@ task:
     [
         ("activation: relu", "activation: swish", "activation is 'swish'"),
         ("nms_version: v2", "nms_version: v3", "nms_version is 'v3'"),
+        ("nms_version: v2", "nms_version: v2, pre_nms_top_k: 70", "pre_nms_top_k is 70"),
+        ("nms_version: v2", "nms_version: v1, soft_nms_sigma: 0.5", "soft_nms_sigma"),
         ("num_scales: 1", "num_scales: 2", "3 anchors a cell, its config 6"),
     ],
 )

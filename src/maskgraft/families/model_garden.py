@@ -151,7 +151,6 @@ _REQUIRED: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (f"{_MODEL}.detection_generator.apply_nms", (True,)),
     (f"{_MODEL}.roi_generator.use_batched_nms", (False,)),
     (f"{_MODEL}.detection_generator.nms_version", ("v1", "v2", "batched")),
-    (f"{_MODEL}.detection_generator.soft_nms_sigma", (0,)),
     (f"{_MODEL}.detection_generator.use_sigmoid_probability", (False,)),
     (f"{_MODEL}.detection_generator.use_class_agnostic_nms", (False,)),
     (f"{_MODEL}.backbone.type", ("resnet",)),
@@ -219,6 +218,13 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
         findings += class_count_fault(tensors, arch.classes, None if said is None else int(said) - 1, key)
         alike = [(key, other) for key, like in _SAME_IN_TRAINING if (other := setting(config, like)) is not None]
         findings += not_taken_up(config, (*_OF_TRAINING, *alike))
+        generator = f"{_MODEL}.detection_generator"
+        most, version = setting(config, f"{generator}.pre_nms_top_k"), setting(config, f"{generator}.nms_version")
+        if isinstance(most, int) and most < found.rpn_post_nms and version != "batched":
+            what = f"{generator}.pre_nms_top_k is {most}, and there are {found.rpn_post_nms} proposals"
+            raise unsupported(tensors, TITLE, what)
+        if version == "v1" and setting(config, f"{generator}.soft_nms_sigma"):
+            raise unsupported(tensors, TITLE, f"{generator}.soft_nms_sigma with nms_version v1")
     anchors = len(found.anchor_ratios) * len(found.anchor_sizes[0])
     if anchors != arch.anchors_per_cell:
         message = (

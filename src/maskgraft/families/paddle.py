@@ -20,6 +20,7 @@ from maskgraft.families.family import (
     count,
     learned,
     norm_links,
+    not_taken_up,
     refuse_what_cannot_be_obeyed,
     shape,
     unsupported,
@@ -87,6 +88,7 @@ def _ratios(value: Any) -> tuple[float, ...]:
 # Field of Numerics ← (key of the config, how its value reads)
 _FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("stride_in", "ResNet.variant", lambda variant: "1x1" if variant == "a" else "3x3"),
+    ("stride_pooled", "ResNet.variant", lambda variant: variant == "d"),
     ("anchor_sizes", "RPNHead.anchor_generator.anchor_sizes", _sizes),
     ("anchor_ratios", "RPNHead.anchor_generator.aspect_ratios", _ratios),
     ("anchor_offset", "RPNHead.anchor_generator.offset", float),
@@ -129,10 +131,33 @@ _REQUIRED: tuple[tuple[str, tuple[Any, ...]], ...] = (
         for name, usual in (("canconical_level", 4), ("canonical_size", 224), ("start_level", 0), ("end_level", 3))
     ),
     ("BBoxPostProcess.nms.name", ("MultiClassNMS",)),
-    ("BBoxPostProcess.nms.nms_top_k", (-1,)),
+    ("RPNHead.test_proposal.eta", (1.0,)),
     ("BBoxPostProcess.nms.nms_eta", (1.0,)),
     ("BBoxPostProcess.nms.normalized", (True,)),
     ("BBoxPostProcess.decode", ("RCNNBox",)),
+)
+# Settings of trainings alone, which one here does not take up; those with a key for a value are the same as another.
+_OF_TRAINING: tuple[tuple[str, Any], ...] = (
+    ("RPNHead.loss_rpn_bbox", None),
+    ("RPNHead.train_proposal.eta", 1),
+    ("RPNHead.rpn_target_assign.ignore_thresh", -1),
+    ("BBoxAssigner.ignore_thresh", -1),
+    ("BBoxHead.bbox_loss", None),
+    ("BBoxHead.loss_normalize_pos", False),
+)
+_SAME_IN_TRAINING = (
+    ("RPNHead.train_proposal.nms_thresh", "RPNHead.test_proposal.nms_thresh"),
+    ("RPNHead.train_proposal.min_size", "RPNHead.test_proposal.min_size"),
+    ("BBoxAssigner.bg_thresh", "BBoxAssigner.fg_thresh"),
+    ("BBoxHead.bbox_weight", "RCNNBox.prior_box_var"),
+)
+# What its proposal generator takes for what a config does not say of it, though it says others (`ProposalGenerator`).
+_PROPOSALS: tuple[tuple[str, str, Any], ...] = (
+    ("rpn_pre_nms", "RPNHead.test_proposal.pre_nms_top_n", 12000),
+    ("rpn_post_nms", "RPNHead.test_proposal.post_nms_top_n", 2000),
+    ("rpn_nms_threshold", "RPNHead.test_proposal.nms_thresh", 0.5),
+    ("rpn_pre_nms_train", "RPNHead.train_proposal.pre_nms_top_n", 12000),
+    ("rpn_post_nms_train", "RPNHead.train_proposal.post_nms_top_n", 2000),
 )
 # Settings of the pooling for masks, which is that for boxes, and what its RoIAlign takes where none is given.
 _POOLING: Mapping[str, Any] = {"aligned": False, "sampling_ratio": 0}
@@ -162,7 +187,7 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
         "classes": Learned("assumed", "80 classes: COCO's" if arch.classes == 80 else "no file says their names"),
     }
     changes: dict[str, Any] = dict(C4) if arch.neck == "c4" else {}
-    changes["stride_pooled"] = arch.stem == "3x3"  # ResNet-D; there is no Mask R-CNN with a ResNet-C
+    changes["stride_pooled"] = arch.stem == "3x3"  # ResNet-D; its configs have no Mask R-CNN with a ResNet-C
     findings: list[Finding] = []
     if config is not None:
         _refuse_what_cannot_be_obeyed(tensors, config, arch)
@@ -171,10 +196,19 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
             changes["anchor_sizes"] *= 5
         if isinstance(setting(config, "BBoxHead.roi_extractor"), Mapping):
             changes.setdefault("roi_aligned", False)  # the default of its RoIAlign
+        for field, key, usual in _PROPOSALS:
+            if isinstance(setting(config, key.rpartition(".")[0]), Mapping):
+                changes.setdefault(field, usual)
+        most, proposals = setting(config, "BBoxPostProcess.nms.nms_top_k"), changes.get("rpn_post_nms", 1000)
+        if isinstance(most, int) and 0 <= most < proposals:
+            what = f"BBoxPostProcess.nms.nms_top_k is {most}, not -1, and there are {proposals} proposals"
+            raise unsupported(tensors, FAMILY.title, what)
         pixels = _pixels(tensors, config)
         changes |= pixels
         how |= learned(f"config: {_TEST}", "read", [f"numerics.{name}" for name in pixels])
         findings += class_count_fault(tensors, arch.classes, setting(config, "num_classes"), "num_classes")
+        alike = [(key, other) for key, like in _SAME_IN_TRAINING if (other := setting(config, like)) is not None]
+        findings += not_taken_up(config, (*_OF_TRAINING, *alike))
         findings += base_fault(config, "give the folder of configs that it came from, as it was")
     spec = Spec(
         family="paddledetection",
@@ -187,7 +221,8 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
 
 
 def _refuse_what_cannot_be_obeyed(tensors: Tensors, config: Config, arch: Arch) -> None:
-    refuse_what_cannot_be_obeyed(tensors, config, _REQUIRED, FAMILY.title)
+    shared = (("MaskHead.share_bbox_feat", (arch.neck == "c4",)), ("BBoxHead.with_pool", (arch.neck == "c4",)))
+    refuse_what_cannot_be_obeyed(tensors, config, (*_REQUIRED, *shared), FAMILY.title)
     ratios = setting(config, "RPNHead.anchor_generator.aspect_ratios")
     if isinstance(ratios, list) and isinstance(ratios[0], list) and any(level != ratios[0] for level in ratios):
         raise unsupported(tensors, FAMILY.title, "anchors whose ratios differ from level to level")
