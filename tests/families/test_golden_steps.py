@@ -13,6 +13,7 @@ import pytest
 
 from maskgraft.families import (
     chainer,
+    detectron2,
     detectron_caffe2,
     maskrcnn_benchmark,
     matterport,
@@ -38,7 +39,7 @@ class Home:
     positive of four leaves as many negatives by "ratio" as fill the sample. Where box losses are no means over
     positives, there are none of levels either, and nothing is added to what they divide by. Where proposals that are
     missing are made up for, no samples are missing; and where there are as many negatives as positives allow, none is
-    drawn of what would make up for them. `file` is that of a family of which this is another config.
+    drawn of what would make up for them. GIoU has no beta. `file` is that of a family of which this is another config.
     """
 
     numerics: Numerics
@@ -75,6 +76,27 @@ HOMES = {
         OF_C4,
         scenes=("crowded-cut-c4",),
         file="tf_object_detection",
+    ),
+    "detectron2": Home(
+        detectron2.NUMERICS, 0.05, untold=("rpn_outside", "rpn_straddle_closed", "roi_negatives", *NO_MEANS)
+    ),
+    "detectron2_giou": Home(
+        replace(
+            detectron2.NUMERICS,
+            rpn_box_loss="giou",
+            rpn_straddle=0.0,
+            rpn_samples=200,
+            rpn_positive_fraction=0.25,
+            rpn_negative_iou=0.2,
+            rpn_positive_iou=0.6,
+            roi_truth=False,
+            roi_positive_iou=0.4,
+            box_beta=0.5,
+            loss_weights=(0.5, 1.5, 1.0, 2.0, 1.0),
+        ),
+        0.05,
+        untold=("rpn_beta", *NO_MEANS),
+        scenes=("crowded", "inside"),
     ),
     "detectron": Home(
         detectron_caffe2.NUMERICS,
