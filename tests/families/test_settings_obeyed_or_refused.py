@@ -352,6 +352,19 @@ def test_it_is_obeyed(name: str, text: str, wanted: dict[str, Any], tmp_path: Pa
     assert {field: getattr(told, field) for field in wanted} == wanted
 
 
+def test_what_a_config_leaves_is_said_to_be_a_default(tmp_path: Path) -> None:
+    (spec, era), called = FILES["detectron2"]
+    (tmp_path / called).write_text(DETECTRON2.format("ROI_BOX_HEAD: {POOLER_RESOLUTION: 7}"))
+    told = identify(drawn(spec, era), config=tmp_path / called).spec.learned
+    assert {name: told[f"numerics.{name}"].how for name in ("box_pool_size", "rpn_pre_nms", "min_size", "resize")} == {
+        "box_pool_size": "read",
+        "rpn_pre_nms": "implied",
+        "min_size": "implied",
+        "resize": "implied",
+    }
+    assert "MODEL.RPN.PRE_NMS_TOPK_TEST, which the config leaves" in told["numerics.rpn_pre_nms"].source
+
+
 def test_a_photograph_that_is_not_resized(tmp_path: Path) -> None:
     assert network_size((333, 517), read("detectron2", "INPUT: {MIN_SIZE_TEST: 0}", tmp_path)) == (333, 517)
     (spec, _), _ = FILES["detectron2"]

@@ -188,22 +188,28 @@ def changes_from(
     config: Mapping[str, Any],
     table: Iterable[tuple[str, str, Callable[[Any], Any]]],
     how: dict[str, Learned],
+    defaults: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The fields of `Numerics` that a config sets.
+    """The fields of `Numerics` that a config sets, and those that it leaves to `defaults`.
 
     `table` lists field, dotted key, and how a value reads; what was found is noted in `how`. Raises `CheckpointError`
     naming every key whose value cannot be read.
     """
     changes, faults = {}, []
     for name, key, convert in table:
-        value = setting(config, key)
+        value, learned = setting(config, key), Learned("read", f"config: {key}")
+        if value is None and defaults:
+            value, learned = (
+                setting(defaults, key),
+                Learned("implied", f"default of {key}, which the config leaves"),
+            )
         if value is None:
             continue
         try:
             changes[name] = convert(value)
         except (TypeError, ValueError, IndexError, AttributeError):
             faults.append(Finding("config.mismatch", "error", f"config: {key} is {value!r}", names=(key,)))
-        how[f"numerics.{name}"] = Learned("read", f"config: {key}")
+        how[f"numerics.{name}"] = learned
     if faults:
         raise CheckpointError(faults)
     return changes

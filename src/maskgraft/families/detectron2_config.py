@@ -295,21 +295,23 @@ def numerics_of(
     if config is None:
         return numerics, how, []
     lazy = "MODEL" not in config and "model" in config
+    defaults: Mapping[str, Any] = {}
     if _is_whole(config, arch):
-        how |= learned("what config.yaml leaves open is Detectron2's default", "implied", _READ)
-        config = merged(_DEFAULTS, config)
+        defaults = _DEFAULTS
     elif setting(config, "model._target_") is not None and NOT_READ not in config:
-        how |= learned("what the config leaves open is Detectron2's default", "implied", _READ)
-        config = merged(_lazy_defaults(arch), config)
-    refuse_what_cannot_be_obeyed(tensors, config, (*_REQUIRED, *_REQUIRED_OF[arch.neck]), title)
+        defaults = _lazy_defaults(arch)
+    if defaults:
+        how |= learned("Detectron2's default, which the config leaves", "implied", _READ)
+    whole = merged(defaults, config)
+    refuse_what_cannot_be_obeyed(tensors, whole, (*_REQUIRED, *_REQUIRED_OF[arch.neck]), title)
     for key, allowed in _CALLED:
         called = setting(config, f"{key}._target_")
         if called is not None and str(called).rpartition(".")[2] not in allowed:
             raise unsupported(tensors, title, f"{key} is {called}, not {' or '.join(allowed)}")
     for keys in _ALIKE if arch.neck != "c4" else ():
-        refuse_other_pooling(tensors, config, keys, title)
-    changes = changes_from(config, _FROM_LAZY if lazy else FROM_CONFIG, how)
-    changes |= _anchors(tensors, arch, config, how, title, lazy=lazy)
+        refuse_other_pooling(tensors, whole, keys, title)
+    changes = changes_from(config, _FROM_LAZY if lazy else FROM_CONFIG, how, defaults)
+    changes |= _anchors(tensors, arch, config, defaults, how, title, lazy=lazy)
     changes |= _loss_weights(config, how, lazy=lazy)
     numerics = replace(numerics, **changes)
     if numerics.max_detections < 0:  # as many as there are
@@ -330,26 +332,28 @@ def _loss_weights(config: Config, how: dict[str, Learned], *, lazy: bool) -> dic
         if lazy
         else ("MODEL.RPN.LOSS_WEIGHT", "MODEL.RPN.BBOX_REG_LOSS_WEIGHT", "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT")
     )
-    said = [setting(config, key) for key in keys]
-    if said == [None] * len(keys):
-        return {}
-    first, *_, last = (1.0 if one is None else one for one in said)
-    if lazy:
-        weights = [
-            float(one.get(name, 1.0) if isinstance(one, Mapping) else one)
-            for one, name in (
-                *((first, "loss_rpn_cls"), (first, "loss_rpn_loc")),
-                *((last, "loss_cls"), (last, "loss_box_reg")),
-            )
-        ]
-    else:
-        weights = [float(first), float(first) * float(1.0 if said[1] is None else said[1]), 1.0, float(last)]
-    how["numerics.loss_weights"] = Learned("read", f"config: {', '.join(keys)}")
-    return {"loss_weights": (*weights, 1.0)}
+
+    def weights(_: Any) -> tuple[float, ...]:
+        said = [1.0 if (one := setting(config, key)) is None else one for key in keys]
+        if lazy:
+            rpn, heads = said
+        else:
+            rpn, heads = {"loss_rpn_cls": said[0], "loss_rpn_loc": said[0] * said[1]}, {"loss_box_reg": said[2]}
+        named = (rpn, "loss_rpn_cls"), (rpn, "loss_rpn_loc"), (heads, "loss_cls"), (heads, "loss_box_reg")
+        return (*(float(one.get(name, 1) if isinstance(one, Mapping) else one) for one, name in named), 1.0)
+
+    return changes_from(config, [("loss_weights", key, weights) for key in keys], how)
 
 
 def _anchors(
-    tensors: Tensors, arch: Arch, config: Config, how: dict[str, Learned], title: str, *, lazy: bool
+    tensors: Tensors,
+    arch: Arch,
+    config: Config,
+    defaults: Config,
+    how: dict[str, Learned],
+    title: str,
+    *,
+    lazy: bool,
 ) -> dict[str, Any]:
     """Sizes of anchors; ratios are those of all levels."""
     start = "model.proposal_generator.anchor_generator." if lazy else "MODEL.ANCHOR_GENERATOR."
@@ -361,7 +365,7 @@ def _anchors(
         levels = _levels(sizes)
         return tuple(levels * 5 if arch.neck == "fpn" and len(levels) == 1 else levels)
 
-    return changes_from(config, (("anchor_sizes", start + ("sizes" if lazy else "SIZES"), of_levels),), how)
+    return changes_from(config, (("anchor_sizes", start + ("sizes" if lazy else "SIZES"), of_levels),), how, defaults)
 
 
 def _numerics(tensors: Tensors, arch: Arch) -> tuple[Numerics, dict[str, Learned]]:

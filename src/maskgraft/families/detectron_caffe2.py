@@ -186,15 +186,16 @@ def _numerics(
     }
     if config is None:
         config = _own_config(tensors)
-    if setting(config, "MODEL.CONV_BODY"):
-        config = merged(_DEFAULTS, config)
-        how |= learned("what the config leaves open is Detectron's default", "implied", _READ)
-    refuse_what_cannot_be_obeyed(tensors, config, _REQUIRED, FAMILY.title)
+    defaults = _DEFAULTS if setting(config, "MODEL.CONV_BODY") else {}
+    if defaults:
+        how |= learned("Detectron's default, which the config leaves", "implied", _READ)
+    whole = merged(defaults, config)
+    refuse_what_cannot_be_obeyed(tensors, whole, _REQUIRED, FAMILY.title)
     if arch.neck == "fpn":
-        refuse_what_cannot_be_obeyed(tensors, config, _REQUIRED_OF_PYRAMIDS, FAMILY.title)
-        refuse_other_pooling(tensors, config, _POOLING, FAMILY.title)
-    changes = changes_from(config, _FROM_CONFIG, how)
-    anchors = _settings_of(arch, config)
+        refuse_what_cannot_be_obeyed(tensors, whole, _REQUIRED_OF_PYRAMIDS, FAMILY.title)
+        refuse_other_pooling(tensors, whole, _POOLING, FAMILY.title)
+    changes = changes_from(config, _FROM_CONFIG, how, defaults)
+    anchors = _settings_of(arch, whole)
     how |= learned("Detectron's config", "read", [f"numerics.{name}" for name in anchors])
     numerics = replace(of_arch(NUMERICS, arch), **{**changes, **anchors})
     if numerics.max_detections <= 0:  # as many as there are
