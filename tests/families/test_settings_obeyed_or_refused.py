@@ -124,6 +124,7 @@ REFUSED = [
     ("detectron", "MRCNN: {DILATION: 2}", "DILATION"),
     ("detectron", "MODEL: {CONV_BODY: FPN.add_fpn_ResNet50_conv5_body}", "FAST_RCNN.ROI_XFORM_METHOD is 'RoIPoolF'"),
     ("detectron", "TEST: {BBOX_REG: false}", "TEST.BBOX_REG"),
+    ("detectron", "MODEL: {FASTER_RCNN: false}", "MODEL.FASTER_RCNN"),
     ("mmdet", MMDET["nms"].format("class_agnostic=True"), "class_agnostic"),
     ("mmdet", MMDET["model"].format("neck=dict(upsample_cfg=dict(mode='bilinear'))"), "upsample_cfg"),
     ("mmdet", MMDET["model"].format("backbone=dict(strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2))"), "strides"),

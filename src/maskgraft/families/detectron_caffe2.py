@@ -114,6 +114,7 @@ _REQUIRED: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("MODEL.TYPE", ("generalized_rcnn", "mask_rcnn")),
     ("MODEL.MASK_ON", (True,)),
     ("MODEL.KEYPOINTS_ON", (False,)),
+    ("MODEL.FASTER_RCNN", (True,)),
     ("MODEL.RPN_ONLY", (False,)),
     ("RETINANET.RETINANET_ON", (False,)),
     ("TEST.BBOX_REG", (True,)),
@@ -144,6 +145,8 @@ _REQUIRED_OF_PYRAMIDS: tuple[tuple[str, tuple[Any, ...]], ...] = (
 _OF_TRAINING: tuple[tuple[str, Any], ...] = (
     ("TRAIN.BG_THRESH_HI", 0.5),
     ("TRAIN.BG_THRESH_LO", 0.0),
+    ("TRAIN.BBOX_THRESH", 0.5),
+    ("TRAIN.GT_MIN_AREA", -1),
     ("TRAIN.RPN_NMS_THRESH", 0.7),
 )
 _READ = [f"numerics.{name}" for name in ("anchor_sizes", "anchor_ratios", *(name for name, _, _ in _FROM_CONFIG))]
