@@ -1,5 +1,6 @@
 """What the model does under conventions that few families have, with boxes and scores made by hand."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -128,6 +129,18 @@ def test_a_region_answers_for_every_class_or_for_the_best() -> None:
     best = detect(logits, SQUARES, class_choice="best", nms_threshold=1.0)
     assert best.labels.tolist() == [1, 0]
     assert best.boxes.tolist() == [SQUARES[2].tolist(), SQUARES[0].tolist()]
+
+
+def test_scores_are_of_all_classes_of_each_or_none() -> None:
+    logits = [[2.0, -1.0, 1.0]]  # the last column is the background
+    scores = {
+        kind: detect(logits, SQUARES[:1], class_scores=kind, logit_scale=2.0, score_threshold=-9.0).scores.tolist()
+        for kind in ("softmax", "sigmoid", "logit")
+    }
+    assert scores["logit"] == [1.0, -0.5]
+    assert scores["sigmoid"] == pytest.approx([1 / (1 + math.exp(-1)), 1 / (1 + math.exp(0.5))])
+    total = math.exp(1) + math.exp(-0.5) + math.exp(0.5)
+    assert scores["softmax"] == pytest.approx([math.exp(1) / total, math.exp(-0.5) / total])
 
 
 def test_thin_detections_are_dropped_or_not() -> None:

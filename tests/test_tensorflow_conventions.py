@@ -68,6 +68,31 @@ def test_a_photograph_is_stretched_to_a_fixed_size() -> None:
     assert prepared.to_original(torch.tensor([[0.0, 0, 96, 64]])).tolist() == [[0, 0, 40, 40]]
 
 
+PADDED: dict[str, Any] = {
+    **{"min_size": 30, "max_size": 64, "pad_square": True, "pad_black": True},
+    **{"clip_shown": True, "mask_regions": "stretched"},
+}
+
+
+def test_a_page_is_padded_with_black_and_shown_in_part() -> None:
+    """As `pad_to_max_dimension` has it: black before normalising, and boxes end with the photograph."""
+    numerics = replace(NUMERICS, **PADDED)
+    prepared = prepare(np.full((30, 60, 3), 255, np.uint8), numerics)
+    assert (prepared.size, prepared.window) == ((64, 64), (0, 0, 30, 60))
+    black = [-mean for mean in NUMERICS.pixel_mean]
+    assert prepared.pixels[:, -1, -1].tolist() == pytest.approx(black)
+    with torch.device("meta"):
+        model = MaskRCNN(replace(tiny_spec(), numerics=numerics))
+    assert model.clip_size(prepared, (64, 64)) == (30, 60)
+    assert model.detection_window(prepared) == (0, 0, 30, 60)
+
+
+def test_masks_of_a_padded_page_are_pooled_as_if_it_were_filled() -> None:
+    prepared = prepare(np.full((30, 60, 3), 255, np.uint8), replace(NUMERICS, **PADDED))
+    boxes = torch.tensor([[0.0, 0, 60, 30], [15, 0, 30, 15]])
+    assert prepared.stretched(boxes).tolist() == [[0, 0, 64, 64], [16, 0, 32, 32]]
+
+
 # ---- padding and strides ---------------------------------------------------------------------------------------------
 
 
@@ -254,6 +279,8 @@ def test_anchors_are_cut_for_detecting_only() -> None:
     assert torch.cat(model.eval().anchors(maps, (40, 60))).amin().item() == 0
     assert torch.cat(model.eval().anchors(maps, (40, 60))).amax(0).tolist()[2:] == [60, 40]
     assert torch.cat(model.train().anchors(maps, (40, 60))).amin().item() < 0
+    model.spec = model.spec.with_numerics({"anchor_clip_train": True})
+    assert torch.cat(model.train().anchors(maps, (40, 60))).amin().item() == 0
 
 
 def test_an_image_is_a_region_of_its_masks() -> None:

@@ -473,6 +473,9 @@ KERAS_MOBILENET = {f"{KERAS}0/kernel": (3, 3, 3, 32), f"{KERAS}2/depthwise_kerne
             },
             "SSD ResNet-101 FPN of the TF2",
         ),
+        ({"SecondStageBoxPredictor/refined_locations/weights": (1, 1, 1024, 8)}, "R-FCN of the TF1"),
+        ({"model/_prediction_head_dict/object_center/0/layer_with_weights-0/kernel": (3, 3, 64, 256)}, "CenterNet"),
+        (KERAS_HEAD | {"model/_feature_extractor/_bifpn_stage/_layer/0/kernel": (1, 1, 40, 64)}, "EfficientDet"),
         ({"_model/_feature_extractor_for_proposal_features/layer_with_weights-0/kernel": (7, 7, 3, 64)}, "SavedModel"),
     ],
 )

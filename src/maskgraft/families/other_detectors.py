@@ -21,12 +21,21 @@ _OF_PYTORCH = {
 }
 _KERAS = "model/_feature_extractor/classification_backbone/layer_with_weights-"
 
+_OTHERS = {  # how names begin that no other detector has
+    "SecondStageBoxPredictor/refined_locations/": "R-FCN of the TF1",
+    "model/_prediction_head_dict/": "CenterNet of the TF2",
+    "model/_feature_extractor/_bifpn_stage/": "EfficientDet of the TF2",
+}
+
 
 def told(arrays: Mapping[str, LazyArray]) -> str:
     """What detector a file holds, or "" when it is none of those.
 
     told(tensors)     # "SSD MobileNet v2 of the TF2 Object Detection API, no Mask R-CNN"
     """
+    for start, what in _OTHERS.items():
+        if any(name.startswith(start) for name in arrays):
+            return f"{what} Object Detection API, no Mask R-CNN"
     for what, era in ((_slim_ssd(arrays), "TF1"), (_keras_ssd(arrays), "TF2")):
         if what:
             return f"SSD {what} of the {era} Object Detection API, no Mask R-CNN"
