@@ -230,6 +230,8 @@ def found(boxes: torch.Tensor, **changes: Any) -> Scored:
         "nms_ties": "first",
         "nms_flat_last": False,
         "max_detections": 10,
+        "class_scores": "softmax",
+        "logit_scale": 1.0,
         "max_per_class": None,
         "clip_after": False,
         "weights": (1.0, 1.0, 1.0, 1.0),

@@ -11,6 +11,7 @@ import pytest
 from tensorflow_writer import field, object_graph, part_key, slice_proto, table, write_bundle
 
 from maskgraft.errors import CheckpointError
+from maskgraft.files import tf_writing
 from maskgraft.files.mapping import mapped
 from maskgraft.files.tf_bundle import bundle_tensors, is_bundle_index
 from maskgraft.files.tf_values import Slice
@@ -301,3 +302,13 @@ def test_names_and_shapes_of_checkpoints_that_the_frameworks_wrote(case, unpacke
         row = listed.get(name) or listed[name + VALUE]
         assert list(array.shape) == row["shape"] and str(array.dtype) == row["dtype"], name
     assert all(np.isfinite(array.read()).all() for array in list(found.values())[:20])
+
+
+def test_a_model_of_one_layer_is_found_before_it_is_built(tmp_path):
+    """An unbuilt `Sequential` has a "layer-0", and no "layer_with_weights-0" yet; a built one of several has both."""
+    kernel = np.ones((1, 1, 2, 2), "f4")
+    one, several = "model/first_conv/layer_with_weights-0/kernel", "model/trunk/layer_with_weights-{}/kernel"
+    arrays = {name: kernel for name in (one, several.format(0), several.format(1))}
+    tf_writing.write_bundle(tmp_path / "ckpt-0", arrays, objects=True)
+    assert (tmp_path / "ckpt-0.data-00000-of-00001").read_bytes().count(b"layer-0") == 1
+    assert list(bundle_tensors(tmp_path / "ckpt-0.index")) == sorted(arrays)

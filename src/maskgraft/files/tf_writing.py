@@ -17,6 +17,7 @@ from maskgraft.files.tf_values import STRING, code_of
 from maskgraft.files.writing import atomic
 
 _BLOCK = 4096  # bytes after which a block of the table ends
+_WEIGHTED = "layer_with_weights-"
 _MAGIC = bytes.fromhex("57fb808b247547db")
 
 
@@ -80,7 +81,11 @@ def _entry(code: int, shape: Sequence[int], offset: int, stored: bytes, checksum
 
 
 def _object_graph(names: Sequence[str]) -> bytes:
-    """A `TrackableObjectGraph` in which every part of a path is an object, and the last of each holds a variable."""
+    """A `TrackableObjectGraph` in which every part of a path is an object, and the last of each holds a variable.
+
+    A Keras model is restored by its "layer_with_weights-…", which one that is not built has none of yet: where there is
+    but one, it stands as the first layer too, by which a `Sequential` finds it.
+    """
     numbers = {"": 0}
     children: list[list[tuple[str, int]]] = [[]]
     for name in names:
@@ -91,6 +96,10 @@ def _object_graph(names: Sequence[str]) -> bytes:
                 numbers[path] = len(children)
                 children.append([])
                 children[numbers["/".join(parts[: depth - 1])]].append((parts[depth - 1], numbers[path]))
+    for below in children:
+        weighted = [number for part, number in below if part.startswith(_WEIGHTED)]
+        if len(weighted) == 1:
+            below.append(("layer-0", weighted[0]))
     variables = {numbers[name]: name for name in names}
     graph = b""
     for number, below in enumerate(children):
