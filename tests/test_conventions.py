@@ -15,6 +15,18 @@ from maskgraft.ops.selection import Scored
 from maskgraft.preprocess import Prepared
 from tests.tiny import tiny_spec
 
+
+class Said(torch.nn.Module):
+    """What a network says, whatever it is asked."""
+
+    def __init__(self, answer: Any) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, given: torch.Tensor) -> Any:
+        return self.answer(given)
+
+
 SQUARES = torch.tensor([[0.0, 0, 32, 32], [1, 0, 33, 32], [40, 40, 72, 72]])
 
 
@@ -188,12 +200,48 @@ def test_a_pool_that_covers_reads_what_strides_leave(size: int, symmetric: int, 
     assert covered[0, 0, 0, -1] == size - 1
 
 
+@pytest.mark.parametrize("padding", ["same-before", "same-after"])
 @pytest.mark.parametrize("size", [32, 33])
-def test_zeros_before_leave_half_of_an_odd_map(size: int) -> None:
+def test_as_many_zeros_at_every_size_leave_half_of_an_odd_map(size: int, padding: Any) -> None:
     x = torch.zeros(1, 1, size, size)
     for kernel in (7, 3, 1):
-        conv = ConvNorm(1, 1, kernel, norm_kind="none", eps=0.0, bias=False, stride=2, padding="same-before")
+        conv = ConvNorm(1, 1, kernel, norm_kind="none", eps=0.0, bias=False, stride=2, padding=padding)
         assert conv(x).shape[-1] == 16
+
+
+@pytest.mark.parametrize("filled", [False, True])
+def test_missing_proposals_are_boxes_of_no_area_or_are_not(filled: bool) -> None:
+    """Under TensorFlow 1.15, the first of them that is no background ends its class."""
+    made = model(detect_filled=filled, rpn_post_nms=6, nms_flat_last=True, box_min_size=0.0, max_detections=9)
+    regions = torch.tensor([[2.0, 2, 30, 30], [34, 34, 60, 60]])
+    seen: list[int] = []
+    made.pool = lambda maps, boxes, size, padded: boxes[0]  # type: ignore[method-assign]
+    made.box_head = Said(lambda boxes: boxes)  # type: ignore[assignment]
+
+    def answer(boxes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append(len(boxes))
+        confidence = torch.tensor([5.0, 3.0, 4.0, 4.0, 4.0, 4.0])[: len(boxes)]
+        return torch.stack((confidence, 0 * confidence), 1), torch.zeros(len(boxes), 4)
+
+    made.box_predictor = Said(answer)  # type: ignore[assignment]
+    made.mask_logits = lambda maps, boxes, padded, labels: torch.zeros(len(labels), 1, 4, 4)  # type: ignore[method-assign]
+    prepared = Prepared(torch.zeros(3, 64, 64), (64, 64), (0, 0, 64, 64), (1.0, 1.0))
+    with torch.inference_mode():
+        found, _ = made.detect({}, regions, prepared, (64, 64))
+    whole = (found.boxes[:, 2:] > found.boxes[:, :2]).all(1)
+    assert seen == [6 if filled else 2]
+    assert found.boxes[whole].tolist() == regions[: 2 - filled].tolist()
+
+
+def test_a_norm_may_stand_behind_the_relu() -> None:
+    x = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(1))
+    one, last = (
+        ConvNorm(3, 32, 3, norm_kind="group", eps=1e-5, bias=True, relu=True, norm_last=last) for last in (False, True)
+    )
+    last.load_state_dict(one.state_dict())
+    assert one(x).min() == 0
+    assert torch.allclose(last(x), one.norm(torch.relu(one.conv(x))), atol=1e-6)
+    assert last(x).min() < 0
 
 
 def test_boxes_end_where_the_photograph_did_before_its_sides_were_rounded() -> None:

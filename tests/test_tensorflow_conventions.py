@@ -107,6 +107,12 @@ def test_the_odd_row_goes_after_or_before() -> None:
     x = torch.ones(1, 1, 4, 4)
     assert surround(x, 3, 2, padding="same")[0, 0, 0].tolist() == [1, 1, 1, 1, 0]
     assert surround(x, 3, 2, padding="same-before")[0, 0, 1].tolist() == [0, 1, 1, 1, 1]
+    assert surround(x, 3, 2, padding="same-after")[0, 0, 0].tolist() == [1, 1, 1, 1, 0]
+    odd = torch.arange(25.0).reshape(1, 1, 5, 5)
+    assert surround(odd, 3, 2, padding="same")[0, 0, 1].tolist() == [0, 0, 1, 2, 3, 4, 0]
+    assert surround(odd, 3, 2, padding="same-after")[0, 0, 0].tolist() == [0, 1, 2, 3, 4, 0]
+    for side in ("same-before", "same-after"):
+        assert surround(odd, 1, 2, padding=side)[0, 0, 0].tolist() == [0, 1, 2, 3]
     assert surround(x, 3, 2, padding="symmetric")[0, 0, 1].tolist() == [0, 1, 1, 1, 1, 0]
     assert surround(x, 3, 2, padding="valid") is x
     assert same_padding(10, 3, 1, dilation=2) == (2, 2)
@@ -221,6 +227,8 @@ def found(boxes: torch.Tensor, **changes: Any) -> Scored:
     settings: dict[str, Any] = {
         "place": lambda one: one,
         "agnostic": True,
+        "class_scores": "softmax",
+        "logit_scale": 1.0,
         "class_choice": "every",
         "score_threshold": 0.5,
         "min_size": 0.0,
@@ -230,8 +238,6 @@ def found(boxes: torch.Tensor, **changes: Any) -> Scored:
         "nms_ties": "first",
         "nms_flat_last": False,
         "max_detections": 10,
-        "class_scores": "softmax",
-        "logit_scale": 1.0,
         "max_per_class": None,
         "clip_after": False,
         "weights": (1.0, 1.0, 1.0, 1.0),

@@ -115,6 +115,7 @@ class ConvBoxHead(nn.Module):
                 eps=numerics.eps_of_heads,
                 bias=arch.conv_bias or arch.head_bias or arch.box_norm == "none",
                 relu=True,
+                norm_last=numerics.norm_behind_relu,
             )
             for before, after in itertools.pairwise(widths)
         )
@@ -181,6 +182,7 @@ class MaskHead(nn.Module):
                 eps=numerics.eps_of_heads,
                 bias=arch.conv_bias or arch.head_bias or arch.mask_norm == "none",
                 relu=True,
+                norm_last=numerics.norm_behind_relu,
             )
             for before, after in itertools.pairwise(widths)
         )

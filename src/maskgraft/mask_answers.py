@@ -27,11 +27,23 @@ def pooled(masks: Cutouts, which: Tensor, boxes: Tensor, side: int, *, aligned: 
     return result[:, 0]
 
 
-def cropped(masks: Cutouts, which: Tensor, boxes: Tensor, side: int, *, page: tuple[int, int]) -> Tensor:
-    """`crop_and_resize` of the bitmaps on their padded `page` (height, width), without rounding."""
+def cropped(
+    masks: Cutouts,
+    which: Tensor,
+    boxes: Tensor,
+    side: int,
+    *,
+    page: tuple[int, int],
+    ends: tuple[int, int] | None = None,
+) -> Tensor:
+    """`crop_and_resize` of the bitmaps on their padded `page` (height, width), without rounding.
+
+    `ends` are the coordinates at which the page ends, where they are not its height and width.
+    """
     planes = _planes(masks, boxes.device)
     below, beside = page[0] - planes.shape[2], page[1] - planes.shape[3]
-    fractions = boxes / boxes.new_tensor((page[1], page[0]) * 2)
+    bottom, right = ends or page
+    fractions = boxes / boxes.new_tensor((right, bottom) * 2)
     return crop_and_resize(F.pad(planes, (0, beside, 0, below)), fractions, which, side)[:, 0]
 
 

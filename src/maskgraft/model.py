@@ -272,6 +272,8 @@ class MaskRCNN(nn.Module):
         """
         numerics = self.spec.numerics
         decoded_there, suppressed_there = numerics.detect_in == "photograph", numerics.detect_in != "input"
+        if numerics.detect_filled:
+            regions = F.pad(regions, (0, 0, 0, max(numerics.rpn_post_nms - len(regions), 0)))
         logits, deltas = self.box_predictor(self.box_head(self.pool(maps, [regions], numerics.box_pool_size, padded)))
         found = selection.detections(
             logits,
@@ -309,11 +311,10 @@ class MaskRCNN(nn.Module):
 
     def clip_size(self, prepared: Prepared, padded: Size) -> tuple[float, float]:
         """The height and width to which the proposals of an image are cut, of which `padded` is the padded input's."""
-        if self.spec.numerics.rpn_clip_padded:
-            return padded
-        if self.spec.numerics.clip_shown:
-            return prepared.window[2:]
-        return prepared.unrounded if self.spec.numerics.clip_unrounded else prepared.size
+        numerics = self.spec.numerics
+        inside = prepared.unrounded if numerics.clip_unrounded else prepared.size
+        inside = prepared.window[2:] if numerics.clip_shown else inside
+        return padded if numerics.rpn_clip_padded else inside
 
     def detection_window(self, prepared: Prepared) -> Window:
         """Top, left, bottom and right to which detections are cut, in pixels of the input."""

@@ -88,6 +88,7 @@ def network_scale(original: Size, numerics: Numerics) -> float:
     scale = numerics.min_size / min(original)
     if numerics.enlarge_only:
         scale = max(1.0, scale)
+    scale = max(scale, numerics.least_scale)
     return numerics.max_size / max(original) if scale * max(original) > numerics.max_size else scale
 
 

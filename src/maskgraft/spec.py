@@ -126,6 +126,7 @@ class Numerics:
     min_size: int = 800  # the short side after resizing (0: the photograph stays as it is) …
     max_size: int = 1333  # … unless the long side would pass this
     enlarge_only: bool = False  # a short side above min_size stays as it is
+    least_scale: float = 0.0  # a photograph grows at least by this factor, as far as max_size lets it
     fixed_size: tuple[int, int] | None = None  # height and width of the input, whatever min_size and max_size say …
     fixed_fit: Literal["stretch", "inside"] = "stretch"  # … which a photograph fills, or fits into
     # of boxes: each side's, the one asked for, or the mean of both; "fractions": each side's, by way of fractions of
@@ -138,22 +139,17 @@ class Numerics:
     # backbone and neck
     norm_eps: float  # added to the variance by every normalisation layer …
     head_norm_eps: float | None = None  # … but those of neck and heads, where this says another
+    norm_behind_relu: bool = False  # the norms of the heads' convolutions (Tensorpack's group norm)
     stride_in: Literal["1x1", "3x3"]  # which convolution of a down-sampling bottleneck has stride 2
     stride_pooled: bool = False  # a shortcut that strides averages 2 × 2 cells and keeps stride 1 (ResNet-D)
     stride_at: Literal["first", "before"] = "first"  # the first block of a stage, or the last of the stage before
     c4_stride: Literal[8, 16] = 16  # of C4 in C4 models; where it is 8, the convolutions of C4 are dilated instead
-    # zeros around a strided convolution: alike on all sides, or TensorFlow's SAME with the odd row after, or before
-    conv_padding: Literal["symmetric", "same", "same-before"] = "symmetric"
+    # zeros around a strided convolution: alike on all sides, TensorFlow's SAME, or for every size those of an even one
+    conv_padding: Literal["symmetric", "same", "same-before", "same-after"] = "symmetric"
     # the same of the stem's max-pool; "cover": alike, and a last window over what is left
-    pool_padding: Literal["symmetric", "same", "same-before", "cover"] = "symmetric"
+    pool_padding: Literal["symmetric", "same", "same-before", "same-after", "cover"] = "symmetric"
     # anchors
-    anchor_sizes: tuple[tuple[float, ...], ...] = (
-        (32,),
-        (64,),
-        (128,),
-        (256,),
-        (512,),
-    )  # square root of area, per level
+    anchor_sizes: tuple[tuple[float, ...], ...] = ((32,), (64,), (128,), (256,), (512,))  # √area, per level
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
     anchor_order: Literal["size", "ratio"]  # what changes slowest over the anchors of a cell
     anchor_rounding: bool  # base anchors are rounded to integers
@@ -184,6 +180,7 @@ class Numerics:
     rpn_min_size: float | None  # proposals with a side below this are dropped; 0: those of no area; None: none is
     rpn_min_size_in: Literal["input", "photograph"] = "input"  # whose pixels rpn_min_size counts
     rpn_clip_padded: bool = False  # for detecting, proposals are cut to the padded input and not to the image
+    detect_filled: bool = False  # for detecting, proposals that are missing are boxes of no area in the corner
     rpn_delta_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
     delta_clip: float | None = 4.135166556742356  # dw, dh are clamped to at most this; log(1000 / 16); None: to nothing
     delta_clip_both: bool = False  # and to at least its negative
@@ -220,8 +217,8 @@ class Numerics:
     detect_padded: bool = False  # boxes are cut to the padded input, and not to the photograph
     box_rounding: Literal["none", "drop", "whole"] = "none"  # drop boxes that round to nothing; round the others too
     # sample at pixel centres; resize the grown mask to the grown box, or the mask to the box, cut to integers; or the
-    # mask to a box of integers; sample from edge to edge of the image, as the features of a region are
-    mask_paste: Literal["grid-sample", "integer-box", "whole-box", "skimage-box", "crop"]
+    # mask to a box of integers, or of the pixels whose centres it holds; sample from edge to edge of the image
+    mask_paste: Literal["grid-sample", "integer-box", "whole-box", "skimage-box", "crop", "centre-box"]
     mask_size: int = 28  # side of a mask where the mask head resizes features (`Arch.mask_upsample`)
     # masks are pooled from the boxes, or from where in the padded input the boxes would lie if the photograph filled it
     mask_regions: Literal["boxes", "stretched"] = "boxes"
@@ -273,16 +270,17 @@ class Numerics:
     mask_loss: Literal["bce", "boundary", "dice", "bce-dice"] = "bce"
     mean_offset: float = 0.0  # added to what a mean over positives divides by: coordinates of boxes, pixels of masks
     # pooled; pooled and cut at 0.5; drawn at mask size; one sample a pixel, the outer ones on the region's edges; the
-    # same of masks that were brought to 56 × 56 before (Matterport's mini-masks), cut at 0.5; one sample in the middle
-    # of each pixel; drawn, or where there is no polygon cut at whole pixels and resized, what is not all object being
-    # 0; about the same as in the middle of each pixel, of masks brought to 112 × 112 before (Model Garden); cut at
-    # whole pixels and resized, above 0.5
+    # same cut at 0.5, and of masks that were brought to 56 × 56 before (Matterport's mini-masks); one sample in the
+    # middle of each pixel; drawn, or where there is no polygon cut at whole pixels and resized, what is not all object
+    # being 0; about the same as in the middle of each pixel, of masks brought to 112 × 112 before (Model Garden); cut
+    # at whole pixels and resized, above 0.5
     mask_targets: Literal[
         "soft-bitmap",
         "bitmap",
         "polygon",
         "polygon-or-cut",
         "soft-crop",
+        "crop",
         "mini-crop",
         "soft-sample",
         "mini-sample",

@@ -22,6 +22,7 @@ Method = Literal[
     "polygon",
     "polygon-or-cut",
     "soft-crop",
+    "crop",
     "mini-crop",
     "soft-sample",
     "mini-sample",
@@ -126,12 +127,15 @@ def mask_targets(target: Target, which: Tensor, boxes: Tensor, *, side: int, met
     cuts at 0.5; "polygon" (Detectron2) draws the polygon at `side` × `side`, and takes the bitmap where an instance has
     no polygon; "polygon-or-cut" (maskrcnn-benchmark) draws it in boxes of a pixel at least, and else cuts the bitmap at
     whole pixels; so does "resized" (chainer-mask-rcnn), in another way. The others are those of TensorFlow's
-    `crop_and_resize` ("soft-crop", the TF Object Detection API; "mini-crop", Matterport; "soft-sample", Tensorpack;
-    "mini-sample", Model Garden).
+    `crop_and_resize` ("soft-crop", the TF Object Detection API; "crop" and "mini-crop", Matterport; "soft-sample",
+    Tensorpack; "mini-sample", Model Garden).
     """
     match method:
         case "soft-crop":
             return mask_answers.cropped(target.masks, which, boxes, side, page=page)
+        case "crop":
+            last = page[0] - 1, page[1] - 1
+            return (mask_answers.cropped(target.masks, which, boxes, side, page=page, ends=last) > 0.5).float()
         case "mini-crop":
             return mask_answers.cropped_small(target.masks, which, boxes, side)
         case "soft-sample":

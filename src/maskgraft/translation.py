@@ -371,6 +371,7 @@ def _acts(name: str, arch: Arch, mine: Numerics, theirs: Numerics) -> bool:
         "res5_padded": arch.box_head != "res5",
         "mask_pool_size": arch.box_head == "res5",
         "mask_size": arch.mask_upsample == "deconv",
+        "norm_behind_relu": {arch.box_norm, arch.mask_norm} == {"none"},
         "level_epsilon": arch.neck != "fpn",
         "level_epsilon_value": arch.neck != "fpn",
         "level_rounding": arch.neck != "fpn",

@@ -59,7 +59,12 @@ def test_how_the_class_says_a_photograph_is_resized(tmp_path: Path) -> None:
     told = read("matterport", BALLOON.replace("NAME =", 'IMAGE_RESIZE_MODE = "pad64"; NAME ='), tmp_path)
     assert network_size((300, 900), told) == (512, 1536)  # in this mode nothing limits the long side
     assert prepare(photo(40, 60), told).pixels.shape[1:] == (512, 768)
-    with pytest.raises(CheckpointError, match="IMAGE_RESIZE_MODE is 'crop', not square or pad64"):
+    told = read("matterport", BALLOON.replace("NAME =", 'IMAGE_RESIZE_MODE = "none"; NAME ='), tmp_path)
+    assert prepare(photo(64, 160), told).pixels.shape[1:] == (64, 160)
+    told = read("matterport", BALLOON.replace("NAME =", "IMAGE_MIN_SCALE = 2.0; NAME ="), tmp_path)
+    assert network_size((300, 310), told) == (600, 620)
+    assert network_size((300, 600), told) == (320, 640)  # IMAGE_MAX_DIM
+    with pytest.raises(CheckpointError, match="IMAGE_RESIZE_MODE is 'crop', not square or pad64 or none"):
         read("matterport", BALLOON.replace("NAME =", 'IMAGE_RESIZE_MODE = "crop"; NAME ='), tmp_path)
 
 
@@ -72,7 +77,8 @@ def test_how_the_class_says_a_photograph_is_resized(tmp_path: Path) -> None:
             BALLOON.replace("SIZES\n    RPN_ANCHOR_R", "tuple(range(5))\n    RPN_ANCHOR_R"),
             r"tuple\(range\(5\)\), which is",
         ),
-        (BALLOON.replace("IMAGE_MIN_DIM = 512", "IMAGE_MIN_SCALE = 2.0"), "IMAGE_MIN_SCALE is 2.0"),
+        (BALLOON.replace("IMAGE_MIN_DIM = 512", "RPN_ANCHOR_STRIDE = 2"), "RPN_ANCHOR_STRIDE is 2"),
+        (BALLOON.replace("IMAGE_MIN_DIM = 512", "TRAIN_BN = True"), "TRAIN_BN is True"),
     ],
 )
 def test_classes_that_cannot_be_followed_are_refused(text: str, says: str, tmp_path: Path) -> None:
@@ -85,6 +91,34 @@ def test_another_number_of_classes_is_told(tmp_path: Path) -> None:
     path.write_text(BALLOON.replace("1 + 3", "1 + 4"))
     findings = identify(drawn(*SLIM["matterport"]), config=path).findings
     assert [finding.code for finding in findings] == ["shape.classes"]
+
+
+def test_what_a_class_says_of_training(tmp_path: Path) -> None:
+    told = read("matterport", BALLOON, tmp_path)
+    assert (told.mask_targets, told.loss_weights) == ("crop", (1, 1, 1, 1, 1))
+    text = BALLOON.replace("USE_MINI_MASK = False", 'LOSS_WEIGHTS = {"rpn_bbox_loss": 0.5, "mrcnn_mask_loss": 2.0}')
+    told = read("matterport", text, tmp_path)
+    assert (told.mask_targets, told.loss_weights) == ("mini-crop", (1, 0.5, 1, 1, 2))
+    path = tmp_path / "config.py"
+    path.write_text(BALLOON.replace("USE_MINI_MASK = False", "MINI_MASK_SHAPE = (28, 28)"))
+    assert [one.names for one in identify(drawn(*SLIM["matterport"]), config=path).findings] == [("MINI_MASK_SHAPE",)]
+
+
+def test_nothing_is_no_least(tmp_path: Path) -> None:
+    told = read("matterport", BALLOON.replace("IMAGE_MIN_DIM = 512", "IMAGE_MIN_DIM = None"), tmp_path)
+    assert network_size((300, 310), told) == (300, 310)
+    text = BALLOON.replace("DETECTION_MIN_CONFIDENCE = 0.4", "DETECTION_MIN_CONFIDENCE = None")
+    assert read("matterport", text, tmp_path).score_threshold == 0
+
+
+def test_classes_of_tensorpack(tmp_path: Path) -> None:
+    path = tmp_path / "config.py"
+    path.write_text("_C.DATA.CLASS_NAMES = ['BG', 'cat', 'dog', 'yak']\n_C.DATA.NUM_CATEGORY = 3\n")
+    known = identify(drawn(*SLIM["tensorpack"]), config=path)
+    assert (known.spec.classes, known.findings) == (("cat", "dog", "yak"), ())
+    path.write_text("_C.DATA.NUM_CATEGORY = 7\n_C.RPN.CROWD_OVERLAP_THRESH = 0.7\n")
+    findings = identify(drawn(*SLIM["tensorpack"]), config=path).findings
+    assert [finding.code for finding in findings] == ["shape.classes", "numerics.training"]
 
 
 def test_no_class_is_looked_for_beside_a_file() -> None:
@@ -112,9 +146,19 @@ def test_tensorpack(tmp_path: Path) -> None:
     told = read("tensorpack", TENSORPACK, tmp_path)
     assert (told.min_size, told.max_size, told.score_threshold) == (640, 1024, 0.3)  # a multiple of 32
     assert told.delta_clip == math.log(1024 / 16)
-    assert (told.pixel_mean, told.stride_in, told.conv_padding, told.pool_padding) == ((3, 2, 1), "1x1", "same", "same")
+    assert (told.pixel_mean, told.stride_in, told.conv_padding, told.pool_padding) == (
+        (3, 2, 1),
+        "1x1",
+        "same-after",
+        "same-after",
+    )
     assert (told.anchor_sizes[0], told.rpn_pre_nms, told.rpn_post_nms) == ((16,), 0, 300)
     assert told.box_delta_weights == (20, 20, 10, 10)
+    assert (told.rpn_scope, told.rpn_min_size, told.mask_paste) == ("level", None, "grid-sample")
+    joint = "_C.FPN.PROPOSAL_MODE = 'Joint'\n_C.RPN.MIN_SIZE = 4\n_C.MRCNN.ACCURATE_PASTE = False\n"
+    told = read("tensorpack", TENSORPACK + joint, tmp_path)
+    assert (told.rpn_scope, told.rpn_pre_nms, told.rpn_post_nms, told.rpn_pre_nms_train) == ("image", 4000, 1000, 12000)
+    assert (told.rpn_min_size, told.mask_paste) == (4, "centre-box")
     nested = "PREPROC: {MAX_SIZE: 960}\nTEST: {RESULTS_PER_IM: 5}\n"
     told = read("tensorpack", nested, tmp_path, ending=".yaml")
     assert (told.max_size, told.max_detections) == (960, 5)
@@ -123,8 +167,8 @@ def test_tensorpack(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("_C.FPN.PROPOSAL_MODE = 'Joint'", "FPN.PROPOSAL_MODE is 'Joint'"),
-        ("_C.MRCNN.ACCURATE_PASTE = False", "ACCURATE_PASTE"),
+        ("_C.FPN.CASCADE = True", "FPN.CASCADE is True"),
+        ("_C.RPN.ANCHOR_STRIDE = 8", "RPN.ANCHOR_STRIDE is 8"),
         ("_C.PREPROC.MAX_SIZE = size()", r"PREPROC.MAX_SIZE is size\(\), which is no plain data"),
     ],
 )

@@ -20,9 +20,12 @@ MATTERPORT = Arch(
     mask_norm="frozen",
     mask_rows="with-background",
 )
-TENSORPACK = Arch(classes=80, box_rows="with-background")
+TENSORPACK = Arch(classes=80, box_rows="with-background", head_bias=True)
 TENSORPACK_C4 = replace(
     TENSORPACK, neck="c4", rpn_channels=1024, anchors_per_cell=15, box_head="res5", mask_convs=0, classes=20
+)
+TENSORPACK_GN = replace(
+    TENSORPACK, norm="group", neck_norm="group", box_convs=4, box_fcs=1, box_norm="group", mask_norm="group"
 )
 CHAINER = Arch(
     classes=20,
@@ -56,6 +59,7 @@ CASES: dict[str, tuple[str, Arch, Numerics, str]] = {
     "tensorpack r101": ("tensorpack", replace(TENSORPACK, blocks=(3, 4, 23, 3)), tensorpack.NUMERICS, ":0"),
     "tensorpack older": ("tensorpack", replace(TENSORPACK, classes=3), tensorpack.NUMERICS, ""),
     "tensorpack 4conv1fc": ("tensorpack", replace(TENSORPACK, box_convs=4, box_fcs=1), tensorpack.NUMERICS, ":0"),
+    "tensorpack gn": ("tensorpack", TENSORPACK_GN, tensorpack.NUMERICS, ":0"),
     "tensorpack c4": ("tensorpack", TENSORPACK_C4, replace(tensorpack.NUMERICS, **tensorpack.C4), ":0"),
     "chainer r50": ("chainer-mask-rcnn", CHAINER, chainer.NUMERICS, ""),
     "chainer r101": ("chainer-mask-rcnn", replace(CHAINER, blocks=(3, 4, 23, 3)), chainer.NUMERICS, ""),

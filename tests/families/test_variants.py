@@ -14,7 +14,7 @@ from maskgraft.spec import Arch, Spec
 from tests.families.containers import CONTAINERS
 from tests.families.drawn import canonical_shapes
 from tests.families.slim import BACKGROUND, FEW, FEW_C4, slim
-from tests.families.test_shapes import CHAINER, MATTERPORT, TENSORPACK_C4
+from tests.families.test_shapes import CHAINER, MATTERPORT, TENSORPACK_C4, TENSORPACK_GN
 
 ENDINGS = {"detectron2": ".pkl", "matterport": ".h5", "tensorpack": ".npz", "chainer-mask-rcnn": ".npz"}
 R101 = (3, 4, 23, 3)
@@ -26,6 +26,7 @@ _GROUPS: dict[str, Any] = {
 }
 
 
+GN = dict.fromkeys((*FEW, "box_conv_channels"), 32)  # of 32 groups
 VARIANTS: dict[str, tuple[Spec, str]] = {
     "detectron2 r101 dc5": slim(
         "detectron2",
@@ -53,6 +54,7 @@ VARIANTS: dict[str, tuple[Spec, str]] = {
         "mmdet", Arch(classes=4, norm="batch", blocks=R101, groups=8, **FEW, **BACKGROUND), mmdet.NUMERICS, "1"
     ),
     "matterport r101": slim("matterport", replace(MATTERPORT, classes=2, blocks=R101, **FEW), matterport.NUMERICS),
+    "tensorpack gn": slim("tensorpack", replace(TENSORPACK_GN, classes=2, **GN), tensorpack.NUMERICS, ":0"),
     "tensorpack c4": slim("tensorpack", replace(TENSORPACK_C4, classes=11, **FEW_C4), tensorpack.NUMERICS, ":0"),
     "maskrcnn-benchmark r101 c4": slim(
         "maskrcnn-benchmark", Arch(classes=6, blocks=R101, **_C4, **BACKGROUND), maskrcnn_benchmark.NUMERICS

@@ -21,6 +21,7 @@ NUMBERS: dict[str, tuple[Any, ...]] = {
     "min_size": (800, 257),
     "max_size": (1333, 300),
     "fixed_size": (None, (256, 320)),
+    "least_scale": (0.0, 2.0),
     "pad_multiple": (32, 64, 1, 128),
     "norm_eps": (1e-5, 1e-3, 0.0),
     "head_norm_eps": (None, 1e-3),

@@ -92,7 +92,7 @@ def norm(kind: NormKind, channels: int, eps: float, *, scale: bool = True) -> nn
 
 
 class ConvNorm(nn.Module):
-    """Convolution, then its norm, then ReLU where `relu` is set.
+    """Convolution, then its norm, then ReLU where `relu` is set; with `norm_last` the ReLU comes before the norm.
 
     Zeros around the map keep its size at stride 1; at other strides, `padding` says on which sides they lie.
     """
@@ -110,24 +110,28 @@ class ConvNorm(nn.Module):
         dilation: int = 1,
         groups: int = 1,
         relu: bool = False,
+        norm_last: bool = False,
         padding: Padding = "symmetric",
         scale: bool = True,
     ) -> None:
         super().__init__()
         sides = (kernel, kernel) if isinstance(kernel, int) else kernel
         # at stride 1 all paddings are symmetric, and the convolution lays the zeros itself
-        reads_all = sides == (1, 1) and padding != "same-before"
+        reads_all = sides == (1, 1) and not padding.startswith("same-")
         self.padding: Padding | None = padding if padding != "symmetric" and stride > 1 and not reads_all else None
         around = (0, 0) if self.padding else (dilation * (sides[0] - 1) // 2, dilation * (sides[1] - 1) // 2)
         self.conv = nn.Conv2d(channels_in, channels_out, sides, stride, around, dilation, groups, bias)
         self.norm = norm(norm_kind, channels_out, eps, scale=scale)
-        self.relu = relu
+        self.relu, self.norm_last = relu, norm_last
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, C', H', W']."""
         if self.padding:
             conv = self.conv
             x = surround(x, conv.kernel_size[0], conv.stride[0], padding=self.padding, dilation=conv.dilation[0])
+        if self.norm_last:
+            last: Tensor = self.norm(torch.relu_(self.conv(x)).contiguous())
+            return last
         x = normalised(x, self.conv, self.norm)
         return torch.relu_(x) if self.relu else x
 

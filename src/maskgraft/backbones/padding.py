@@ -5,7 +5,7 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-Padding = Literal["symmetric", "same", "same-before", "cover", "valid"]
+Padding = Literal["symmetric", "same", "same-before", "same-after", "cover", "valid"]
 
 
 def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:
@@ -23,7 +23,7 @@ def surround(x: Tensor, kernel: int, stride: int, *, padding: Padding, dilation:
 
     "symmetric": as many on all sides (PyTorch). "same": as TensorFlow's SAME, with the odd one at bottom and right.
     "same-before": on even sizes the same, with the odd one at top and left; on odd ones no more than that, and a map of
-    ⌊size / stride⌋ remains (Tensorpack). "valid": none.
+    ⌊size / stride⌋ remains; "same-after" with the odd one at bottom and right (Tensorpack). "valid": none.
     """
     if padding == "valid":
         return x
@@ -34,7 +34,8 @@ def surround(x: Tensor, kernel: int, stride: int, *, padding: Padding, dilation:
         rows, columns = (same_padding(x.shape[axis], kernel, stride, dilation) for axis in (-2, -1))
     else:
         total = dilation * (kernel - 1) + 1 - stride  # of a 1 × 1 filter -1: the last row and column are not read
-        rows = columns = (total - total // 2, total // 2)
+        less, more = sorted((total // 2, total - total // 2)) if total > 0 else (total, 0)
+        rows = columns = (more, less) if padding == "same-before" or total < 0 else (less, more)
     return F.pad(x, (*columns, *rows), value=value) if any((*rows, *columns)) else x
 
 

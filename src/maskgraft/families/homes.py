@@ -372,6 +372,7 @@ HOMES: Mapping[str, Home] = {
         ("npz",),
         {
             **_PLAIN_HEADS,
+            "head_bias": True,
             "norm": _FIXED,
             "box_rows": {"foreground": "with-background", "agnostic-with-background": "agnostic"},
             "mask_rows": _WITHOUT_BACKGROUND,

@@ -11,7 +11,16 @@ from typing import Any
 from maskgraft.errors import Finding
 from maskgraft.families import matterport_config
 from maskgraft.families.class_names import COCO_80, numbered
-from maskgraft.families.family import Config, Family, Reading, class_count_fault, learned, shape, unsupported
+from maskgraft.families.family import (
+    Config,
+    Family,
+    Reading,
+    class_count_fault,
+    learned,
+    not_taken_up,
+    shape,
+    unsupported,
+)
 from maskgraft.files import Tensors
 from maskgraft.links import Link, Reshape, Step, Transpose, background_last, xy_first
 from maskgraft.spec import NUMERICS_FIELDS, Arch, Learned, Numerics, Spec
@@ -44,6 +53,7 @@ NUMERICS = Numerics(
     rpn_pre_nms=6000,
     rpn_post_nms=1000,
     rpn_min_size=None,
+    detect_filled=True,
     rpn_delta_weights=(10.0, 10.0, 5.0, 5.0),
     delta_clip=None,
     nms_at_threshold=True,
@@ -112,6 +122,9 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
     names = tensors.arrays
     if _in_layer("res2a_branch2a", "kernel") not in names:
         raise unsupported(tensors, "Matterport Mask_RCNN", "a backbone that is not its ResNet")
+    channels = shape(tensors, _in_layer("conv1", "kernel"))[2]
+    if channels != 3:
+        raise unsupported(tensors, "Matterport Mask_RCNN", f"IMAGE_CHANNEL_COUNT is {channels}, not 3")
     arch = _arch(tensors)
     how = {
         **learned("tensor names and shapes", "implied", [f"arch.{name}" for name in Arch.__dataclass_fields__]),
@@ -129,6 +142,7 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
         rows = config.get("NUM_CLASSES")
         said = rows - 1 if isinstance(rows, int) else None
         findings += class_count_fault(tensors, arch.classes, said, "NUM_CLASSES less background")
+        findings += not_taken_up(config, matterport_config.TRAINING)
     spec = Spec(
         family="matterport",
         arch=arch,

@@ -14,6 +14,12 @@ from maskgraft.spec import Learned
 
 _ANY_SIZE = 1 << 20  # pixels: a long side that nothing limits
 
+# What `IMAGE_RESIZE_MODE` changes. A photograph that is not resized has sides of multiples of 32, or it stops at home.
+_RESIZE_MODES: Mapping[Any, Mapping[str, Any]] = {
+    "pad64": {"pad_square": False, "max_size": _ANY_SIZE},
+    "none": {"pad_square": False, "pad_multiple": 32, "min_size": 0, "enlarge_only": False, "least_scale": 0.0},
+}
+
 
 def _numbers(value: Any) -> tuple[float, ...]:
     return tuple(float(one) for one in value)
@@ -24,10 +30,16 @@ def _weights(deviations: Any) -> tuple[float, ...]:
     return x, y, width, height
 
 
+def _loss_weights(named: Mapping[str, float]) -> tuple[float, ...]:
+    losses = ("rpn_class_loss", "rpn_bbox_loss", "mrcnn_class_loss", "mrcnn_bbox_loss", "mrcnn_mask_loss")
+    return tuple(float(named.get(loss, 1)) for loss in losses)
+
+
 # Field of Numerics ← (attribute of the class, how its value reads)
 FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
-    ("min_size", "IMAGE_MIN_DIM", lambda side: int(side or 0)),
+    ("min_size", "IMAGE_MIN_DIM", int),
     ("max_size", "IMAGE_MAX_DIM", int),
+    ("least_scale", "IMAGE_MIN_SCALE", float),
     ("pixel_mean", "MEAN_PIXEL", _numbers),
     ("anchor_sizes", "RPN_ANCHOR_SCALES", lambda scales: tuple((size,) for size in _numbers(scales))),
     ("anchor_ratios", "RPN_ANCHOR_RATIOS", lambda ratios: tuple(1 / ratio for ratio in _numbers(ratios))),
@@ -40,22 +52,29 @@ FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("rpn_samples", "RPN_TRAIN_ANCHORS_PER_IMAGE", int),
     ("mask_pool_size", "MASK_POOL_SIZE", int),
     ("box_delta_weights", "BBOX_STD_DEV", _weights),
-    ("score_threshold", "DETECTION_MIN_CONFIDENCE", lambda least: float(least or 0)),
+    ("score_threshold", "DETECTION_MIN_CONFIDENCE", float),
     ("nms_threshold", "DETECTION_NMS_THRESHOLD", float),
     ("max_detections", "DETECTION_MAX_INSTANCES", int),
     ("roi_samples", "TRAIN_ROIS_PER_IMAGE", int),
     ("roi_positive_fraction", "ROI_POSITIVE_RATIO", float),
+    ("mask_targets", "USE_MINI_MASK", lambda mini: "mini-crop" if mini else "crop"),
+    ("loss_weights", "LOSS_WEIGHTS", _loss_weights),
 )
+
+_NONE_IS_ZERO = ("IMAGE_MIN_DIM", "IMAGE_MIN_SCALE", "DETECTION_MIN_CONFIDENCE")
 
 # Attributes whose other values change what is computed in ways that the model does not have.
 _REQUIRED: tuple[tuple[str, tuple[Any, ...]], ...] = (
-    ("IMAGE_RESIZE_MODE", ("square", "pad64")),
+    ("IMAGE_RESIZE_MODE", ("square", "pad64", "none")),
     ("IMAGE_PADDING", (True,)),  # of the time before there were modes
-    ("IMAGE_MIN_SCALE", (0,)),
     ("IMAGE_CHANNEL_COUNT", (3,)),
     ("RPN_ANCHOR_STRIDE", (1,)),
     ("BACKBONE_STRIDES", ((4, 8, 16, 32, 64),)),
+    ("TRAIN_BN", (False,)),  # norms would take each image's own statistics, in detecting too
 )
+
+# Attributes of trainings alone, and what they are where nobody has changed them.
+TRAINING: tuple[tuple[str, Any], ...] = (("MINI_MASK_SHAPE", (56, 56)), ("USE_RPN_ROIS", True))
 
 
 def read_class(path: Path) -> Mapping[str, Any]:
@@ -103,6 +122,7 @@ def refusal(config: Mapping[str, Any]) -> str:
 
 def read(config: Mapping[str, Any], how: dict[str, Learned]) -> dict[str, Any]:
     """The fields of `Numerics` that a config sets. Raises `CheckpointError` naming every attribute that is none."""
+    config = {key: 0 if value is None and key in _NONE_IS_ZERO else value for key, value in config.items()}
     unread = {key: value for key, value in config.items() if isinstance(value, Unread)}
     changes = changes_from({key: value for key, value in config.items() if key not in unread}, FROM_CONFIG, how)
     known = {key for _, key, _ in FROM_CONFIG} | {key for key, _ in _REQUIRED}
@@ -113,8 +133,6 @@ def read(config: Mapping[str, Any], how: dict[str, Learned]) -> dict[str, Any]:
     ]
     if faults:
         raise CheckpointError(faults)
-    if config.get("IMAGE_RESIZE_MODE") == "pad64":
-        changes |= {"pad_square": False, "max_size": _ANY_SIZE}
-        for name in ("pad_square", "max_size"):
-            how[f"numerics.{name}"] = Learned("read", "config: IMAGE_RESIZE_MODE")
-    return changes
+    by_mode = _RESIZE_MODES.get(config.get("IMAGE_RESIZE_MODE"), {})
+    how |= {f"numerics.{name}": Learned("read", "config: IMAGE_RESIZE_MODE") for name in by_mode}
+    return {**changes, **by_mode}

@@ -9,21 +9,24 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from maskgraft.errors import Finding
 from maskgraft.families.class_names import COCO_80, numbered
-from maskgraft.families.configs import changes_from
+from maskgraft.families.configs import changes_from, setting
 from maskgraft.families.family import (
     Config,
     Family,
     Reading,
+    class_count_fault,
     count,
     learned,
+    not_taken_up,
     refuse_what_cannot_be_obeyed,
     shape,
     unsupported,
 )
 from maskgraft.files import Tensors
 from maskgraft.links import Link, Step, Transpose, background_last
-from maskgraft.spec import NUMERICS_FIELDS, Arch, Learned, Numerics, Spec
+from maskgraft.spec import NUMERICS_FIELDS, Arch, Learned, NormKind, Numerics, Spec
 
 ERAS = (":0", "")  # what follows a name: zoo files since 2020 keep TensorFlow's output number, older ones do not
 
@@ -51,6 +54,10 @@ NUMERICS = Numerics(
     level_epsilon="inside",
     roi_aligned=True,  # crop_and_resize of twice the size, moved by half a pixel, then averaged: the same samples
     roi_sampling=2,
+    norm_behind_relu=True,
+    nms_at_threshold=True,
+    nms_ties="heap",
+    nms_flat_last=True,
     box_min_size=0.0,
     mask_paste="grid-sample",
     rpn_pre_nms_train=0,
@@ -64,12 +71,14 @@ NUMERICS = Numerics(
     mask_targets="soft-sample",
 )
 
+# Candidates, where all levels are one: with C4, and as `FPN.PROPOSAL_MODE` may say.
+_TOGETHER: dict[str, Any] = {"rpn_pre_nms": 6000, "rpn_pre_nms_train": 12000}
+
 C4: dict[str, Any] = {
+    **_TOGETHER,
     "max_size": 1333,
     "pad_multiple": 1,
     "anchor_sizes": ((32.0, 64.0, 128.0, 256.0, 512.0),),
-    "rpn_pre_nms": 6000,
-    "rpn_pre_nms_train": 12000,
     "delta_clip": math.log(1333 / 16),
     "box_pool_size": 14,
 }
@@ -85,7 +94,7 @@ def _numbers(value: Any) -> tuple[float, ...]:
 
 
 def _padding(tensorflows: Any) -> str:
-    return "same" if tensorflows else "same-before"
+    return "same-after" if tensorflows else "same-before"
 
 
 # Field of Numerics ← (key of the config, how its value reads)
@@ -98,6 +107,8 @@ _FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("pool_padding", "BACKBONE.TF_PAD_MODE", _padding),
     ("anchor_ratios", "RPN.ANCHOR_RATIOS", _numbers),
     ("rpn_nms_threshold", "RPN.PROPOSAL_NMS_THRESH", float),
+    ("rpn_min_size", "RPN.MIN_SIZE", lambda side: float(side) or None),
+    ("mask_paste", "MRCNN.ACCURATE_PASTE", lambda yes: "grid-sample" if yes else "centre-box"),
     ("rpn_positive_iou", "RPN.POSITIVE_ANCHOR_THRESH", float),
     ("rpn_negative_iou", "RPN.NEGATIVE_ANCHOR_THRESH", float),
     ("rpn_samples", "RPN.BATCH_PER_IM", int),
@@ -113,32 +124,42 @@ _FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
 _OF_PYRAMID: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("max_size", "PREPROC.MAX_SIZE", lambda side: 32 * math.ceil(side / 32)),
     ("anchor_sizes", "RPN.ANCHOR_SIZES", lambda sizes: tuple((size,) for size in _numbers(sizes))),
+)
+_BY_LEVEL: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("rpn_post_nms", "RPN.TEST_PER_LEVEL_NMS_TOPK", int),
     ("rpn_post_nms_train", "RPN.TRAIN_PER_LEVEL_NMS_TOPK", int),
 )
-_OF_C4: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
-    ("max_size", "PREPROC.MAX_SIZE", int),
-    ("anchor_sizes", "RPN.ANCHOR_SIZES", lambda sizes: (_numbers(sizes),)),
+_JOINT: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("rpn_pre_nms", "RPN.TEST_PRE_NMS_TOPK", int),
     ("rpn_post_nms", "RPN.TEST_POST_NMS_TOPK", int),
     ("rpn_pre_nms_train", "RPN.TRAIN_PRE_NMS_TOPK", int),
     ("rpn_post_nms_train", "RPN.TRAIN_POST_NMS_TOPK", int),
 )
+_OF_C4: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+    ("max_size", "PREPROC.MAX_SIZE", int),
+    ("anchor_sizes", "RPN.ANCHOR_SIZES", lambda sizes: (_numbers(sizes),)),
+)
 # Settings that no file says.
-_CONFIGURED = (*(name for name, _, _ in (*_FROM_CONFIG, *_OF_PYRAMID)), "rpn_pre_nms", "delta_clip", "mask_paste")
+_CONFIGURED = (
+    *(name for name, _, _ in (*_FROM_CONFIG, *_OF_PYRAMID, *_BY_LEVEL)),
+    "rpn_pre_nms",
+    "delta_clip",
+    "mask_paste",
+)
 
 # Settings whose other values change what is computed in ways that the model does not have.
 _REQUIRED: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("RPN.ANCHOR_STRIDE", (16,)),
-    ("RPN.MIN_SIZE", (0,)),
     ("FPN.ANCHOR_STRIDES", ((4, 8, 16, 32, 64),)),
-    ("FPN.PROPOSAL_MODE", ("Level",)),
+    ("FPN.PROPOSAL_MODE", ("Level", "Joint")),
     ("FPN.CASCADE", (False,)),
-    ("MRCNN.ACCURATE_PASTE", (True,)),
 )
 
 _KERNEL = Transpose((3, 2, 0, 1))  # height, width, in, out; of a transposed convolution height, width, out, in
 _DENSE = Transpose((1, 0))
+_OF_TRAINING = ("global_step", "learning_rate", "AccumGrad/counter")
+_AFFINE = {"weight": "gamma", "bias": "beta"}
+_STATISTICS = {"running_mean": "mean/EMA", "running_var": "variance/EMA"}
 
 
 def read(tensors: Tensors, config: Config | None) -> Reading:
@@ -149,8 +170,6 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
         raise unsupported(tensors, "Tensorpack", "cascade heads")
     if f"maskrcnn/conv/W{era}" not in names:
         raise unsupported(tensors, "Tensorpack", "no mask head (Faster R-CNN)")
-    if f"conv0/bn/mean/EMA{era}" not in names or any("/gn" in name for name in names):
-        raise unsupported(tensors, "Tensorpack", "group normalisation, which it lays behind the ReLU")
     arch = _arch(tensors, era)
     how = {
         **learned("tensor names and shapes", "implied", [f"arch.{name}" for name in Arch.__dataclass_fields__]),
@@ -158,24 +177,32 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
         **learned("Tensorpack's config.py; yours may differ", "assumed", [f"numerics.{n}" for n in _CONFIGURED]),
         "classes": Learned("assumed", "80 classes: COCO's" if arch.classes == 80 else "no file says their names"),
     }
+    classes = COCO_80 if arch.classes == 80 else numbered(arch.classes)
+    findings: list[Finding] = []
     found = replace(NUMERICS, **C4) if arch.neck == "c4" else NUMERICS
     if config is not None:
         config = next(
             (config[root] for root in ("_C", "config", "cfg") if isinstance(config.get(root), Mapping)), config
         )
         refuse_what_cannot_be_obeyed(tensors, config, _REQUIRED, "Tensorpack")
-        table = (*_FROM_CONFIG, *(_OF_PYRAMID if arch.neck == "fpn" else _OF_C4))
+        joint = arch.neck == "c4" or setting(config, "FPN.PROPOSAL_MODE") == "Joint"
+        if joint and arch.neck == "fpn":
+            found = replace(found, rpn_scope="image", **_TOGETHER)
+            how["numerics.rpn_scope"] = Learned("read", "config: FPN.PROPOSAL_MODE")
+        of_neck = _OF_PYRAMID if arch.neck == "fpn" else _OF_C4
+        table = (*_FROM_CONFIG, *of_neck, *(_JOINT if joint else _BY_LEVEL))
         found = replace(found, **changes_from(config, table, how))
         found = replace(found, delta_clip=math.log(found.max_size / 16))
         how["numerics.delta_clip"] = how["numerics.max_size"]
-    spec = Spec(
-        family="tensorpack",
-        arch=arch,
-        numerics=found,
-        classes=COCO_80 if arch.classes == 80 else numbered(arch.classes),
-        learned=how,
-    )
-    return Reading(spec, era)
+        names_of_classes = setting(config, "DATA.CLASS_NAMES")
+        if isinstance(names_of_classes, list | tuple) and len(names_of_classes) == arch.classes + 1:
+            classes = tuple(map(str, names_of_classes[1:]))
+            how["classes"] = Learned("read", "config: DATA.CLASS_NAMES")
+        said = setting(config, "DATA.NUM_CATEGORY")
+        findings += class_count_fault(tensors, arch.classes, None if said == -1 else said, "DATA.NUM_CATEGORY")
+        findings += not_taken_up(config, (("RPN.CROWD_OVERLAP_THRESH", 9.99),))
+    spec = Spec(family="tensorpack", arch=arch, numerics=found, classes=classes, learned=how)
+    return Reading(spec, era, tuple(findings))
 
 
 def _arch(tensors: Tensors, era: str) -> Arch:
@@ -191,20 +218,30 @@ def _arch(tensors: Tensors, era: str) -> Arch:
         blocks=tuple(count(names, f"group{group}/block{{}}/conv1/W{era}") for group in range(4)),
         stem_width=shape(tensors, f"conv0/W{era}")[3],
         width_per_group=shape(tensors, f"group0/block0/conv1/W{era}")[3],
-        norm="frozen",
+        norm=_norm(names, f"conv0/gn/gamma{era}", f"conv0/bn/gamma{era}"),
         neck="fpn" if fpn else "c4",
         neck_channels=shape(tensors, f"fpn/lateral_1x1_c2/W{era}")[3] if fpn else 256,
+        neck_norm=_norm(names, f"fpn/gn_c2/gamma{era}"),
+        head_bias=True,
         rpn_channels=shape(tensors, f"rpn/conv0/W{era}")[3],
         anchors_per_cell=shape(tensors, f"rpn/class/W{era}")[3],
         box_head="fc" if fpn else "res5",
         box_convs=box_convs,
         box_conv_channels=shape(tensors, f"fastrcnn/conv0/W{era}")[3] if box_convs else 256,
+        box_norm=_norm(names, f"fastrcnn/gn0/gamma{era}"),
         box_fcs=1 if box_convs else 2,
         box_fc_width=width if fpn else 1024,
         box_rows="agnostic" if box_rows == 1 and classes > 1 else "with-background",
         mask_convs=count(names, f"maskrcnn/fcn{{}}/W{era}"),
         mask_channels=shape(tensors, f"maskrcnn/deconv/W{era}")[2],
+        mask_norm=_norm(names, f"maskrcnn/gn0/gamma{era}"),
     )
+
+
+def _norm(names: Mapping[str, Any], group: str, batch: str = "") -> NormKind:
+    if group in names:
+        return "group"
+    return "frozen" if batch in names else "none"
 
 
 def _outputs(fpn: bool) -> str:
@@ -222,15 +259,13 @@ def links(spec: Spec, era: str) -> Iterator[Link]:
         if bias:
             yield Link(f"{ours}.bias", f"{theirs}/b{era}", rows)
 
+    def norm(ours: str, theirs: str, kind: NormKind) -> Iterator[Link]:
+        for mine, name in {**_AFFINE, **({} if kind == "group" else _STATISTICS)}.items() if kind != "none" else ():
+            yield Link(f"{ours}.norm.{mine}", f"{theirs}/{name}{era}")
+
     def conv_norm(ours: str, theirs: str) -> Iterator[Link]:
         yield from layer(f"{ours}.conv", theirs, bias=False)
-        for mine, name in (
-            ("weight", "gamma"),
-            ("bias", "beta"),
-            ("running_mean", "mean/EMA"),
-            ("running_var", "variance/EMA"),
-        ):
-            yield Link(f"{ours}.norm.{mine}", f"{theirs}/bn/{name}{era}")
+        yield from norm(ours, f"{theirs}/{'gn' if arch.norm == 'group' else 'bn'}", arch.norm)
 
     yield from conv_norm("backbone.stem", "conv0")
     for stage, blocks in enumerate(arch.blocks, 2):
@@ -244,11 +279,14 @@ def links(spec: Spec, era: str) -> Iterator[Link]:
     if arch.neck == "fpn":
         for level in (2, 3, 4, 5):
             yield from layer(f"fpn.lateral{level}.conv", f"fpn/lateral_1x1_c{level}")
+            yield from norm(f"fpn.lateral{level}", f"fpn/gn_c{level}", arch.neck_norm)
             yield from layer(f"fpn.output{level}.conv", f"fpn/posthoc_3x3_p{level}")
+            yield from norm(f"fpn.output{level}", f"fpn/gn_p{level}", arch.neck_norm)
     for ours, theirs in (("convs.0", "conv0"), ("objectness", "class"), ("deltas", "box")):
         yield from layer(f"rpn.{ours}", f"rpn/{theirs}")
     for index in range(arch.box_convs):
         yield from layer(f"box_head.convs.{index}.conv", f"fastrcnn/conv{index}")
+        yield from norm(f"box_head.convs.{index}", f"fastrcnn/gn{index}", arch.box_norm)
     if arch.box_head == "fc":
         for index, theirs in enumerate(("fc",) if arch.box_convs else ("fc6", "fc7")):
             yield from layer(f"box_head.fcs.{index}", f"fastrcnn/{theirs}", weight=(_DENSE,))
@@ -258,13 +296,14 @@ def links(spec: Spec, era: str) -> Iterator[Link]:
     yield from layer("box_predictor.deltas", f"{outputs}/box", weight=(_DENSE,), rows=quads)
     for index in range(arch.mask_convs):
         yield from layer(f"mask_head.convs.{index}.conv", f"maskrcnn/fcn{index}")
+        yield from norm(f"mask_head.convs.{index}", f"maskrcnn/gn{index}", arch.mask_norm)
     yield from layer("mask_head.upsample", "maskrcnn/deconv")
     yield from layer("mask_predictor.logits", "maskrcnn/conv")
 
 
 def ignored(name: str) -> str:
     """Why a tensor of the file is no part of the model, or ""."""
-    return "of the training, not of the model" if name.split(":")[0] in ("global_step", "learning_rate") else ""
+    return "of the training, not of the model" if name.split(":")[0] in _OF_TRAINING else ""
 
 
 def _landmarks(era: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ def paste(
     boxes: Tensor,
     size: tuple[int, int],
     *,
-    method: Literal["grid-sample", "integer-box", "whole-box", "skimage-box", "crop"],
+    method: Literal["grid-sample", "integer-box", "whole-box", "skimage-box", "crop", "centre-box"],
     threshold: float,
 ) -> Tensor:
     """Masks on the image: probabilities [N, m, m] in `boxes` [N, 4] to bool [N, height, width].
@@ -24,7 +24,8 @@ def paste(
     whole pixels, resizes the mask to it and keeps those above the threshold; "whole-box" (MMDetection 1) does the same
     without growing. "skimage-box" (Matterport) resizes the mask to a box of whole pixels, where it fades towards its
     rim, and keeps those at or above the threshold. "crop" (TF Object Detection API) takes the image for a region of the
-    mask, and reads it as features of regions are read, from edge to edge.
+    mask, and reads it as features of regions are read, from edge to edge. "centre-box" (Tensorpack, where it is to be
+    fast) resizes the mask to the pixels whose centres lie in the box, and keeps those above the threshold.
     """
     masks = torch.zeros((len(boxes), *size), dtype=torch.bool, device=boxes.device)
     one = {
@@ -33,6 +34,7 @@ def paste(
         "whole-box": _in_whole_pixels,
         "skimage-box": _as_skimage,
         "crop": _as_crop,
+        "centre-box": _in_pixels_of_centres,
     }[method]
     for mask, probability, box in zip(masks, probabilities.float(), boxes.float(), strict=True):
         one(mask, probability, box, threshold)
@@ -71,6 +73,10 @@ def _in_whole_pixels(mask: Tensor, probability: Tensor, box: Tensor, threshold: 
         return
     values = F.interpolate(probability[None, None], size=(high, wide), mode="bilinear", align_corners=False)[0, 0]
     mask[top:bottom, left:right] = values[top - y1 : bottom - y1, left - x1 : right - x1] > threshold
+
+
+def _in_pixels_of_centres(mask: Tensor, probability: Tensor, box: Tensor, threshold: float) -> None:
+    _in_whole_pixels(mask, probability, box + box.new_tensor((0.5, 0.5, -0.5, -0.5)), threshold)
 
 
 def _as_skimage(mask: Tensor, probability: Tensor, box: Tensor, threshold: float) -> None:

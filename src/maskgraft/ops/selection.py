@@ -92,7 +92,7 @@ def proposals(
         found,
         nms_threshold,
         at_threshold=nms_at_threshold,
-        apart=nms_apart,
+        apart=nms_apart or nms_ties == "heap",
         ties=nms_ties,
         flat_last=nms_flat_last,
         inclusive=inclusive_areas,
