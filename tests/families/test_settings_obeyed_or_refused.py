@@ -255,6 +255,7 @@ OBEYED: list[tuple[str, str, dict[str, Any]]] = [
         "MODEL: {RPN: {NMS_THRESH: 0}, ROI_HEADS: {NMS: -1, DETECTIONS_PER_IMG: 0}}",
         {"rpn_nms_threshold": 2.0, "nms_threshold": 2.0, "max_detections": 3000},
     ),
+    ("benchmark c4", "MODEL: {RPN: {FPN_POST_NMS_PER_BATCH: true}}", {"rpn_post_nms_shared": False}),
     ("benchmark gn heads", "MODEL: {GROUP_NORM: {EPSILON: 0.001}}", {"norm_eps": 0.0, "head_norm_eps": 0.001}),
     ("benchmark gn heads", "MODEL: {MASK_ON: true}", {"norm_eps": 0.0, "head_norm_eps": 1e-5}),
     ("benchmark c4", "MODEL: {RPN: {POST_NMS_TOP_N_TEST: 300}}", {"rpn_level_post_nms": None, "rpn_post_nms": 300}),

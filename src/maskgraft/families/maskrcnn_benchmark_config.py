@@ -49,7 +49,6 @@ FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("rpn_negative_iou", "MODEL.RPN.BG_IOU_THRESHOLD", float),
     ("rpn_samples", "MODEL.RPN.BATCH_SIZE_PER_IMAGE", int),
     ("rpn_positive_fraction", "MODEL.RPN.POSITIVE_FRACTION", float),
-    ("rpn_post_nms_shared", "MODEL.RPN.FPN_POST_NMS_PER_BATCH", bool),
     ("roi_sampling", "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO", int),
     ("box_pool_size", "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", int),
     ("mask_pool_size", "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION", int),
@@ -168,8 +167,11 @@ def _by_neck(arch: Arch, config: Config, numerics: Numerics, how: dict[str, Lear
         key = "MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS_THRESHOLD"
         if (threshold := setting(config, key)) is not None:
             say("mask_threshold", float(threshold), key)
-    sizes = setting(config, "MODEL.RPN.ANCHOR_SIZES")
     pyramid = arch.neck == "fpn"
+    shared = setting(config, "MODEL.RPN.FPN_POST_NMS_PER_BATCH")
+    if pyramid and shared is not None:
+        say("rpn_post_nms_shared", bool(shared), "MODEL.RPN.FPN_POST_NMS_PER_BATCH")
+    sizes = setting(config, "MODEL.RPN.ANCHOR_SIZES")
     if sizes is not None:
         levels = [quad(level if isinstance(level, list | tuple) else (level,)) for level in sizes]
         say("anchor_sizes", tuple(levels) if pyramid else (quad(sizes),), "MODEL.RPN.ANCHOR_SIZES")
