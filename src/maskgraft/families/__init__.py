@@ -169,7 +169,7 @@ def identify(tensors: Tensors, *, config: str | Path | None = None, family_name:
         findings.append(Finding("names.prefix", "info", message, evidence={"prefix": prefix}))
     beside = [name for name in tensors if not name.startswith(prefix)]
     if beside:
-        message = f"{len(beside)} tensors stand beside the model, and are no part of it, such as {beside[0]}"
+        message = f"beside the model, and no part of it: {', '.join(beside[:3])}{' …' * (len(beside) > 3)}"
         findings.append(Finding("names.unexpected", "info", message, names=tuple(beside[:20])))
     ignored = {name: reason for name in plain if (reason := found.ignored(name))}
     kept = {name: array for name, array in plain.items() if name not in ignored}
