@@ -254,14 +254,21 @@ def test_frozen_stages_of_detectron2_may_have_no_count_of_batches() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "says"),
+    ("family", "name", "shape", "says"),
     [
-        ("backbone.bottom_up.res2.0.conv3.weight", (128, 64, 1, 1), "RES2_OUT_CHANNELS 128, not 256"),
-        ("proposal_generator.rpn_head.conv.conv0.weight", (96, 256, 3, 3), "CONV_DIMS"),
+        ("detectron2", "backbone.bottom_up.res2.0.conv3.weight", (128, 64, 1, 1), "RES2_OUT_CHANNELS 128, not 256"),
+        ("detectron2", "proposal_generator.rpn_head.conv.conv0.weight", (96, 256, 3, 3), "CONV_DIMS"),
+        ("maskrcnn-benchmark", "backbone.body.layer1.0.conv3.weight", (128, 64, 1, 1), "RES2_OUT_CHANNELS 128"),
+        (
+            "maskrcnn-benchmark",
+            "roi_heads.mask.feature_extractor.mask_fcn2.weight",
+            (77, 64, 3, 3),
+            "CONV_LAYERS of the mask head",
+        ),
     ],
 )
-def test_widths_of_detectron2_that_cannot_be_built_are_named(name: str, shape: tuple[int, ...], says: str) -> None:
-    tensors = drawn(*SLIM["detectron2"])
+def test_widths_that_cannot_be_built_are_named(family: str, name: str, shape: tuple[int, ...], says: str) -> None:
+    tensors = drawn(*SLIM[family])
     arrays = {**tensors.arrays, name: LazyArray.of(np.ones(shape, np.float32))}
     with pytest.raises(CheckpointError, match=f"not supported: {says}"):
         identify(replace(tensors, arrays=arrays))

@@ -64,6 +64,9 @@ def _heads_differ(tensors: Tensors) -> bool:
 def _arch(tensors: Tensors) -> Arch:
     names = tensors.arrays
     inner, per_group = shape(tensors, "backbone.body.layer1.0.conv2.weight")[:2]
+    outer = shape(tensors, "backbone.body.layer1.0.conv3.weight")[0]
+    if outer != 256:
+        raise unsupported(tensors, FAMILY.title, f"RES2_OUT_CHANNELS {outer}, not 256")
     neck = "fpn" if any(name.startswith("backbone.fpn.fpn_inner4.") for name in names) else "c4"
     body = {1: "backbone.body", 2: "backbone.body", 3: "backbone.body", 4: "backbone.body"}
     if neck == "c4":
@@ -77,6 +80,10 @@ def _arch(tensors: Tensors) -> Arch:
     normed_fc = f"{fc.format(6)}.1.weight" in names  # then the layer itself has no bias
     normed_mask = "roi_heads.mask.feature_extractor.mask_fcn1.1.weight" in names
     mask_conv = "roi_heads.mask.feature_extractor.mask_fcn{}" + (".0.weight" if normed_mask else ".weight")
+    mask_convs = count(names, mask_conv, start=1)
+    mask_widths = {shape(tensors, mask_conv.format(number + 1))[0] for number in range(mask_convs)}
+    if len(mask_widths) > 1:
+        raise unsupported(tensors, FAMILY.title, f"CONV_LAYERS of the mask head that differ: {sorted(mask_widths)}")
     return Arch(
         classes=classes,
         blocks=tuple(count(names, f"{body[layer]}.layer{layer}.{{}}.conv1.weight") for layer in (1, 2, 3, 4)),
@@ -102,7 +109,7 @@ def _arch(tensors: Tensors) -> Arch:
         fc_bias=not normed_fc,
         box_norm="group" if len(box_convs) > 1 and box_convs[1] == 3 else "none",
         box_rows="agnostic-with-background" if box_rows == 2 and classes > 1 else "with-background",
-        mask_convs=count(names, mask_conv, start=1),
+        mask_convs=mask_convs,
         mask_channels=shape(tensors, "roi_heads.mask.predictor.mask_fcn_logits.weight")[1],
         mask_norm="group" if normed_mask else "none",
         mask_rows="with-background",
