@@ -15,13 +15,14 @@ from maskgraft.class_surgery import CLASS_TENSORS, Synonyms
 from maskgraft.class_surgery import with_classes as with_classes
 from maskgraft.errors import CheckpointError, Finding, UsageError, worst_first
 from maskgraft.families import Identified, identify
+from maskgraft.fields import checked_fields
 from maskgraft.files import LazyArray, open_checkpoint
 from maskgraft.files.mapping import forget
 from maskgraft.grafted import Grafted, Row
 from maskgraft.init import initialise
 from maskgraft.links import Link
 from maskgraft.model import MaskRCNN
-from maskgraft.spec import COMPONENTS, Arch, Spec, checked_fields, component
+from maskgraft.spec import COMPONENTS, Arch, Spec, component
 
 
 def load(

@@ -10,15 +10,13 @@ Canonical form: NCHW, PyTorch weight layouts, boxes xyxy, deltas (dx, dy, dw, dh
 
 import dataclasses
 import json
-import types
-import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from math import inf, isfinite, nextafter
 from typing import Any, Literal
 
 from maskgraft.errors import Finding, UsageError
+from maskgraft.fields import checked_fields, field_fault
 
 BackboneKind = Literal["resnet", "efficientnet_lite0", "mobilenet_v3_large", "inception_v2", "inception_resnet_v2"]
 NormKind = Literal["none", "frozen", "batch", "sync", "affine", "group"]
@@ -378,12 +376,12 @@ class Spec:
         values = checked_fields(Numerics, changes, where="numerics")
         numerics = dataclasses.replace(self.numerics, **values)
         if faults := _beyond(values, numerics):
-            raise UsageError([_field_finding("numerics", fault, [name]) for name, fault in faults.items()])
+            raise UsageError([field_fault("numerics", fault, [name]) for name, fault in faults.items()])
         learned = dict(self.learned)
         learned.update({f"numerics.{name}": Learned("read", source) for name in values})
         changed = dataclasses.replace(self, numerics=numerics, learned=learned)
         if {"anchor_sizes", "anchor_ratios"} & set(values) and changed.anchors_fault:
-            raise UsageError(_field_finding("numerics", changed.anchors_fault, ["anchor_sizes", "anchor_ratios"]))
+            raise UsageError(field_fault("numerics", changed.anchors_fault, ["anchor_sizes", "anchor_ratios"]))
         return changed
 
     def as_json(self) -> dict[str, Any]:
@@ -401,7 +399,7 @@ class Spec:
         """Read back what `as_json` wrote. Raises `UsageError` naming every field that is unknown or wrong."""
         missing = [name for name in ("family", "arch", "numerics", "classes") if name not in data]
         if missing:
-            raise UsageError(_field_finding("spec", f"lacks {', '.join(missing)}", missing))
+            raise UsageError(field_fault("spec", f"lacks {', '.join(missing)}", missing))
         try:
             return Spec(
                 family=str(data["family"]),
@@ -411,7 +409,7 @@ class Spec:
                 learned={name: Learned(how, source) for name, (how, source) in data.get("learned", {}).items()},
             )
         except TypeError as error:  # a required field is absent
-            raise UsageError(_field_finding("spec", str(error), [])) from None
+            raise UsageError(field_fault("spec", str(error), [])) from None
 
 
 def differences(one: Spec, other: Spec) -> dict[str, tuple[Any, Any]]:
@@ -424,32 +422,6 @@ def differences(one: Spec, other: Spec) -> dict[str, tuple[Any, Any]]:
                 result[f"{part}.{f.name}"] = values
     if one.classes != other.classes:
         result["classes"] = (one.classes, other.classes)
-    return result
-
-
-def checked_fields(kind: type, values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
-    """`values` as arguments of the dataclass `kind`: names known, types right, lists made tuples.
-
-    Raises `UsageError` with one finding per wrong entry.
-    """
-    hints = typing.get_type_hints(kind)
-    findings, result = [], {}
-    for name, value in values.items():
-        if name not in hints:
-            near = get_close_matches(name, hints, 1)
-            hint = f"did you mean {near[0]}?" if near else f"one of: {', '.join(hints)}"
-            findings.append(_field_finding(where, f"has no field {name!r}", [name], fix=hint))
-            continue
-        converted = _frozen(value)
-        if isinstance(converted, float) and converted.is_integer() and _accepts(hints[name], int(converted)):
-            converted = int(converted)
-        if _accepts(hints[name], converted):
-            result[name] = float(converted) if hints[name] is float else converted
-        else:
-            wanted = _readable(hints[name])
-            findings.append(_field_finding(where, f"{name} is {json.dumps(value, default=str)}, not {wanted}", [name]))
-    if findings:
-        raise UsageError(findings)
     return result
 
 
@@ -481,36 +453,3 @@ def _numbers(value: Any) -> list[float]:
     if isinstance(value, tuple):
         return [one for item in value for one in _numbers(item)]
     return [value] if isinstance(value, int | float) and not isinstance(value, bool) else []
-
-
-def _field_finding(where: str, fault: str, names: Sequence[str], fix: str = "") -> Finding:
-    return Finding("spec.field", "error", f"{where}: {fault}", names=tuple(names), fix=fix)
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(item) for item in value) if isinstance(value, list | tuple) else value
-
-
-def _accepts(hint: Any, value: Any) -> bool:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return value in arguments
-    if origin is tuple:
-        if not isinstance(value, tuple):
-            return False
-        if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return all(_accepts(arguments[0], item) for item in value)
-        return len(value) == len(arguments) and all(map(_accepts, arguments, value))
-    if origin in (typing.Union, types.UnionType):
-        return any(_accepts(one, value) for one in arguments)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
-def _readable(hint: Any) -> str:
-    if typing.get_origin(hint) is Literal:
-        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
-    return getattr(hint, "__name__", str(hint)) if typing.get_origin(hint) is None else str(hint)
