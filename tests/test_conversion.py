@@ -245,6 +245,14 @@ def test_what_is_found_is_what_the_two_specs_disagree_on(home_file, tmp_path: Pa
     assert found & {"resize", "pad_square", "roi_method", "corner_boxes"}
 
 
+def test_in_whose_pixels_nothing_is_counted_does_not_matter(home_file, tmp_path: Path) -> None:
+    """Detectron counts the least side of a proposal in the photograph's, and asks for none."""
+    done = converted(home_file("detectron"), "maskrcnn-benchmark", tmp_path, accept=True)
+    found = {finding.names for finding in done.findings}
+    assert ("numerics.resize",) in found
+    assert ("numerics.rpn_min_size_in",) not in found
+
+
 def test_a_config_is_written_that_the_family_reads(home_file, tmp_path: Path) -> None:
     numerics = {
         "score_threshold": 0.3,

@@ -381,7 +381,7 @@ def _acts(name: str, arch: Arch, mine: Numerics, theirs: Numerics) -> bool:
         "min_size": mine.fixed_size is not None and theirs.fixed_size is not None,
         "max_size": mine.fixed_size is not None and theirs.fixed_size is not None,
         "stride_in": arch.block == "basic",
-        "rpn_min_size_in": mine.rpn_min_size is None and theirs.rpn_min_size is None,
+        "rpn_min_size_in": not mine.rpn_min_size and not theirs.rpn_min_size,
     }
     return not idle.get(name, False)
 
