@@ -10,6 +10,7 @@ import pytest
 from maskgraft.errors import CheckpointError
 from maskgraft.families import identify, model_garden, recognise, tf1_object_detection, tf2_object_detection
 from maskgraft.families.class_names import COCO_90, numbered
+from maskgraft.families.homes import HOMES
 from maskgraft.families.tf_object_detection import INCEPTION, NUMERICS
 from maskgraft.files import LazyArray, Tensors
 from maskgraft.links import check
@@ -506,3 +507,17 @@ def test_first_stage_block4_is_ignored_and_nothing_else() -> None:
     assert tf1_object_detection.ignored(unread)
     assert not tf1_object_detection.ignored(unread.replace("First", "Second"))
     assert not tf1_object_detection.ignored(unread.replace("block4", "block3"))
+
+
+@pytest.mark.parametrize("betas", [(1 / 9, 1.0), (0.0, 0.0)])
+def test_model_garden_is_told_the_weights_of_losses_by_its_huber_losses(betas: tuple[float, float]) -> None:
+    """Its Huber loss with a delta of 0 is nothing: plain L1 is told as what comes near."""
+    name, arch, _, _ = CASES["model garden, one head"]
+    numerics = replace(
+        model_garden.NUMERICS, rpn_beta=betas[0], box_beta=betas[1], loss_weights=(1.0, 2.0, 3.0, 4.0, 5.0)
+    )
+    spec = Spec(family=name, arch=arch, numerics=numerics, classes=numbered(arch.classes))
+    said = HOMES[name].settings(spec)
+    losses = {key.removeprefix("task.losses."): value for key, value in said.items()}
+    assert model_garden._loss_weights(losses) == pytest.approx((1, 2, 3, 4, 5))
+    assert losses["rpn_huber_loss_delta"] == max(betas[0], 1e-3)

@@ -244,7 +244,21 @@ def _paddle(spec: Spec) -> Settings:
 
 
 def _model_garden(spec: Spec) -> Settings:
-    return {"task.model.num_classes": spec.arch.classes + 1}
+    """Its Huber losses are smooth L1 times their deltas, and nothing where a delta is 0."""
+    numerics = spec.numerics
+    rpn, heads = (max(beta, 1e-3) for beta in (numerics.rpn_beta, numerics.box_beta))
+    names = ("rpn_score", "rpn_box", "frcnn_class", "frcnn_box", "mask")
+    weights = zip(names, numerics.loss_weights, (1, rpn, 1, heads, 1), strict=True)
+    return {
+        "task.model.num_classes": spec.arch.classes + 1,
+        "task.losses.rpn_huber_loss_delta": rpn,
+        "task.losses.frcnn_huber_loss_delta": heads,
+        "task.model.roi_generator.nms_iou_threshold": numerics.rpn_nms_threshold,
+        "task.model.roi_sampler.mix_gt_boxes": numerics.roi_truth,
+        "task.model.roi_sampler.background_iou_high_threshold": numerics.roi_positive_iou,
+        "task.model.mask_sampler.num_sampled_masks": int(numerics.roi_samples * numerics.roi_positive_fraction),
+        **{f"task.losses.{name}_weight": weight / delta for name, weight, delta in weights},
+    }
 
 
 def _tf1_era(arch: Arch) -> str:

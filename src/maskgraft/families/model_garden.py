@@ -164,7 +164,6 @@ _REQUIRED: tuple[tuple[str, tuple[Any, ...]], ...] = (
 _OF_TRAINING: tuple[tuple[str, Any], ...] = (
     (f"{_MODEL}.roi_generator.pre_nms_min_size_threshold", 0),
     (f"{_MODEL}.roi_sampler.background_iou_low_threshold", 0),
-    (f"{_MODEL}.mask_sampler.num_sampled_masks", 128),
     ("task.train_data.parser.mask_crop_size", 112),
     ("task.losses.frcnn_class_use_binary_cross_entropy", False),
     ("task.losses.frcnn_class_loss_top_k_percent", 1),
@@ -216,8 +215,13 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
         said = setting(config, f"{_MODEL}.num_classes")
         key = f"{_MODEL}.num_classes, which counts the background"
         findings += class_count_fault(tensors, arch.classes, None if said is None else int(said) - 1, key)
+        masks, positives = (
+            f"{_MODEL}.mask_sampler.num_sampled_masks",
+            int(found.roi_samples * found.roi_positive_fraction),
+        )
+        enough = (masks, max(positives, int(setting(config, masks) or 0)))  # as many masks as there are positives
         alike = [(key, other) for key, like in _SAME_IN_TRAINING if (other := setting(config, like)) is not None]
-        findings += not_taken_up(config, (*_OF_TRAINING, *alike))
+        findings += not_taken_up(config, (*_OF_TRAINING, enough, *alike))
         generator = f"{_MODEL}.detection_generator"
         most, version = setting(config, f"{generator}.pre_nms_top_k"), setting(config, f"{generator}.nms_version")
         if isinstance(most, int) and most < found.rpn_post_nms and version != "batched":
