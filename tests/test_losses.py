@@ -9,7 +9,7 @@ from torch.nn import functional as F
 import maskgraft as mg
 from maskgraft import batches, coco, losses
 from maskgraft.recipe import Recipe
-from maskgraft.targets import Batch
+from maskgraft.targets import Batch, match
 from tests.tiny import draw_dataset, tiny_model
 
 
@@ -97,3 +97,31 @@ def test_small_proposals_are_dropped_in_pixels_of_input_or_photograph() -> None:
     assert least(2.0, rpn_min_size=8.0, rpn_min_size_train=12.0, train=True) == 12
     assert least(2.0, rpn_min_size=8.0, rpn_min_size_train=12.0) == 8
     assert least(2.0, rpn_min_size=8.0, rpn_min_size_train=None, train=True) == 1
+
+
+def test_the_best_anchors_of_an_object_are_taken_by_the_last_that_wants_them() -> None:
+    """`MaxIoUAssigner`: an anchor that another object overlaps more answers for the object that has no better one."""
+    overlaps = torch.tensor([[0.9, 0.8, 0.1, 0.1], [0.7, 0.2, 0.1, 0.0], [0.0, 0.0, 0.2, 0.2], [0.0, 0.8, 0.0, 0.0]])
+    how = {"positive": 0.75, "negative": 0.3}
+    which, kind = match(overlaps, **how, rescue="taken", least=0.3)
+    assert kind.tolist() == [1, 1, 0, 0]
+    assert which[:2].tolist() == [1, 3]
+    assert match(overlaps, **how, rescue="none")[0][:2].tolist() == [0, 0]
+    which, kind = match(overlaps, **how, rescue="taken", least=0.2)
+    assert (which.tolist(), kind.tolist()) == ([1, 3, 2, 2], [1, 1, 1, 1])
+    assert match(overlaps, **how, rescue="first", least=0.3)[1].tolist() == [1, 1, 0, 0]
+    assert match(overlaps, **how, rescue="all", least=0.3)[1].tolist() == [1, 1, 0, 0]
+
+
+def test_cells_in_the_padding_beside_an_image_are_its_batchs_alone() -> None:
+    model = tiny_model()
+    maps = {f"p{level}": torch.zeros(1, 1, 128 >> level, 96 >> level) for level in range(2, 7)}
+    anchors = model.anchors(maps, (128, 96))
+    numerics = model.spec.numerics
+    assert losses.own_cells(anchors, (33, 70), numerics) is None
+    own = losses.own_cells(anchors, (33, 70), replace(numerics, rpn_own_cells=True, pad_multiple=32))
+    assert own is not None
+    fine, *_, coarse = own.split([len(one) for one in anchors])
+    fine = fine.view(32, 24, -1)
+    assert fine[:16].all() and not fine[16:].any()
+    assert coarse.all() and len(coarse) == 6  # the only cell on the way down begins with the image

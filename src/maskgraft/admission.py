@@ -71,6 +71,7 @@ _SETTABLE = (  # what modules are not built by
     "rpn_pre_nms rpn_score_threshold rpn_level_post_nms rpn_post_nms rpn_nms_threshold rpn_min_size rpn_min_size_in "
     "rpn_pre_nms_train rpn_level_post_nms_train rpn_post_nms_train rpn_post_nms_shared rpn_min_size_train "
     "anchor_clip_train rpn_positive_iou rpn_negative_iou rpn_straddle rpn_straddle_closed rpn_outside rpn_rescue "
+    "rpn_rescue_iou rpn_own_cells rpn_both roi_rescue_iou "
     "rpn_samples rpn_positive_fraction rpn_normaliser rpn_box_mean rpn_box_levels rpn_beta rpn_box_loss rpn_filled "
     "roi_positive_iou roi_samples roi_positive_fraction roi_truth roi_negatives roi_filled box_beta box_mean box_loss "
     "loss_mean mask_loss mean_offset mask_targets loss_weights score_threshold nms_threshold max_detections "

@@ -55,14 +55,15 @@ def rpn(
     regression, positives = [logits.new_zeros(()) for _ in ends], [0 for _ in ends]
     classification, sampled = logits.new_zeros(()), 0
     for image, target in enumerate(targets):
-        which, kind = match_anchors(every, sizes[image], target, numerics)
+        own = own_cells(anchors, sizes[image], numerics)
+        which, kind = match_anchors(every, sizes[image], target, numerics, own=own)
         positive, negative = sample(
             kind,
             count=numerics.rpn_samples,
             positive_fraction=numerics.rpn_positive_fraction,
             generator=generators[image],
         )
-        sampled += len(positive) + len(negative)
+        sampled += max(len(positive), numerics.rpn_both) + max(len(negative), numerics.rpn_both)
         for chosen, answer in ((positive, 1.0), (negative, 0.0)):
             given = logits[image, chosen]
             classification = classification + F.binary_cross_entropy_with_logits(
@@ -107,12 +108,32 @@ def _mean(each: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([one[name] for one in each]).mean() for name in each[0]}
 
 
-def match_anchors(anchors: Tensor, size: tuple[int, int], target: Target, numerics: Numerics) -> tuple[Tensor, Tensor]:
+def own_cells(anchors: Sequence[Tensor], size: tuple[int, int], numerics: Numerics) -> Tensor | None:
+    """Which anchors of all levels, bool [M], stand in cells that an image of `size` would have alone in a batch; None:
+    all may be sampled (`numerics.rpn_own_cells`; `valid_flags` of mmdet 3.3.0)."""
+    if not numerics.rpn_own_cells:
+        return None
+    multiple = numerics.pad_multiple
+    height, width = (-(-side // multiple) * multiple for side in size)
+    own = []
+    for every, sizes in zip(anchors, numerics.anchor_sizes, strict=True):
+        count = len(sizes) * len(numerics.anchor_ratios)
+        x, y = (every[::count, :2] - every[:1, :2]).round().unbind(1)  # from the first cell
+        own.append(((x < width) & (y < height)).repeat_interleave(count))
+    return torch.cat(own)
+
+
+def match_anchors(
+    anchors: Tensor, size: tuple[int, int], target: Target, numerics: Numerics, *, own: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Match anchors [M, 4] to the truth of an image of `size` (height, width), as `targets.match` does.
 
-    Where coordinates run from pixel to pixel (`numerics.corner_boxes`), anchors and objects are whole pixels for this.
+    `own`, bool [M]: those that may be sampled at all; None: all. Where coordinates run from pixel to pixel
+    (`numerics.corner_boxes`), anchors and objects are whole pixels for this.
     """
     inside = within(anchors, size, numerics)
+    if own is not None:
+        inside = own if inside is None else inside & own
     seen = slice(None) if inside is None or numerics.rpn_outside == "matched" else inside
     which = torch.zeros(len(anchors), dtype=torch.int64, device=anchors.device)
     kind = torch.full_like(which, -1)
@@ -121,6 +142,7 @@ def match_anchors(anchors: Tensor, size: tuple[int, int], target: Target, numeri
         positive=numerics.rpn_positive_iou,
         negative=numerics.rpn_negative_iou,
         rescue=numerics.rpn_rescue,
+        least=numerics.rpn_rescue_iou,
     )
     if inside is not None:
         kind[~inside] = -1

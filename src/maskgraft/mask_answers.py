@@ -139,6 +139,21 @@ def resized(masks: Cutouts, which: Tensor, boxes: Tensor, side: int) -> Tensor:
     return ((found > 0.5) & (lengths > 0).all(1)[:, None]).float()
 
 
+def cut_out(masks: Cutouts, which: Tensor, boxes: Tensor, side: int) -> Tensor:
+    """The bitmap in the pixels from the first corner of a box to the last one, both cut to whole numbers and part of
+    it, resized as OpenCV resizes grey levels, 0 or 1 (`mask_target.py` of mmdet 1.2.0)."""
+    height, width = masks.size
+    result = np.zeros((len(boxes), side, side, 1), np.float32)
+    last = np.array((width, height, width, height)) - 1
+    corners = boxes.cpu().numpy().clip(0, last).astype(np.int64).tolist()
+    for index, (instance, (left, top, right, bottom)) in enumerate(zip(which.tolist(), corners, strict=True)):
+        first_row, first_column, last_row, last_column = masks.windows[instance]
+        plane = np.zeros((height, width, 1), np.uint8)
+        plane[first_row:last_row, first_column:last_column, 0] = masks.parts[instance]
+        result[index] = resize.opencv(plane[top : max(bottom, top) + 1, left : max(right, left) + 1], (side, side))
+    return torch.from_numpy(result[..., 0]).to(boxes.device)
+
+
 def drawn(polygons: "Polygons", which: Tensor, boxes: Tensor, side: int, *, least: float) -> Tensor:
     """The polygon drawn at `side` × `side` by COCO's own tools; no side of a box counts less than `least`."""
     from faster_coco_eval import mask as coco_mask  # imported here: only polygon training needs it

@@ -469,6 +469,7 @@ class MaskRCNN(nn.Module):
                     target,
                     classes=arch.classes,
                     positive_iou=numerics.roi_positive_iou,
+                    rescue_iou=numerics.roi_rescue_iou,
                     count=numerics.roi_samples,
                     positive_fraction=numerics.roi_positive_fraction,
                     inclusive=numerics.inclusive_areas,

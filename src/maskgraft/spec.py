@@ -36,6 +36,7 @@ ResizeKind = Literal[
 ]
 ClassRows = Literal["foreground", "with-background", "agnostic", "agnostic-with-background"]
 ScoreKind = Literal["softmax", "sigmoid", "logit"]
+MaskCrop = Literal["soft-crop", "crop", "mini-crop", "soft-sample", "mini-sample", "resized", "cut"]
 How = Literal["read", "implied", "assumed"]
 
 FROM_SCRATCH = "scratch"  # the family of a model that came from no file
@@ -236,18 +237,22 @@ class Numerics:
     # others), or are no proposals either
     rpn_outside: Literal["matched", "unmatched", "absent"] = "matched"
     # the best anchors of an object are positive however low their overlap: all that share it, those that overlap at
-    # all, those that are not negative; or the first of them, which then answers for this object
-    rpn_rescue: Literal["all", "overlapping", "undecided", "first"] = "all"
+    # all, those that are not negative; the first of them, or all, which then answer for this object; or none is …
+    rpn_rescue: Literal["all", "overlapping", "undecided", "first", "taken", "none"] = "all"
+    rpn_rescue_iou: float = 0.0  # … where the object overlaps its best anchor by at least this
+    rpn_own_cells: bool = False  # cells beyond an image's own padding, beside larger images, are not sampled
     rpn_samples: int = 256  # anchors per image
     rpn_positive_fraction: float = 0.5
     # losses divide by what was sampled, or by rpn_samples, or roi_samples ("regions"), × images; or objectness by this,
     # and boxes by that
     rpn_normaliser: Literal["sampled", "samples", "samples-sampled", "regions"]
+    rpn_both: bool = False  # "sampled" counts one positive and one negative of each image at least
     rpn_box_mean: bool = False  # that of boxes by the coordinates of the positive anchors
     rpn_box_levels: bool = False  # … of each level apart, all its positive anchors, sampled or not; these are added
     rpn_beta: float  # where the smooth L1 loss turns from square to linear; 0: plain L1
     rpn_filled: bool = False  # proposals that are missing in training are boxes of no area in the corner
     roi_positive_iou: float = 0.5
+    roi_rescue_iou: float | None = None  # the best proposals of an object that overlap it so far answer for it
     roi_samples: int = 512  # proposals per image
     roi_positive_fraction: float = 0.25
     roi_truth: bool = True  # the true boxes are proposals too
@@ -271,19 +276,8 @@ class Numerics:
     # same cut at 0.5, and of masks that were brought to 56 × 56 before (Matterport's mini-masks); one sample in the
     # middle of each pixel; drawn, or where there is no polygon cut at whole pixels and resized, what is not all object
     # being 0; about the same as in the middle of each pixel, of masks brought to 112 × 112 before (Model Garden); cut
-    # at whole pixels and resized, above 0.5
-    mask_targets: Literal[
-        "soft-bitmap",
-        "bitmap",
-        "polygon",
-        "polygon-or-cut",
-        "soft-crop",
-        "crop",
-        "mini-crop",
-        "soft-sample",
-        "mini-sample",
-        "resized",
-    ]
+    # at whole pixels and resized, above 0.5; the same as OpenCV resizes grey levels, from the first pixel to the last
+    mask_targets: Literal["soft-bitmap", "bitmap", "polygon", "polygon-or-cut", MaskCrop]
     # of objectness, proposals' boxes, classes, boxes and masks, before any that a recipe gives
     loss_weights: tuple[float, float, float, float, float] = (1.0, 1.0, 1.0, 1.0, 1.0)
 
@@ -299,7 +293,7 @@ NUMERICS_FIELDS: tuple[str, ...] = tuple(f.name for f in dataclasses.fields(Nume
 _RANGES: dict[str, tuple[float, float]] = (
     dict.fromkeys(
         "rpn_nms_threshold nms_threshold mask_threshold rpn_positive_iou rpn_negative_iou rpn_positive_fraction "
-        "roi_positive_iou roi_positive_fraction".split(),
+        "rpn_rescue_iou roi_rescue_iou roi_positive_iou roi_positive_fraction".split(),
         (0.0, 1.0),
     )
     | dict.fromkeys(

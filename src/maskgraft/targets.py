@@ -13,21 +13,11 @@ from maskgraft import mask_answers
 from maskgraft.cutouts import Cutouts
 from maskgraft.ops import boxes as box_ops
 from maskgraft.sending import sent
+from maskgraft.spec import MaskCrop
 
 Size = tuple[int, int]
-Rescue = Literal["all", "overlapping", "undecided", "first"]
-Method = Literal[
-    "soft-bitmap",
-    "bitmap",
-    "polygon",
-    "polygon-or-cut",
-    "soft-crop",
-    "crop",
-    "mini-crop",
-    "soft-sample",
-    "mini-sample",
-    "resized",
-]
+Rescue = Literal["all", "overlapping", "undecided", "first", "taken", "none"]
+Method = Literal["soft-bitmap", "bitmap", "polygon", "polygon-or-cut", MaskCrop]
 Polygons = tuple[tuple[npt.NDArray[np.float64], ...], ...]
 
 
@@ -60,13 +50,16 @@ def _received(
     return Target(torch.from_numpy(boxes), torch.from_numpy(labels), masks, polygons)
 
 
-def match(overlaps: Tensor, *, positive: float, negative: float, rescue: Rescue | None) -> tuple[Tensor, Tensor]:
+def match(
+    overlaps: Tensor, *, positive: float, negative: float, rescue: Rescue, least: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """Match candidates to truth by overlap [N truths, M candidates].
 
     Returns the best truth of each candidate, int64 [M], and its kind, int64 [M]: 1 positive (overlap ≥ `positive`),
     0 negative (< `negative`), -1 neither. `rescue`: the best candidates of each truth are positive however low their
-    overlap (Ren et al. 2015, §3.1.2): "all" that share it, those "overlapping" it at all, those "undecided" without;
-    or the "first", whose truth it then is (of several truths the first). Without truth everything is negative.
+    overlap (Ren et al. 2015, §3.1.2), if it is `least`: "all" that share it, those "overlapping" it at all, those
+    "undecided" without; or the "first", whose truth it then is (of several truths the first), or all are "taken" so (of
+    several truths by the last, as in MMDetection's `MaxIoUAssigner`). Without truth everything is negative.
     """
     truths, count = overlaps.shape
     if not truths or not count:
@@ -75,20 +68,25 @@ def match(overlaps: Tensor, *, positive: float, negative: float, rescue: Rescue 
     kind = torch.full_like(which, -1)
     kind[best < negative] = 0
     kind[best >= positive] = 1
+    if rescue == "none":
+        return which, kind
+    highest = overlaps.max(1).values
+    order = torch.arange(truths, device=which.device)
     if rescue == "first":
         owner = torch.full_like(which, truths)
-        owner = owner.scatter_reduce(0, overlaps.argmax(1), torch.arange(truths, device=owner.device), "amin")
+        owner = owner.scatter_reduce(0, overlaps.argmax(1), order.where(highest >= least, truths), "amin")
         rescued = owner < truths
         which = torch.where(rescued, owner, which)
-        kind[rescued] = 1
-    elif rescue is not None:
-        equal = overlaps == overlaps.max(1, keepdim=True).values
+    else:
+        equal = (overlaps == highest[:, None]) & (highest >= least)[:, None]
         if rescue == "overlapping":
             equal &= overlaps > 0
         rescued = equal.any(0)
         if rescue == "undecided":
             rescued &= best >= negative
-        kind[rescued] = 1
+        if rescue == "taken":
+            which[rescued] = order[:, None].where(equal[:, rescued], -1).amax(0)
+    kind[rescued] = 1
     return which, kind
 
 
@@ -140,6 +138,8 @@ def mask_targets(target: Target, which: Tensor, boxes: Tensor, *, side: int, met
             return mask_answers.cropped_small(target.masks, which, boxes, side)
         case "soft-sample":
             return mask_answers.sampled(target.masks, which, boxes, side)
+        case "cut":
+            return mask_answers.cut_out(target.masks, which, boxes, side)
         case "mini-sample":
             return mask_answers.sampled_small(target.masks, target.boxes, which, boxes, side)
         case "resized":
@@ -173,6 +173,7 @@ def sample_regions(
     *,
     classes: int,
     positive_iou: float,
+    rescue_iou: float | None = None,
     count: int,
     positive_fraction: float,
     inclusive: bool,
@@ -186,14 +187,25 @@ def sample_regions(
     """Draw proposals [M, 4] for the heads.
 
     Overlaps are those of boxes made smaller by `scale`, which counts where boxes are `inclusive`. `truth`: the true
-    boxes are proposals too. `negatives` as in `sample`. `filled`: where there are fewer than `count`, boxes of no area
+    boxes are proposals too. `rescue_iou`: a proposal that overlaps an object best, and by this at least, is positive
+    and answers for it, whatever other object it overlaps more; true boxes then are matched to themselves, and rescue
+    nothing. `negatives` as in `sample`. `filled`: where there are fewer than `count`, boxes of no area
     in the corner make up for them, as background; they make up for missing proposals, and are drawn like these, where
     there are fewer than `proposed`.
     """
     proposals = F.pad(proposals, (0, 0, 0, max(proposed - len(proposals), 0)))
     boxes = torch.cat((proposals, target.boxes)) if truth else proposals
-    overlaps = box_ops.iou(target.boxes / scale, boxes / scale, inclusive=inclusive)
-    which, kind = match(overlaps, positive=positive_iou, negative=positive_iou, rescue=None)
+    matched = boxes if rescue_iou is None else proposals
+    which, kind = match(
+        box_ops.iou(target.boxes / scale, matched / scale, inclusive=inclusive),
+        positive=positive_iou,
+        negative=positive_iou,
+        rescue="none" if rescue_iou is None else "taken",
+        least=rescue_iou or 0.0,
+    )
+    if len(matched) < len(boxes):
+        which = torch.cat((which, torch.arange(len(target.boxes), device=which.device)))
+        kind = torch.cat((kind, torch.ones_like(target.labels)))
     positive, negative = sample(
         kind, count=count, positive_fraction=positive_fraction, negatives=negatives, generator=generator
     )

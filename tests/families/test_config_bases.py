@@ -143,6 +143,37 @@ def test_bases_that_are_imported_are_told(tmp_path: Path) -> None:
     assert found == {"max_epochs": 3, configs.NOT_READ: [".._base_.models.mask_rcnn_r50_fpn", ".schedule"]}
 
 
+def test_bases_that_are_imported_and_there_are_read(tmp_path: Path) -> None:
+    """Relative, by the package that both are part of, and by name; what is imported otherwise is its name."""
+    folder = tmp_path / "mmdet" / "configs" / "mine"
+    below = folder.parent / "_base_" / "models"
+    for one in (folder, below):
+        one.mkdir(parents=True)
+    (below / "mask.py").write_text(
+        "from mmdet.models.necks.fpn import FPN\nfrom torch.nn import BatchNorm2d as Norm\nnorm = dict(type=Norm)\n"
+        "model = dict(neck=dict(type=FPN, num_outs=5), backbone=dict(norm_cfg=norm, **dict(depth=50)), old=dict(a=1))\n"
+    )
+    (folder / "schedule.py").write_text("max_epochs = 12\nother = 1\n")
+    (folder / "top.py").write_text(
+        "from mmengine.config import read_base\n"
+        "with read_base():\n"
+        "    from .._base_.models.mask import *\n    from mmdet.configs.mine.schedule import max_epochs as epochs\n"
+        "from mmdet.models.necks import PAFPN\n"
+        "model.merge(dict(neck=dict(num_outs=6), old=dict(_delete_=True, b=2)))\n"
+        "model.backbone.update(dict(depth=101))\nother_neck = dict(type=PAFPN)\n"
+    )
+    assert configs.read_config(folder / "top.py") == {
+        "norm": {"type": "torch.nn.BatchNorm2d"},
+        "model": {
+            "neck": {"type": "mmdet.models.necks.fpn.FPN", "num_outs": 6},
+            "backbone": {"norm_cfg": {"type": "torch.nn.BatchNorm2d"}, "depth": 101},
+            "old": {"b": 2},
+        },
+        "epochs": 12,
+        "other_neck": {"type": "mmdet.models.necks.PAFPN"},
+    }
+
+
 @pytest.mark.parametrize(
     ("ending", "text"), [("yaml", "x: {y: 1}"), ("py", "x = dict(y=1)"), ("config", "model { y: 1 }")]
 )

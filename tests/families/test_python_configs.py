@@ -51,7 +51,7 @@ positional = dict([('a', 1)])
 """
     config = parse_python(text)
     assert not trap.exists()
-    assert config == {"model": {"type": "MaskRCNN", "depth": 50}, "other": {}}
+    assert config == {"model": {"type": "MaskRCNN", "depth": 50}, "other": {"type": "MaskRCNN", "depth": 50}}
 
 
 @pytest.mark.parametrize(

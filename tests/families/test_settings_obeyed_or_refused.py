@@ -126,6 +126,31 @@ REFUSED = [
     ("detectron", "TEST: {BBOX_REG: false}", "TEST.BBOX_REG"),
     ("detectron", "MODEL: {FASTER_RCNN: false}", "MODEL.FASTER_RCNN"),
     ("mmdet", MMDET["nms"].format("class_agnostic=True"), "class_agnostic"),
+    ("mmdet", MMDET["nms"].format("max_num=50"), "max_num"),
+    ("mmdet", MMDET["nms"].format("score_threshold=0.1"), "score_threshold"),
+    ("mmdet", "model = dict(test_cfg=dict(rpn=dict(nms=dict(offset=1))))", "offset"),
+    ("mmdet", MMDET["model"].format("neck=dict(end_level=2)"), "end_level"),
+    ("mmdet", MMDET["model"].format("neck=dict(norm_cfg=dict(type='GN', num_groups=16))"), "num_groups"),
+    ("mmdet", MMDET["model"].format("backbone=dict(norm_cfg=dict(type='IN'))"), "IN"),
+    (
+        "mmdet",
+        MMDET["model"].format(
+            "neck=dict(norm_cfg=dict(type='BN')), roi_head=dict(mask_head=dict(norm_cfg=dict(type='BN', eps=0.001)))"
+        ),
+        "to variances",
+    ),
+    (
+        "mmdet",
+        MMDET["model"].format(
+            "rpn_head=dict(bbox_coder=dict(type='DeltaXYWHBBoxCoder')), "
+            "roi_head=dict(bbox_head=dict(bbox_coder=dict(type='LegacyDeltaXYWHBBoxCoder')))"
+        ),
+        "coders DeltaXYWHBBoxCoder and LegacyDeltaXYWHBBoxCoder",
+    ),
+    ("mmdet", MMDET["step"].format("type='Resize', scale_factor=0.5, keep_ratio=True"), "by a factor"),
+    ("mmdet", MMDET["step"].format("type='MultiScaleFlipAug', scale_factor=1.0, transforms=[]"), "by a factor"),
+    ("mmdet", MMDET["step"].format("type='LoadImageFromFile', to_float32=True"), "to_float32"),
+    ("mmdet", MMDET["step"].format("type='LoadImageFromFile', color_type='grayscale'"), "grayscale"),
     ("mmdet", MMDET["model"].format("neck=dict(upsample_cfg=dict(mode='bilinear'))"), "upsample_cfg"),
     ("mmdet", MMDET["model"].format("backbone=dict(strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2))"), "strides"),
     ("mmdet", MMDET["model"].format("data_preprocessor=dict(pad_value=114)"), "pad_value"),
@@ -321,6 +346,50 @@ TestReader:
         {"box_delta_weights": (6, 5, 3, 2)},
     ),
     ("mmdet", MMDET["head"].format("bbox_head=dict(loss_bbox=dict(type='GIoULoss'))"), {"box_loss": "giou"}),
+    (
+        "mmdet",
+        MMDET["model"].format("data_preprocessor=dict(pad_size_divisor=16)")
+        + "\ntest_pipeline = [dict(type='Normalize', mean=[1, 2, 3], std=[4, 5, 6], to_rgb=True)]",
+        {"channel_order": "rgb", "pixel_mean": (1, 2, 3), "pixel_std": (4, 5, 6), "pad_multiple": 16},
+    ),
+    ("mmdet", MMDET["model"].format("test_cfg=dict(rpn=dict(min_bbox_size=-1))"), {"rpn_min_size": None}),
+    (
+        "mmdet",
+        MMDET["model"].format("backbone=dict(norm_cfg=dict(type='BN', eps=1e-3)), neck=dict(norm_cfg=dict(type='BN'))"),
+        {"norm_eps": 1e-3, "head_norm_eps": 1e-5},
+    ),
+    (
+        "mmdet",
+        MMDET["model"].format(
+            "rpn_head=dict(loss_cls=dict(loss_weight=2.0)), "
+            "roi_head=dict(mask_head=dict(loss_mask=dict(loss_weight=0.5))),"
+            " train_cfg=dict("
+            "rpn=dict(assigner=dict(match_low_quality=False, min_pos_iou=0.2, neg_iou_thr=0.4), allowed_border=8), "
+            "rpn_proposal=dict(nms_pre=700, max_per_img=600, min_bbox_size=4), "
+            "rcnn=dict(assigner=dict(min_pos_iou=0.6), sampler=dict(num=64, add_gt_as_proposals=False)))"
+        ),
+        {
+            "loss_weights": (2.0, 1.0, 1.0, 1.0, 0.5),
+            "rpn_rescue": "none",
+            "rpn_rescue_iou": 0.2,
+            "rpn_negative_iou": 0.4,
+            "rpn_straddle": 8,
+            "rpn_pre_nms_train": 700,
+            "rpn_post_nms_train": 600,
+            "rpn_min_size_train": 4,
+            "roi_rescue_iou": 0.6,
+            "roi_samples": 64,
+            "roi_truth": False,
+        },
+    ),
+    (
+        "mmdet",
+        MMDET["model"].format(
+            "test_cfg=dict(rpn=dict(nms_pre=500)), "
+            "train_cfg=dict(rpn=dict(allowed_border=-1), rcnn=dict(assigner=dict(match_low_quality=False)))"
+        ),
+        {"rpn_pre_nms_train": 500, "rpn_straddle": None, "roi_rescue_iou": None},
+    ),
     ("tf1", tf(), {"min_size": 600, "max_size": 1024, "fixed_size": None}),
     ("tf1", tf("fixed_shape_resizer { width: 400 }"), {"fixed_size": (300, 400)}),
     ("tf1", tf("fixed_shape_resizer { resize_method: AREA }"), {"resize": "tensorflow-1-area"}),
@@ -442,3 +511,22 @@ def test_tests_that_look_several_times_are_told(options: str, says: str, tmp_pat
     (tmp_path / called).write_text(f"test_pipeline = [dict(type='MultiScaleFlipAug', {options}, transforms=[])]")
     findings = identify(drawn(spec, era), config=tmp_path / called).findings
     assert [says in one.message for one in findings if one.code == "numerics.resize"] == [True] * bool(says)
+
+
+def test_mmdetections_settings_of_trainings_alone_are_told(tmp_path: Path) -> None:
+    (spec, era), called = FILES["mmdet"]
+    text = (
+        "model = dict(rpn_head=dict(loss_bbox=dict(type='GIoULoss'), reg_decoded_bbox=True), "
+        "roi_head=dict(bbox_head=dict(loss_bbox=dict(type='GIoULoss'))), "
+        "test_cfg=dict(rpn=dict(nms=dict(iou_threshold=0.7))), train_cfg=dict("
+        "rpn=dict(assigner=dict(type='MaxIoUAssigner', gt_max_assign_all=True, ignore_iof_thr=-1), pos_weight=-1), "
+        "rpn_proposal=dict(nms=dict(iou_threshold=0.8)), "
+        "rcnn=dict(assigner=dict(pos_iou_thr=0.6, neg_iou_thr=0.5), sampler=dict(type='OHEMSampler'), pos_weight=2)))"
+    )
+    (tmp_path / called).write_text(text)
+    (finding,) = identify(drawn(spec, era), config=tmp_path / called).findings
+    assert (finding.code, finding.severity) == ("numerics.training", "info")
+    assert set(finding.names) == {
+        *("bbox_head.loss_bbox.type", "train_cfg.rpn_proposal.nms", "train_cfg.rcnn.assigner.neg_iou_thr"),
+        *("train_cfg.rcnn.sampler.type", "train_cfg.rcnn.pos_weight"),
+    }

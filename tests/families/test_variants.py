@@ -49,6 +49,19 @@ VARIANTS: dict[str, tuple[Spec, str]] = {
         mmdet.NUMERICS,
         "2",
     ),
+    "mmdet 2 v1c": slim("mmdet", Arch(classes=4, norm="batch", stem="3x3", **FEW), mmdet.NUMERICS, "2"),
+    "mmdet 2 v1d": slim(
+        "mmdet",
+        Arch(classes=4, norm="batch", stem="3x3", **FEW),
+        replace(mmdet.NUMERICS, stride_pooled=True),
+        "2",
+    ),
+    "mmdet 2 dc5": slim(
+        "mmdet",
+        Arch(classes=4, norm="batch", neck="dc5", anchors_per_cell=15, box_fc_width=24, **FEW_C4),
+        mmdet.NUMERICS,
+        "2",
+    ),
     "mmdet 2 x101": slim("mmdet", Arch(classes=4, norm="batch", blocks=R101, groups=8, **FEW), mmdet.NUMERICS, "2"),
     "mmdet 1 x101": slim(
         "mmdet", Arch(classes=4, norm="batch", blocks=R101, groups=8, **FEW, **BACKGROUND), mmdet.NUMERICS, "1"

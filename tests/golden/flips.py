@@ -56,6 +56,8 @@ NUMBERS: dict[str, tuple[Any, ...]] = {
     "rpn_positive_iou": (0.7, 0.5),
     "rpn_negative_iou": (0.3, 0.4),
     "rpn_straddle": (None, 0.0),
+    "rpn_rescue_iou": (0.0, 0.3, 0.9),
+    "roi_rescue_iou": (None, 0.5),
     "rpn_samples": (256, 512),
     "rpn_positive_fraction": (0.5, 0.25),
     "rpn_beta": (0.0, 1 / 9, 1.0),

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import yaml
 
 from maskgraft.errors import CheckpointError, Finding
-from maskgraft.families.python_configs import imported_bases, imported_beside, parse_python
+from maskgraft.families.python_configs import imported_bases, imported_beside, merged, parse_python
 from maskgraft.spec import Learned
 
 _MOST_BYTES = 4 << 20
@@ -62,8 +62,8 @@ def read_config(path: Path) -> Mapping[str, Any]:
     """A config file as nested dicts: Python text where it is called so, YAML otherwise.
 
     The files that it is written on top of are read first: `_BASE_` of Detectron2 and PaddleDetection, `_base_` of
-    MMDetection, and what a LazyConfig of Detectron2 imports, by their place beside it. Those that are not there, or are
-    imported otherwise, stay under `NOT_READ`. Raises `CheckpointError`.
+    MMDetection and what it imports under `read_base()`, and what a LazyConfig of Detectron2 imports, by their place
+    beside it. Those that are not there stay under `NOT_READ`. Raises `CheckpointError`.
     """
     return _with_bases(path, ())
 
@@ -71,50 +71,50 @@ def read_config(path: Path) -> Mapping[str, Any]:
 def _with_bases(path: Path, above: tuple[Path, ...], *, may_be_empty: bool = False) -> Mapping[str, Any]:
     lacking: list[str] = []
 
-    def below(one: str, *, may_be_empty: bool) -> Mapping[str, Any]:
-        place = path.parent / Path(one).expanduser()
-        if not place.is_file() or len(above) == _MOST_BASES or place.resolve() in (*above, path.resolve()):
+    def below(one: str, place: Path | None, *, may_be_empty: bool) -> Mapping[str, Any]:
+        """The settings of a file that this one is written on top of."""
+        every = (*above, path.resolve())
+        if place is None or not place.is_file() or len(above) == _MOST_BASES or place.resolve() in every:
             lacking.append(one)
             return {}
-        found = _with_bases(place, (*above, path.resolve()), may_be_empty=may_be_empty)
+        found = _with_bases(place, every, may_be_empty=may_be_empty)
         lacking.extend(found.get(NOT_READ, ()))
-        return found
+        return {name: value for name, value in found.items() if name != NOT_READ}
 
     python, key = path.suffix == ".py", "_BASE_"
     base: dict[str, Any] = {}
     imported: dict[str, Any] = {}
     if python:
         script, key = read_text(path), "_base_"
-        lacking += imported_bases(script)
+        for one, names in imported_bases(script):
+            found = below(one, _place(one, path), may_be_empty=True)
+            imported |= {here: found[there] for there, here in names.items() if there in found} if names else found
         for one, names in imported_beside(script):
-            found = below(one, may_be_empty=True)  # of schedules and the like nothing is understood
+            found = below(one, path.parent / one, may_be_empty=True)  # of schedules and the like nothing is understood
             imported |= {here: found[there] for there, here in names.items() if there in found}
         text = parse_python(script, imported=imported)
-        if not text and not may_be_empty:
+        if not (text or lacking or may_be_empty):
             raise _refused(path, "is no Python text of settings")
     else:
         text = read_yaml(path)
     named = text.get(key, ())
     for one in [named] if isinstance(named, str) else named if isinstance(named, list | tuple) else ():
-        base = merged(base, below(str(one), may_be_empty=False))
+        base = merged(base, below(str(one), path.parent / Path(str(one)).expanduser(), may_be_empty=False))
     if python and base:
         text = parse_python(script, base, imported)
     whole = merged(base, {name: value for name, value in text.items() if name != key})
-    whole.pop(NOT_READ, None)
     return whole | {NOT_READ: lacking} if lacking else whole
 
 
-def merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings on top of others; one that says `_delete_` (MMDetection) replaces what was there."""
-    result = dict(base)
-    for name, value in top.items():
-        before = result.get(name)
-        if isinstance(value, Mapping):
-            inside = {key: one for key, one in value.items() if key != "_delete_"}
-            result[name] = merged(before if isinstance(before, Mapping) and inside == value else {}, inside)
-        else:
-            result[name] = value
-    return result
+def _place(module: str, path: Path) -> Path | None:
+    """Where the module of an import stands: by its place beside the config, or below the package both are part of."""
+    steps, parents = module.lstrip(".").split("."), path.resolve().parents
+    level = len(module) - len(module.lstrip("."))
+    if level:
+        folder = parents[level - 1] if level <= len(parents) else None
+    else:
+        folder = next((one.parent for one in parents if one.name == steps[0]), None)
+    return folder and folder.joinpath(*steps).with_suffix(".py")
 
 
 def read_text(path: Path) -> str:

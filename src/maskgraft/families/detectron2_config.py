@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from maskgraft.errors import Finding
-from maskgraft.families.configs import NOT_READ, base_fault, changes_from, merged, setting
+from maskgraft.families.configs import NOT_READ, base_fault, changes_from, setting
 from maskgraft.families.detectron_maths import straddle
 from maskgraft.families.family import (
     Config,
@@ -20,6 +20,7 @@ from maskgraft.families.family import (
     refuse_what_cannot_be_obeyed,
     unsupported,
 )
+from maskgraft.families.python_configs import merged
 from maskgraft.files import Tensors
 from maskgraft.spec import NUMERICS_FIELDS, Arch, Learned, Numerics
 

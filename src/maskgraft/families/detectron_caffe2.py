@@ -14,7 +14,7 @@ import yaml
 
 from maskgraft.errors import Finding
 from maskgraft.families import maskrcnn_benchmark_config
-from maskgraft.families.configs import changes_from, merged, parse_yaml, setting
+from maskgraft.families.configs import changes_from, parse_yaml, setting
 from maskgraft.families.detectron2_config import numerics_of
 from maskgraft.families.detectron_maths import (
     SHARED,
@@ -35,6 +35,7 @@ from maskgraft.families.family import (
     shape,
     unsupported,
 )
+from maskgraft.families.python_configs import merged
 from maskgraft.files import Tensors
 from maskgraft.links import Link, background_last
 from maskgraft.spec import NUMERICS_FIELDS, Arch, Learned, NormKind, Numerics, Spec

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from maskgraft.errors import Finding
-from maskgraft.families.configs import changes_from, merged, setting
+from maskgraft.families.configs import changes_from, setting
 from maskgraft.families.detectron_maths import SHARED, of_arch, quad, straddle
 from maskgraft.families.family import (
     Config,
@@ -18,6 +18,7 @@ from maskgraft.families.family import (
     refuse_other_pooling,
     refuse_what_cannot_be_obeyed,
 )
+from maskgraft.families.python_configs import merged
 from maskgraft.files import Tensors
 from maskgraft.spec import NUMERICS_FIELDS, Arch, Learned, Numerics
 

@@ -1,4 +1,4 @@
-"""MMDetection: Mask R-CNN of 3.x and 2.x, and of 1.x with its inclusive boxes; FPN and C4, pytorch and caffe style.
+"""MMDetection: Mask R-CNN of 3.x and 2.x, and of 1.x with its inclusive boxes; FPN, C4, DC5; pytorch and caffe style.
 
 The settings of the training stand in the file itself (`meta`), as Python text. Conventions: mmdet 3.3.0 `models/`,
 mmcv 2.1.0 `ops/`, mmengine 0.10.7; for 1.x mmdet 1.2.0 `core/`, `models/`, `ops/roi_align`.
@@ -11,11 +11,12 @@ from typing import Any
 from maskgraft.families import mmdet_config
 from maskgraft.families.class_names import COCO_80, numbered
 from maskgraft.families.class_shift import class_shift, version
-from maskgraft.families.configs import base_fault
+from maskgraft.families.configs import base_fault, setting
 from maskgraft.families.family import (
     Config,
     Family,
     Reading,
+    class_count_fault,
     conv_links,
     count,
     learned,
@@ -53,7 +54,14 @@ NUMERICS = Numerics(
     roi_sampling=0,
     box_min_size=0.0,
     mask_paste="grid-sample",
+    rpn_post_nms_train=1000,
+    rpn_outside="unmatched",
+    rpn_rescue="taken",
+    rpn_rescue_iou=0.3,
+    rpn_own_cells=True,
     rpn_normaliser="sampled",
+    rpn_both=True,
+    roi_rescue_iou=0.5,
     rpn_beta=0.0,
     box_beta=0.0,
     mask_targets="bitmap",
@@ -73,16 +81,21 @@ _LEGACY: dict[str, Any] = {
     "roi_any_size": True,
     "detect_in": "input-photograph",
     "mask_paste": "whole-box",
+    "rpn_post_nms_train": 2000,
     "rpn_straddle": 0.0,
     "rpn_beta": 1 / 9,
     "box_beta": 1.0,
+    "mask_targets": "cut",
 }
 
-_C4: dict[str, Any] = {
+# `configs/_base_/models/faster-rcnn_r50-caffe-{c4,dc5}.py`.
+_ONE_MAP: dict[str, Any] = {
     "anchor_sizes": ((32.0, 64.0, 128.0, 256.0, 512.0),),
     "rpn_pre_nms": 6000,
     "rpn_pre_nms_train": 12000,
-    "box_pool_size": 14,
+    "rpn_post_nms_train": 2000,
+    "rpn_straddle": 0.0,
+    "roi_rescue_iou": None,
     "stride_in": "1x1",
     "channel_order": "bgr",
     "pixel_mean": (103.53, 116.28, 123.675),
@@ -112,7 +125,8 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
     source = "config"
     if config is None:
         config, source = own_config(meta), f"{tensors.path.name}: its config"
-    legacy = era == "1" or version(meta) < (2,)
+    config = mmdet_config.plain(config or {})
+    legacy = (era == "1" or version(meta) < (2,)) and "roi_head" not in mmdet_config.model_of(config)
     how = {
         **learned("tensor names and shapes", "implied", [f"arch.{name}" for name in Arch.__dataclass_fields__]),
         **learned(
@@ -126,18 +140,21 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
             [f"numerics.{name}" for name in _ASSUMED],
         ),
     }
-    changes = (_LEGACY if legacy else {}) | (_C4 if arch.neck == "c4" else {})
-    findings = class_shift(tensors, meta) if era == "2" else []
+    changes = (_LEGACY if legacy else {}) | ({} if arch.neck == "fpn" else _ONE_MAP)
+    changes |= {"box_pool_size": 14 if arch.neck == "c4" else 7, "stride_pooled": _pools(tensors.arrays)}
+    findings = list(class_shift(tensors, meta)) if era == "2" else []
     if config:
-        config = mmdet_config.plain(config)
-        what = mmdet_config.refusal(config)
+        what = mmdet_config.refusal(config, arch.neck)
         if what:
             raise unsupported(tensors, FAMILY.title, what)
         said = mmdet_config.read(config)
         changes |= said
         how |= learned(source, "read", [f"numerics.{name}" for name in said])
         fix = "give the config that MMDetection wrote into the work_dir"
-        findings = [*findings, *base_fault(config, fix), *mmdet_config.augmented(config)]
+        findings += [*base_fault(config, fix), *mmdet_config.told(config)]
+        rows = setting(mmdet_config.head_of(config), "bbox_head.num_classes")
+        rows = rows - 1 if era == "1" and isinstance(rows, int) else rows  # one was the background's
+        findings += class_count_fault(tensors, arch.classes, rows, "bbox_head.num_classes")
     classes, how["classes"] = _classes(meta, arch)
     numerics = replace(NUMERICS, **changes)
     spec = Spec(family=FAMILY.name, arch=arch, numerics=numerics, classes=classes, learned=how)
@@ -147,7 +164,7 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
 _ASSUMED = (
     "channel_order pixel_mean pixel_std min_size max_size pad_multiple stride_in anchor_sizes anchor_ratios "
     "rpn_pre_nms rpn_post_nms rpn_nms_threshold score_threshold nms_threshold max_detections roi_sampling "
-    "box_pool_size mask_pool_size rpn_beta box_beta"
+    "box_pool_size mask_pool_size rpn_beta box_beta rpn_straddle roi_rescue_iou"
 ).split()
 
 
@@ -180,7 +197,8 @@ def _head(era: str) -> str:
 def _refuse(tensors: Tensors, head: str) -> None:
     names = tensors.arrays
     faults = [what for name, what in _REFUSED if head + name in names or "roi_head." + name in names]
-    if "backbone.layer1.0.conv2.weight" not in names or "backbone.conv1.weight" not in names:
+    stems = "backbone.conv1.weight", "backbone.stem.6.weight"
+    if "backbone.layer1.0.conv2.weight" not in names or not any(stem in names for stem in stems):
         faults.append("a backbone that is not a plain ResNet or ResNeXt")
     if any(".conv2.conv_offset." in name or ".conv2_offset." in name for name in names):
         faults.append("deformable convolutions")
@@ -199,10 +217,12 @@ def _refuse(tensors: Tensors, head: str) -> None:
 
 def _arch(tensors: Tensors, era: str) -> Arch:
     names, head = tensors.arrays, _head(era)
-    norm = "gn" if "backbone.gn1.weight" in names else "bn"
+    deep = "backbone.stem.6.weight" in names
+    norm = "gn" if "backbone.layer1.0.gn1.weight" in names else "bn"
     bottleneck = "backbone.layer1.0.conv3.weight" in names
     inner, per_group = shape(tensors, "backbone.layer1.0.conv2.weight")[:2]
-    neck = "fpn" if "neck.lateral_convs.0.conv.weight" in names else "c4"
+    single = "c4" if f"{head}shared_head.layer4.0.conv1.weight" in names else "dc5"
+    neck = "fpn" if "neck.lateral_convs.0.conv.weight" in names else single
     stages = {1: "backbone", 2: "backbone", 3: "backbone", 4: f"{head}shared_head" if neck == "c4" else "backbone"}
     rows = shape(tensors, f"{head}bbox_head.fc_cls.weight")[0]
     box_rows = shape(tensors, f"{head}bbox_head.fc_reg.weight")[0] // 4
@@ -214,10 +234,11 @@ def _arch(tensors: Tensors, era: str) -> Arch:
         classes=rows - 1,
         block="bottleneck" if bottleneck else "basic",
         blocks=tuple(count(names, f"{stages[layer]}.layer{layer}.{{}}.conv1.weight") for layer in (1, 2, 3, 4)),
-        stem_width=shape(tensors, "backbone.conv1.weight")[0],
+        stem="3x3" if deep else "7x7",
+        stem_width=shape(tensors, "backbone.stem.6.weight" if deep else "backbone.conv1.weight")[0],
         groups=inner // per_group if bottleneck else 1,
         width_per_group=per_group,
-        norm=norm_kind(names, f"backbone.{norm}1"),
+        norm=norm_kind(names, f"backbone.layer1.0.{norm}1"),
         neck=neck,  # type: ignore[arg-type]
         neck_channels=shape(tensors, "neck.lateral_convs.0.conv.weight")[0] if neck == "fpn" else 256,
         neck_norm=_conv_norm_kind(names, "neck.lateral_convs.0"),
@@ -238,6 +259,11 @@ def _arch(tensors: Tensors, era: str) -> Arch:
     )
 
 
+def _pools(names: Mapping[str, Any]) -> bool:
+    """Whether a shortcut that strides averages before its convolution, whose place in it is the second then."""
+    return "backbone.layer2.0.downsample.1.weight" in names and "backbone.layer2.0.downsample.2.weight" in names
+
+
 def _conv_norm_kind(names: Mapping[str, Any], theirs: str) -> Any:
     return "group" if f"{theirs}.gn.weight" in names else norm_kind(names, f"{theirs}.bn")
 
@@ -246,8 +272,14 @@ def links(spec: Spec, era: str) -> Iterator[Link]:
     """One link a tensor, in the names of `era`."""
     arch, head = spec.arch, _head(era)
     norm = "gn" if arch.norm == "group" else "bn"
-    yield from conv_links("backbone.stem.conv", "backbone.conv1", bias=False)
-    yield from norm_links("backbone.stem.norm", f"backbone.{norm}1", arch.norm)
+    if arch.stem == "3x3":
+        for index in range(3):  # each followed by its norm and a ReLU
+            yield from conv_links(f"backbone.stem.{index}.conv", f"backbone.stem.{3 * index}", bias=False)
+            yield from norm_links(f"backbone.stem.{index}.norm", f"backbone.stem.{3 * index + 1}", arch.norm)
+    else:
+        yield from conv_links("backbone.stem.conv", "backbone.conv1", bias=False)
+        yield from norm_links("backbone.stem.norm", f"backbone.{norm}1", arch.norm)
+    around = 1 if spec.numerics.stride_pooled else 0  # what averages stands first
     for layer, blocks in enumerate(arch.blocks, 1):
         shared = layer == 4 and arch.neck == "c4"
         stage = "box_head.res5" if shared else f"backbone.res{layer + 1}"
@@ -257,8 +289,8 @@ def links(spec: Spec, era: str) -> Iterator[Link]:
                 yield from conv_links(f"{ours}.conv{number}.conv", f"{theirs}.conv{number}", bias=False)
                 yield from norm_links(f"{ours}.conv{number}.norm", f"{theirs}.{norm}{number}", arch.norm)
             if index == 0 and (layer > 1 or arch.block == "bottleneck"):
-                yield from conv_links(f"{ours}.shortcut.conv", f"{theirs}.downsample.0", bias=False)
-                yield from norm_links(f"{ours}.shortcut.norm", f"{theirs}.downsample.1", arch.norm)
+                yield from conv_links(f"{ours}.shortcut.conv", f"{theirs}.downsample.{around}", bias=False)
+                yield from norm_links(f"{ours}.shortcut.norm", f"{theirs}.downsample.{around + 1}", arch.norm)
     if arch.neck == "fpn":
         for index, level in enumerate((2, 3, 4, 5)):
             yield from _conv_module(f"fpn.lateral{level}", f"neck.lateral_convs.{index}", arch.neck_norm)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from maskgraft.errors import CheckpointError, Finding
+from maskgraft.families import mmdet_training
 from maskgraft.families.configs import setting
 
 Config = Mapping[str, Any]
@@ -68,6 +69,10 @@ def transforms(config: Config) -> list[Config]:
     return []
 
 
+_NONE = ("rpn_min_size", "rpn_straddle", "roi_rescue_iou")  # fields that a config may set to nothing
+_TRUNK = ("backbone", "shared_head")  # the second is C5 of a C4 model
+_NORMS = ("BN", "BN2d", "SyncBN", "MMSyncBN", "GN", "BatchNorm2d", "SyncBatchNorm", "GroupNorm")
+
 # The steps of a test pipeline that either change nothing of the pixels or are read.
 _STEPS = (
     *("LoadImageFromFile", "LoadImageFromNDArray", "LoadImageFromWebcam", "InferencerLoader", "LoadAnnotations"),
@@ -76,35 +81,42 @@ _STEPS = (
 )
 
 
-def refusal(config: Config) -> str:
-    """What in a config changes the computation in ways that maskgraft does not have, or ""."""
+# Strides, dilations and which stages are looked at, of the backbone before each neck.
+_STAGES = {
+    "fpn": ((1, 2, 2, 2), (1, 1, 1, 1), (0, 1, 2, 3)),
+    "c4": ((1, 2, 2), (1, 1, 1), (2,)),
+    "dc5": ((1, 2, 2, 1), (1, 1, 1, 2), (3,)),
+}
+
+
+def refusal(config: Config, neck: str) -> str:
+    """What in a config changes the computation in ways that maskgraft does not have, or ""; `neck` as of `Arch`."""
     model, head = model_of(config), head_of(config)
     testing = stage_settings(config, "test_cfg")
     coders = ("DeltaXYWHBBoxCoder", "LegacyDeltaXYWHBBoxCoder")
     nothing = (0.0,) * 4
+    strides, dilations, seen = _STAGES[neck]
     allowed: tuple[tuple[Any, str, tuple[Any, ...]], ...] = (
         (model, "type", ("MaskRCNN",)),
         (model, "data_preprocessor.type", ("DetDataPreprocessor",)),
         (model, "data_preprocessor.pad_value", (0,)),
         (model, "data_preprocessor.rgb_to_bgr", (False,)),
-        (model, "backbone.type", ("ResNet", "ResNeXt")),
+        (model, "backbone.type", ("ResNet", "ResNeXt", "ResNetV1c", "ResNetV1d")),
         (model, "backbone.conv_cfg.type", ("Conv", "Conv2d")),
-        (model, "backbone.deep_stem", (False,)),
-        (model, "backbone.avg_down", (False,)),
         (model, "backbone.with_cp", (False, True)),
-        (model, "backbone.strides", ((1, 2, 2, 2), (1, 2, 2))),
-        (model, "backbone.dilations", ((1, 1, 1, 1), (1, 1, 1))),
-        (model, "backbone.out_indices", ((0, 1, 2, 3), (2,))),
+        (model, "backbone.strides", (strides,)),
+        (model, "backbone.dilations", (dilations,)),
+        (model, "backbone.out_indices", (seen,)),
         (model, "neck.type", ("FPN",)),
         (model, "neck.conv_cfg.type", ("Conv", "Conv2d")),
         (model, "neck.start_level", (0,)),
+        (model, "neck.end_level", (-1, 3)),
         (model, "neck.num_outs", (5,)),
         (model, "neck.act_cfg", ()),
         (model, "neck.upsample_cfg.mode", ("nearest",)),
         (model, "rpn_head.type", ("RPNHead",)),
         (model, "rpn_head.loss_cls.use_sigmoid", (True,)),
         (model, "rpn_head.anchor_generator.type", ("AnchorGenerator", "LegacyAnchorGenerator")),
-        (model, "rpn_head.anchor_generator.centers", ()),
         (model, "rpn_head.bbox_coder.type", coders),
         (model, "rpn_head.bbox_coder.target_means", (nothing,)),
         (model, "rpn_head.bbox_coder.clip_border", (True,)),
@@ -138,16 +150,59 @@ def refusal(config: Config) -> str:
         (head, "mask_head.conv_kernel_size", (3,)),
         (head, "mask_head.upsample_cfg.type", ("deconv",)),
         (head, "mask_head.predictor_cfg.type", ("Conv", "Conv2d")),
-        (testing, "rcnn.nms.type", ("nms",)),
-        (testing, "rcnn.nms.class_agnostic", (False,)),
-        (testing, "rpn.nms.type", ("nms",)),
         (testing, "rpn.nms_across_levels", (False,)),
+        *(
+            (testing, f"{stage}.nms.{name}", usual)
+            for stage in ("rpn", "rcnn")
+            for name, usual in (
+                ("type", ("nms",)),
+                ("class_agnostic", (False,)),
+                ("offset", (0,)),
+                ("max_num", (-1, 0)),
+                ("score_threshold", (0,)),
+            )
+        ),
     )
     for part, key, values in allowed:
         said = setting(part, key)
         if said is not None and (tuple(said) if isinstance(said, list) else said) not in values:
             return f"{key} is {said!r}"
-    return next((fault for step in transforms(config) if (fault := _step_fault(step))), "")
+    steps = (_step_fault(step) for step in transforms(config))
+    faults = (*steps, _norm_fault(model, head), _legacy_fault(model, head))
+    return next(filter(None, faults), "")
+
+
+def _lengths(values: Any) -> list[Any]:
+    """Strides, or sizes; of a pair the shorter one."""
+    return [min(one) if isinstance(one, list | tuple) else one for one in values or ()]
+
+
+def _norm_fault(model: Config, head: Config) -> str:
+    """Norms that are none of those known, or of which those of the heads differ in what they add to the variance."""
+    every = _norms(model, head)
+    for name, norm in every.items():
+        if norm.get("type") not in _NORMS or norm.get("num_groups", 32) != 32:
+            return f"{name}.norm_cfg is {dict(norm)!r}"
+    trunk = [norm.get("eps", 1e-5) for name, norm in every.items() if name in _TRUNK]
+    heads = [norm.get("eps", 1e-5) for name, norm in every.items() if name not in _TRUNK]
+    if len(set(trunk)) > 1 or len(set(heads)) > 1:
+        return f"norms of {', '.join(every)} add {trunk + heads!r} to variances"
+    return ""
+
+
+def _norms(model: Config, head: Config) -> dict[str, Config]:
+    """The settings of norms, by the part of the model that they are in."""
+    parts = [(model, "backbone"), (model, "neck"), *((head, f"{name}_head") for name in ("shared", "bbox", "mask"))]
+    found = {name: setting(part, f"{name}.norm_cfg") for part, name in parts}
+    return {name: norm for name, norm in found.items() if isinstance(norm, Mapping)}
+
+
+def _legacy_fault(model: Config, head: Config) -> str:
+    """Boxes that are part of MMDetection 1 and part of what came after, or ""."""
+    coders = [setting(model, "rpn_head.bbox_coder.type"), setting(head, "bbox_head.bbox_coder.type")]
+    made = setting(model, "rpn_head.anchor_generator.type")
+    legacy = [str(one).startswith("Legacy") for one in (*coders, made) if one is not None]
+    return "" if all(legacy) or not any(legacy) else f"coders {coders[0]} and {coders[1]} with a {made}"
 
 
 def _step_fault(step: Config) -> str:
@@ -155,7 +210,15 @@ def _step_fault(step: Config) -> str:
     kind = step.get("type")
     if kind not in _STEPS:
         return f"the test pipeline has the step {kind}"
+    if kind == "MultiScaleFlipAug" and step.get("img_scale") is None:
+        return "images are resized by a factor"
+    if kind in ("LoadImageFromFile", "LoadImageFromNDArray"):
+        for key, usual in (("to_float32", False), ("color_type", "color")):
+            if step.get(key, usual) != usual:
+                return f"images are read with {key} {step[key]!r}"
     if kind == "Resize":
+        if step.get("scale_factor") is not None:
+            return "images are resized by a factor"
         # since 3.0 a `scale` is taken without its ratio where nothing else is said
         if not step.get("keep_ratio", "scale" not in step):
             return "images are resized without keeping their ratio"
@@ -170,7 +233,7 @@ def _step_fault(step: Config) -> str:
     return ""
 
 
-def augmented(config: Config) -> list[Finding]:
+def _augmented(config: Config) -> list[Finding]:
     """What to say where the home framework looks at an image several times, at other sizes or flipped."""
     for step in transforms(config):
         if step.get("type") == "MultiScaleFlipAug":
@@ -191,7 +254,7 @@ def read(config: Config) -> dict[str, Any]:
     faults = []
     for part in (_pixels, _backbone, _proposals, _regions, _testing, _training):
         try:
-            changes |= {name: value for name, value in part(config).items() if value is not None}
+            changes |= {name: value for name, value in part(config).items() if value is not None or name in _NONE}
         except (TypeError, ValueError, IndexError, KeyError, AttributeError, ArithmeticError) as error:
             about = part.__name__.strip("_")
             faults.append(Finding("config.mismatch", "error", f"config: its settings of {about} are odd: {error}"))
@@ -216,7 +279,7 @@ def _pixels(config: Config) -> dict[str, Any]:
     if "mean" not in normalise:
         normalise = setting(config, "img_norm_cfg") or {}
     before: Config = setting(config, "model.data_preprocessor") or {}
-    to_rgb = _when(bool, before.get("bgr_to_rgb", False) if before else None, normalise.get("to_rgb"))
+    to_rgb = _when(bool, before.get("bgr_to_rgb", False) if "mean" in before else None, normalise.get("to_rgb"))
     scales = [step.get("scale") or step.get("img_scale") for step in steps]
     scale = next((one for one in scales if isinstance(one, list | tuple)), None)
     if scale and isinstance(scale[0], list | tuple):
@@ -236,9 +299,11 @@ def _pixels(config: Config) -> dict[str, Any]:
 def _backbone(config: Config) -> dict[str, Any]:
     model = model_of(config)
     style = setting(model, "backbone.style")
+    heads = [norm for name, norm in _norms(model, head_of(config)).items() if name not in _TRUNK]
     return {
         "stride_in": {"caffe": "1x1", "pytorch": "3x3"}.get(str(style)),
         "norm_eps": _when(float, setting(model, "backbone.norm_cfg.eps")),
+        "head_norm_eps": next((float(norm.get("eps", 1e-5)) for norm in heads), None),
     }
 
 
@@ -247,9 +312,8 @@ def _proposals(config: Config) -> dict[str, Any]:
     made: Config = head.get("anchor_generator") or {}
     scales = made.get("scales", head.get("anchor_scales"))
     strides = made.get("strides", head.get("anchor_strides"))
-    bases = made.get("base_sizes") or head.get("anchor_base_sizes") or strides
-    if bases:  # strides may be pairs
-        bases = [min(base) if isinstance(base, list | tuple) else base for base in bases]
+    bases = _lengths(made.get("base_sizes") or head.get("anchor_base_sizes") or strides)
+    offset = _offset(made, head, _lengths(strides), bases)
     octave, steps = made.get("octave_base_scale"), made.get("scales_per_octave")
     if octave is not None and steps is not None:
         scales = [octave * 2 ** (step / steps) for step in range(steps)]
@@ -259,10 +323,8 @@ def _proposals(config: Config) -> dict[str, Any]:
         "anchor_sizes": sizes,
         "anchor_ratios": _when(_numbers, made.get("ratios"), head.get("anchor_ratios")),
         "anchor_order": None if made.get("scale_major", True) else "size",
-        "anchor_offset": _when(float, made.get("center_offset")),
+        "anchor_offset": offset,
         "rpn_delta_weights": tuple(round(1 / std, 9) for std in stds) if stds else None,
-        "rpn_beta": _beta(head.get("loss_bbox")),
-        "rpn_box_loss": _LOSSES.get(str(setting(head, "loss_bbox.type"))),
     }
     if made.get("type") == "LegacyAnchorGenerator":
         changes |= {"anchor_rounding": True}
@@ -271,13 +333,18 @@ def _proposals(config: Config) -> dict[str, Any]:
     return changes
 
 
-_LOSSES = {"L1Loss": "smooth-l1", "SmoothL1Loss": "smooth-l1", "GIoULoss": "giou"}
-
-
-def _beta(loss: Any) -> float | None:
-    if not isinstance(loss, Mapping):
-        return None
-    return {"L1Loss": 0.0, "SmoothL1Loss": float(loss.get("beta", 1.0))}.get(str(loss.get("type")))
+def _offset(made: Config, head: Config, strides: list[Any], bases: list[Any]) -> float | None:
+    """Where anchors are centred, in strides. Raises `ValueError` where that is another share of each."""
+    centres = made.get("centers")
+    if centres is not None:
+        shares = {part / stride for centre, stride in zip(centres, strides, strict=True) for part in centre}
+        if len(shares) != 1:
+            raise ValueError(f"anchors are centred at {centres!r}")
+        return float(shares.pop())
+    said: float | None = _when(float, made.get("center_offset"))
+    if bases != strides and (said or "anchor_base_sizes" in head):
+        raise ValueError(f"anchors of {bases!r} pixels are centred by their size, and not by their stride")
+    return said
 
 
 def _regions(config: Config) -> dict[str, Any]:
@@ -292,8 +359,6 @@ def _regions(config: Config) -> dict[str, Any]:
         "mask_pool_size": _when(int, for_masks.get("output_size"), for_masks.get("out_size")),
         "res5_stride": _when(int, setting(head, "shared_head.stride")),
         "box_delta_weights": tuple(round(1 / std, 9) for std in _numbers(stds)) if stds else None,
-        "box_beta": _beta(setting(head, "bbox_head.loss_bbox")),
-        "box_loss": _LOSSES.get(str(setting(head, "bbox_head.loss_bbox.type"))),
     }
 
 
@@ -302,38 +367,30 @@ def _testing(config: Config) -> dict[str, Any]:
     rpn: Config = testing.get("rpn") or {}
     rcnn: Config = testing.get("rcnn") or {}
     return {
-        **_candidates(rpn, ""),
+        "rpn_pre_nms": _when(int, rpn.get("nms_pre")),
+        "rpn_post_nms": _when(int, mmdet_training.most(rpn)),
+        "rpn_level_post_nms": _when(int, mmdet_training.of_level(rpn)),
         "score_threshold": _when(float, rcnn.get("score_thr")),
         "nms_threshold": _when(float, setting(rcnn, "nms.iou_threshold"), setting(rcnn, "nms.iou_thr")),
         "max_detections": _when(int, rcnn.get("max_per_img")),
         "mask_threshold": _when(float, rcnn.get("mask_thr_binary")),
         "rpn_nms_threshold": _when(float, setting(rpn, "nms.iou_threshold"), rpn.get("nms_thr")),
-        "rpn_min_size": _when(float, rpn.get("min_bbox_size")),
+        **_least(rpn),
     }
 
 
-def _candidates(rpn: Config, when: str) -> dict[str, Any]:
-    return {
-        f"rpn_pre_nms{when}": _when(int, rpn.get("nms_pre")),
-        f"rpn_post_nms{when}": _when(int, rpn.get("max_per_img"), rpn.get("max_num"), rpn.get("nms_post")),
-    }
+def _least(rpn: Config) -> dict[str, Any]:
+    """The smallest side of a proposal: below 0 none is dropped."""
+    said = rpn.get("min_bbox_size")
+    return {} if said is None else {"rpn_min_size": float(said) if said >= 0 else None}
 
 
 def _training(config: Config) -> dict[str, Any]:
-    training = stage_settings(config, "train_cfg")
-    rpn: Config = training.get("rpn") or {}
-    rcnn: Config = training.get("rcnn") or {}
-    border = rpn.get("allowed_border")
-    changes: dict[str, Any] = {
-        **_candidates(training.get("rpn_proposal") or {}, "_train"),
-        "rpn_positive_iou": _when(float, setting(rpn, "assigner.pos_iou_thr")),
-        "rpn_negative_iou": _when(float, setting(rpn, "assigner.neg_iou_thr")),
-        "rpn_samples": _when(int, setting(rpn, "sampler.num")),
-        "rpn_positive_fraction": _when(float, setting(rpn, "sampler.pos_fraction")),
-        "roi_positive_iou": _when(float, setting(rcnn, "assigner.pos_iou_thr")),
-        "roi_samples": _when(int, setting(rcnn, "sampler.num")),
-        "roi_positive_fraction": _when(float, setting(rcnn, "sampler.pos_fraction")),
-    }
-    if border is not None and border >= 0:
-        changes["rpn_straddle"] = float(border)
-    return changes
+    parts = model_of(config), head_of(config), stage_settings(config, "train_cfg"), stage_settings(config, "test_cfg")
+    return mmdet_training.read(*parts)
+
+
+def told(config: Config) -> list[Finding]:
+    """What to say of settings that results do not follow, and of those that a training does not."""
+    training, testing = stage_settings(config, "train_cfg"), stage_settings(config, "test_cfg")
+    return [*_augmented(config), *mmdet_training.told(model_of(config), head_of(config), training, testing)]

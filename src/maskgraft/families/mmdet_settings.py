@@ -17,22 +17,26 @@ FIELDS = frozenset(
 def settings(spec: Spec) -> Mapping[str, Any]:
     """A config of MMDetection 3, nested: what its `init_detector` builds the model with."""
     arch, numerics, pyramid = spec.arch, spec.numerics, spec.arch.neck == "fpn"
+    stages = 3 if arch.neck == "c4" else 4
     style = "caffe" if numerics.stride_in == "1x1" else "pytorch"
     strides = [4, 8, 16, 32, 64][: len(numerics.anchor_sizes)] if pyramid else [16]
     first = numerics.anchor_sizes[0]
     align = {"type": "RoIAlign", "sampling_ratio": numerics.roi_sampling, "aligned": numerics.roi_aligned}
-    layers = {"out_channels": arch.neck_channels if pyramid else 1024, "featmap_strides": strides[:4]}
     norm = {"norm_cfg": _norm(arch.norm, numerics.norm_eps), "norm_eval": True, "style": style}
     depth = {"depth": sum(arch.blocks) * (3 if arch.block == "bottleneck" else 2) + 2}
     widths = [(64 if arch.block == "basic" else 256) * 2**stage for stage in range(4)]
+    channels = arch.neck_channels if pyramid else widths[stages - 1]  # of what proposals and regions are made from
+    layers = {"out_channels": channels, "featmap_strides": strides[:4]}
     backbone: dict[str, Any] = {
         "type": "ResNeXt" if arch.groups > 1 else "ResNet",
         **depth,
         "stem_channels": arch.stem_width,
-        "num_stages": 4 if pyramid else 3,
-        "strides": (1, 2, 2, 2)[: 4 if pyramid else 3],
-        "dilations": (1, 1, 1, 1)[: 4 if pyramid else 3],
-        "out_indices": (0, 1, 2, 3) if pyramid else (2,),
+        "num_stages": stages,
+        "strides": (1, 2, 2, 1 if arch.neck == "dc5" else 2)[:stages],
+        "dilations": (1, 1, 1, 2 if arch.neck == "dc5" else 1)[:stages],
+        "out_indices": (0, 1, 2, 3) if pyramid else (stages - 1,),
+        "deep_stem": arch.stem == "3x3",
+        "avg_down": numerics.stride_pooled,
         **norm,
     }
     if arch.groups > 1:
@@ -49,19 +53,19 @@ def settings(spec: Spec) -> Mapping[str, Any]:
             "num_classes": arch.classes,
             "reg_class_agnostic": arch.box_rows == "agnostic",
             "bbox_coder": _coder(numerics.box_delta_weights),
-            **(_mean_head(widths[-1], numerics) if arch.box_head == "res5" else _box_head(arch, numerics)),
+            **(_mean_head(widths[-1], numerics) if arch.box_head == "res5" else _box_head(arch, numerics, channels)),
         },
         "mask_head": {
             "type": "FCNMaskHead",
             "num_convs": arch.mask_convs,
-            "in_channels": arch.neck_channels if pyramid else widths[-1],
+            "in_channels": widths[-1] if arch.neck == "c4" else channels,
             "norm_cfg": _norm(arch.mask_norm, numerics.norm_eps),
             "conv_out_channels": arch.mask_channels,
             "num_classes": arch.classes,
             "class_agnostic": arch.mask_rows == "agnostic",
         },
     }
-    if pyramid:
+    if arch.neck != "c4":
         layer = align | {"output_size": numerics.mask_pool_size}
         head["mask_roi_extractor"] = {"type": "SingleRoIExtractor", "roi_layer": layer, **layers}
     else:
@@ -80,15 +84,17 @@ def settings(spec: Spec) -> Mapping[str, Any]:
         "backbone": backbone,
         "rpn_head": {
             "type": "RPNHead",
-            "in_channels": arch.neck_channels if pyramid else 1024,
+            "in_channels": channels,
             "feat_channels": arch.rpn_channels,
             "num_convs": arch.rpn_convs,
             "anchor_generator": {
                 "type": "AnchorGenerator",
-                "scales": [size / strides[0] for size in first],
+                "scales": [size / first[0] for size in first],
+                "base_sizes": [sizes[0] for sizes in numerics.anchor_sizes],
+                "scale_major": numerics.anchor_order == "ratio",
                 "ratios": list(numerics.anchor_ratios),
                 "strides": strides,
-                "center_offset": numerics.anchor_offset,
+                "centers": [(numerics.anchor_offset * stride,) * 2 for stride in strides],
             },
             "bbox_coder": _coder(numerics.rpn_delta_weights),
             "loss_cls": {"type": "CrossEntropyLoss", "use_sigmoid": True},
@@ -100,7 +106,7 @@ def settings(spec: Spec) -> Mapping[str, Any]:
                 "nms_pre": numerics.rpn_pre_nms,
                 "max_per_img": numerics.rpn_post_nms,
                 "nms": {"type": "nms", "iou_threshold": numerics.rpn_nms_threshold},
-                "min_bbox_size": numerics.rpn_min_size or 0,
+                "min_bbox_size": -1 if numerics.rpn_min_size is None else numerics.rpn_min_size,
             },
             "rcnn": {
                 "score_thr": numerics.score_threshold,
@@ -143,9 +149,9 @@ def _coder(weights: tuple[float, float, float, float]) -> dict[str, Any]:
     return {"type": "DeltaXYWHBBoxCoder", "target_means": [0.0] * 4, "target_stds": stds}
 
 
-def _box_head(arch: Arch, numerics: Numerics) -> dict[str, Any]:
+def _box_head(arch: Arch, numerics: Numerics, channels: int) -> dict[str, Any]:
     return {
-        "in_channels": arch.neck_channels,
+        "in_channels": channels,
         "roi_feat_size": numerics.box_pool_size,
         "num_shared_convs": arch.box_convs,
         "conv_out_channels": arch.box_conv_channels,

@@ -1,9 +1,10 @@
 """Configs that are Python text, read as data: the text is parsed and never run.
 
 Understood are assignments at the top (MMDetection), to attributes (Tensorpack) and in classes (Matterport): of
-literals, `dict(...)`, `array([...])`, names assigned before, sums of numbers or lists, and `L(Thing)(...)` of
-Detectron2, which is a dict whose `_target_` is the text of the thing. Whatever else stands in the text is left out; for
-attributes and classes, whose readers ask, it is an `Unread`.
+literals, `dict(...)`, `array([...])`, names assigned or imported before, sums of numbers or lists, `L(Thing)(...)` of
+Detectron2, which is a dict whose `_target_` is the text of the thing, and what `model.merge(dict(...))` puts on top of
+a setting. Whatever else stands in the text is left out; for attributes and classes, whose readers ask, it is an
+`Unread`.
 """
 
 import ast
@@ -46,28 +47,61 @@ def parse_python(
 
     MMDetection 1 and 2 put the name of the file in front of the text; that line is skipped. `base` is what the text
     calls `_base_`, the settings of the files that it is written on top of; `imported` are the names that it takes from
-    files beside it, which it may change.
+    files beside it, which it may change. What else is imported is its name, "mmdet.models.FPN".
     """
     if len(text) > _MOST_CHARACTERS:
         return {}
     tree = _parsed(text) or _parsed("#" + text)
     found: dict[str, Any] = deepcopy(dict(imported or {}))
+    outside: dict[str, Any] = {}
+    below = {} if base is None else {"_base_": base}
     for statement in tree.body if tree else ():
-        if isinstance(statement, ast.Assign):
-            try:
-                value = _value(statement.value, found if base is None else {**found, "_base_": base})
-            except RecursionError:
-                continue
+        try:
+            _follow(statement, found, outside, below)
+        except RecursionError:
+            continue
+    return found
+
+
+def _follow(statement: ast.stmt, found: dict[str, Any], outside: dict[str, Any], below: Mapping[str, Any]) -> None:
+    """Do to the settings `found` what a statement does; `outside` and `below` are names that are none of them."""
+    known = {**outside, **found, **below}
+    match statement:
+        case ast.ImportFrom(module=str(module), names=names):
+            outside |= {one.asname or one.name: f"{module}.{one.name}" for one in names}
+        case ast.Assign():
+            value = _value(statement.value, known)
             for target in statement.targets:
                 if isinstance(target, ast.Name) and value is not _LEFT_OUT:
                     found[target.id] = value
                 elif isinstance(target, ast.Attribute):
                     _assign(found, target, _or_unread(value, statement.value))
-    return found
+        case ast.Expr(value=ast.Call(func=ast.Attribute(value=holder, attr="merge" | "update"), args=[more])):
+            before, value = _value(holder, found), _value(more, known)
+            if isinstance(before, Mapping) and isinstance(value, Mapping):
+                result = merged(before, value)
+                if isinstance(holder, ast.Name):
+                    found[holder.id] = result
+                elif isinstance(holder, ast.Attribute):
+                    _assign(found, holder, result)
 
 
-def imported_bases(text: str) -> list[str]:
-    """The modules that a config takes everything from (`with read_base():`, MMDetection since 3.1), as they stand."""
+def merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings on top of others; one that says `_delete_` (MMDetection) replaces what was there."""
+    result = dict(base)
+    for name, value in top.items():
+        before = result.get(name)
+        if isinstance(value, Mapping):
+            inside = {key: one for key, one in value.items() if key != "_delete_"}
+            result[name] = merged(before if isinstance(before, Mapping) and inside == value else {}, inside)
+        else:
+            result[name] = value
+    return result
+
+
+def imported_bases(text: str) -> list[tuple[str, Mapping[str, str]]]:
+    """What a config takes from others (`with read_base():`, MMDetection since 3.1): the module as it stands, and names
+    there → names here, none for all."""
     tree = _parsed(text) if len(text) <= _MOST_CHARACTERS else None
     within = [
         statement
@@ -75,7 +109,14 @@ def imported_bases(text: str) -> list[str]:
         if isinstance(node, ast.With) and any("read_base" in ast.unparse(item) for item in node.items)
         for statement in node.body
     ]
-    return ["." * one.level + (one.module or "") for one in within if isinstance(one, ast.ImportFrom)]
+    return [
+        (
+            "." * one.level + (one.module or ""),
+            {alias.name: alias.asname or alias.name for alias in one.names if alias.name != "*"},
+        )
+        for one in within
+        if isinstance(one, ast.ImportFrom)
+    ]
 
 
 def imported_beside(text: str) -> list[tuple[str, Mapping[str, str]]]:
@@ -158,9 +199,8 @@ def _value(node: ast.expr | None, known: Mapping[str, Any]) -> Any:
         case ast.Tuple():
             return tuple(_items(node.elts, known))
         case ast.Dict():
-            return _pairs(
-                [(_value(key, known), value) for key, value in zip(node.keys, node.values, strict=True)], known
-            )
+            keys = [None if key is None else _value(key, known) for key in node.keys]
+            return _pairs(list(zip(keys, node.values, strict=True)), known)
         case ast.Call(func=ast.Name(id="dict"), args=[]):
             return _pairs([(one.arg, one.value) for one in node.keywords], known)
         case ast.Call(func=ast.Call(func=ast.Name(id="L" | "LazyCall"), args=[target]), args=[]):
@@ -184,8 +224,15 @@ def _items(nodes: list[ast.expr], known: Mapping[str, Any]) -> list[Any]:
 
 
 def _pairs(nodes: list[tuple[Any, ast.expr]], known: Mapping[str, Any]) -> dict[Any, Any]:
-    pairs = [(key, _value(node, known)) for key, node in nodes if isinstance(key, str | int)]
-    return {key: value for key, value in pairs if value is not _LEFT_OUT}
+    """A dict of keys and values; those of `**other`, which has no key, are its own."""
+    found: dict[Any, Any] = {}
+    for key, node in nodes:
+        value = _value(node, known)
+        if key is None and isinstance(value, Mapping):
+            found |= value
+        elif isinstance(key, str | int) and value is not _LEFT_OUT:
+            found[key] = value
+    return found
 
 
 def _arithmetic(node: ast.BinOp, known: Mapping[str, Any]) -> Any:

@@ -10,9 +10,10 @@ proposals is the same on both sides: the first that there are.
 import numpy as np
 
 CLASSES = 3
-SCENES = {  # height and width, and sides of objects or the one box that there is
+SCENES = {  # height and width, and sides of objects or the boxes that there are
     "crowded": (320, 448, (32, 64, 128)),
     "small": (32, 32, (5, 5, 28, 28)),
+    "beside": (48, 80, ((8, 8, 40, 40), (8, 8, 40, 40))),  # two in one place, and a larger image in the batch
     "small-64": (64, 64, (5, 5, 28, 28)),  # for a home framework whose coarsest map has a cell for 64 pixels
     "corner": (48, 48, (0, 0, 9, 9)),  # of anchors inside the image, the best overlaps it by 8 %
     # where no anchor is smaller than 64: a small object would lie in several, and overlap all of them alike
@@ -26,6 +27,7 @@ SCENES = {  # height and width, and sides of objects or the one box that there i
     # as small-c4, where anchors are centred in their cells; some of them end just where the image does
     "between-c4": (104, 168, (34, 34, 94, 94)),
 }
+PAGES = {"beside": (128, 160)}  # height and width of the batch, where they are not those of the image
 PAIR = ("small-c4", "second-c4")  # two images of one batch
 OBJECTS = 60
 STEP = 7  # of anchors, the slopes of every seventh are kept
@@ -40,11 +42,12 @@ def truth(scene):
     """
     height, width, sides = SCENES[scene]
     if not scene.startswith("crowded"):
-        left, top, right, bottom = sides
-        plane = np.zeros((1, height, width), bool)
-        plane[0, top:bottom, left:right] = True
-        corners = np.array([[(left, top), (right, top), (right, bottom), (left, bottom)]], float)
-        return np.array([sides], np.int32), np.array([1]), plane, corners
+        every = sides if isinstance(sides[0], tuple) else (sides,)
+        planes = np.zeros((len(every), height, width), bool)
+        for plane, (left, top, right, bottom) in zip(planes, every):
+            plane[top:bottom, left:right] = True
+        corners = np.array([[(x1, y1), (x2, y1), (x2, y2), (x1, y2)] for x1, y1, x2, y2 in every], float)
+        return np.array(every, np.int32), np.arange(1, len(every) + 1), planes, corners
     random = np.random.RandomState(5)
     boxes, masks, polygons = [], [], []
     while len(boxes) < OBJECTS:

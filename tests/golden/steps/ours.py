@@ -94,7 +94,7 @@ class Step:
 
     def _say(self, model: MaskRCNN) -> list[Tensor]:
         """Give the model its answers; returns what the losses are to be differentiated by."""
-        padded = self.batch.sizes[0]
+        padded = self.batch.pixels.shape[2], self.batch.pixels.shape[3]
         images = len(self.batch.sizes)
         maps = empty_maps(model, padded, images)
         model.features = lambda pixels: maps  # type: ignore[method-assign]
@@ -149,7 +149,8 @@ def step(
     scale: float = 1.0,
 ) -> Step:
     """A step of a family on made-up scenes of one size, with its conventions as they are, enlarged by `scale`."""
-    padded = made_up.SCENES[scenes[0]][:2]
+    size = made_up.SCENES[scenes[0]][:2]
+    padded = made_up.PAGES.get(scenes[0], size)
     spec = Spec(
         family=family,
         arch=Arch(classes=made_up.CLASSES, box_rows="foreground", **{**_SMALL, **arch}),
@@ -164,7 +165,7 @@ def step(
     logits, deltas = (torch.from_numpy(np.stack(one)) for one in said)
     batch = Batch(
         torch.zeros(len(scenes), 3, *padded),
-        (padded,) * len(scenes),
+        (size,) * len(scenes),
         tuple(_target(scene, numerics, scale) for scene in scenes),
         scales=(scale,) * len(scenes),
     )

@@ -1,0 +1,175 @@
+"""What an MMDetection config says about training: what a step asks for, samples and weighs.
+
+Sources: mmdet 3.3.0 `models/dense_heads/anchor_head.py`, `models/task_modules/assigners/max_iou_assigner.py`,
+`models/detectors/two_stage.py`; what a config leaves out has the defaults that these give it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from maskgraft.errors import Finding
+from maskgraft.families.configs import setting
+
+Config = Mapping[str, Any]
+
+_PLAIN = {"L1Loss": "smooth-l1", "SmoothL1Loss": "smooth-l1"}
+
+
+def read(model: Config, head: Config, training: Config, testing: Config) -> dict[str, Any]:
+    """The fields of `Numerics` that a training's settings set.
+
+    `model` and `head` as of `mmdet_config.model_of` and `head_of`; `training` and `testing` are `train_cfg` and
+    `test_cfg` with `rpn` and `rcnn` in them.
+    """
+    return {
+        **_losses(model, head),
+        **_anchors(training.get("rpn") or {}),
+        **_proposals(training, testing),
+        **_regions(training.get("rcnn") or {}),
+    }
+
+
+def _losses(model: Config, head: Config) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    for part, where, beta, kind in (
+        (model, "rpn_head", "rpn_beta", "rpn_box_loss"),
+        (head, "bbox_head", "box_beta", "box_loss"),
+    ):
+        loss = setting(part, f"{where}.loss_bbox")
+        if isinstance(loss, Mapping):
+            named = str(loss.get("type"))
+            changes[kind] = _PLAIN.get(named, "giou" if named == "GIoULoss" else None)
+            changes[beta] = {"L1Loss": 0.0, "SmoothL1Loss": float(loss.get("beta", 1.0))}.get(named)
+    weights = [
+        setting(part, f"{key}.loss_weight")
+        for part, key in (
+            (model, "rpn_head.loss_cls"),
+            (model, "rpn_head.loss_bbox"),
+            (head, "bbox_head.loss_cls"),
+            (head, "bbox_head.loss_bbox"),
+            (head, "mask_head.loss_mask"),
+        )
+    ]
+    changes["loss_weights"] = tuple(1.0 if one is None else float(one) for one in weights)
+    return {name: value for name, value in changes.items() if value is not None}
+
+
+def _anchors(rpn: Config) -> dict[str, Any]:
+    changes = _sampled(rpn, "rpn")
+    assigner = rpn.get("assigner")
+    if isinstance(assigner, Mapping):
+        changes["rpn_rescue"] = "taken" if assigner.get("match_low_quality", True) else "none"
+        changes["rpn_rescue_iou"] = float(assigner.get("min_pos_iou", 0.0))
+        if isinstance(assigner.get("neg_iou_thr"), float):
+            changes["rpn_negative_iou"] = assigner["neg_iou_thr"]
+    if "allowed_border" in rpn:
+        changes["rpn_straddle"] = float(rpn["allowed_border"]) if rpn["allowed_border"] >= 0 else None
+    return changes
+
+
+def _proposals(training: Config, testing: Config) -> dict[str, Any]:
+    """Those of a step are made as for testing where nothing else is said."""
+    made = training.get("rpn_proposal") or (testing.get("rpn") if training else None) or {}
+    said = {
+        "rpn_pre_nms_train": made.get("nms_pre"),
+        "rpn_post_nms_train": most(made),
+        "rpn_level_post_nms_train": of_level(made),
+        "rpn_min_size_train": made.get("min_bbox_size"),
+    }
+    return {name: int(value) for name, value in said.items() if value is not None}
+
+
+def most(made: Config) -> Any:
+    """How many proposals are kept of an image: the word for it since 2.3, and those before."""
+    return next((made[key] for key in ("max_per_img", "max_num", "nms_post") if made.get(key) is not None), None)
+
+
+def of_level(made: Config) -> Any:
+    """How many proposals are kept of a level in MMDetection 1, where that is fewer than there are candidates."""
+    kept, candidates = made.get("nms_post"), made.get("nms_pre")
+    return kept if kept is not None and candidates is not None and kept < candidates else None
+
+
+def _regions(rcnn: Config) -> dict[str, Any]:
+    changes = _sampled(rcnn, "roi")
+    assigner, sampler = rcnn.get("assigner"), rcnn.get("sampler")
+    if isinstance(assigner, Mapping):
+        rescued = assigner.get("match_low_quality", True)
+        changes["roi_rescue_iou"] = float(assigner.get("min_pos_iou", 0.0)) if rescued else None
+    if isinstance(sampler, Mapping):
+        changes["roi_truth"] = bool(sampler.get("add_gt_as_proposals", True))
+    return changes
+
+
+def _sampled(part: Config, name: str) -> dict[str, Any]:
+    said = {
+        f"{name}_positive_iou": setting(part, "assigner.pos_iou_thr"),
+        f"{name}_samples": setting(part, "sampler.num"),
+        f"{name}_positive_fraction": setting(part, "sampler.pos_fraction"),
+    }
+    return {
+        field: int(value) if field.endswith("_samples") else float(value)
+        for field, value in said.items()
+        if value is not None
+    }
+
+
+def told(model: Config, head: Config, training: Config, testing: Config) -> list[Finding]:
+    """What to say of settings of trainings alone that one here does not take up; arguments as of `read`."""
+    rpn, rcnn = training.get("rpn") or {}, training.get("rcnn") or {}
+    usual: list[tuple[str, Any, tuple[Any, ...]]] = [
+        ("train_cfg.rpn.sampler.add_gt_as_proposals", setting(rpn, "sampler.add_gt_as_proposals"), (False,)),
+        ("train_cfg.rcnn.assigner.neg_iou_thr", setting(rcnn, "assigner.neg_iou_thr"), _same(rcnn)),
+        ("train_cfg.rpn.assigner.neg_iou_thr", _listed(setting(rpn, "assigner.neg_iou_thr")), ()),
+        ("train_cfg.rpn_proposal.nms", _overlap(training.get("rpn_proposal")), (_overlap(testing.get("rpn")),)),
+        ("mask_head.loss_mask.type", setting(head, "mask_head.loss_mask.type"), ("CrossEntropyLoss",)),
+        ("rpn_head.loss_cls.type", setting(model, "rpn_head.loss_cls.type"), ("CrossEntropyLoss",)),
+    ]
+    for name, part in (("rpn", rpn), ("rcnn", rcnn)):
+        usual += [
+            (f"train_cfg.{name}.{key}", setting(part, key), values)
+            for key, values in (
+                ("assigner.type", ("MaxIoUAssigner",)),
+                ("assigner.gt_max_assign_all", (True,)),
+                ("assigner.ignore_iof_thr", (-1,)),
+                ("sampler.type", ("RandomSampler",)),
+                ("sampler.neg_pos_ub", (-1,)),
+                ("pos_weight", (-1, 0)),
+            )
+        ]
+    for name, part in (("rpn_head", model), ("bbox_head", head)):
+        kind, decoded = setting(part, f"{name}.loss_bbox.type"), bool(setting(part, f"{name}.reg_decoded_bbox"))
+        usual += [
+            (f"{name}.loss_cls.class_weight", setting(part, f"{name}.loss_cls.class_weight"), ()),
+            (f"{name}.loss_bbox.type", kind, ("GIoULoss",) if decoded else tuple(_PLAIN)),
+        ]
+    said = {key: value for key, value, values in usual if value is not None and value not in values}
+    if not said:
+        return []
+    return [
+        Finding(
+            "numerics.training",
+            "info",
+            "settings that a training here does not take up: "
+            + ", ".join(f"{key} {value!r}" for key, value in said.items()),
+            names=tuple(said),
+            evidence=said,
+            effect="none on results; losses of a training differ from those at home",
+        )
+    ]
+
+
+def _same(rcnn: Config) -> tuple[Any, ...]:
+    return (setting(rcnn, "assigner.pos_iou_thr"),)
+
+
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else None
+
+
+def _overlap(made: Any) -> Any:
+    """At which overlap a proposal suppresses others."""
+    if not isinstance(made, Mapping):
+        return None
+    said = setting(made, "nms.iou_threshold")
+    return said if said is not None else made.get("nms_thr")
