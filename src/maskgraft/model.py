@@ -443,8 +443,7 @@ class MaskRCNN(nn.Module):
         logits = [anchor_ops.per_anchor(one, 1)[..., 0] for one, _ in heads]
         deltas = [anchor_ops.per_anchor(one, 4) for _, one in heads]
         padded = _size(batch.pixels)
-        anchors = self.anchors(levels, padded)
-        generators = batch.generators()
+        anchors, generators = self.anchors(levels, padded), batch.generators()
         likely, moves = (torch.cat(one, 1).float() for one in (logits, deltas))
         result = losses.rpn(likely, moves, anchors, batch.sizes, batch.targets, numerics, generators=generators)
         scales = batch.scales or (1.0,) * len(batch.sizes)

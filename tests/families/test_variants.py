@@ -49,6 +49,9 @@ VARIANTS: dict[str, tuple[Spec, str]] = {
         mmdet.NUMERICS,
         "2",
     ),
+    "mmdet 2 outputs": slim(
+        "mmdet", Arch(classes=4, norm="batch", neck_norm="batch", neck_norm_after="outputs", **FEW), mmdet.NUMERICS, "2"
+    ),
     "mmdet 2 v1c": slim("mmdet", Arch(classes=4, norm="batch", stem="3x3", **FEW), mmdet.NUMERICS, "2"),
     "mmdet 2 v1d": slim(
         "mmdet",

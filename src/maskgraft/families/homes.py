@@ -57,7 +57,7 @@ class Home:
         }
         result = replace(arch, **changed)
         if result.neck_norm_after == "outputs" and "neck_norm_after" not in self.changes:
-            result = replace(result, neck_norm="none")  # Model Garden alone has norms behind some of the pyramid
+            result = replace(result, neck_norm="none")  # few have norms behind some of the pyramid alone
         if result.neck_norm == "none":
             result = replace(result, neck_norm_after="all")
         return result
@@ -362,6 +362,7 @@ HOMES: Mapping[str, Home] = {
         {
             **_PLAIN,
             "norm": {"affine": "batch", "frozen": "batch"},
+            "neck_norm_after": {},
             "box_rows": _WITHOUT_BACKGROUND,
             "mask_rows": _WITHOUT_BACKGROUND,
         },

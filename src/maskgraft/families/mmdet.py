@@ -224,6 +224,7 @@ def _arch(tensors: Tensors, era: str) -> Arch:
     single = "c4" if f"{head}shared_head.layer4.0.conv1.weight" in names else "dc5"
     neck = "fpn" if "neck.lateral_convs.0.conv.weight" in names else single
     stages = {1: "backbone", 2: "backbone", 3: "backbone", 4: f"{head}shared_head" if neck == "c4" else "backbone"}
+    some = _conv_norm_kind(names, "neck.lateral_convs.0") != _conv_norm_kind(names, "neck.fpn_convs.0")
     rows = shape(tensors, f"{head}bbox_head.fc_cls.weight")[0]
     box_rows = shape(tensors, f"{head}bbox_head.fc_reg.weight")[0] // 4
     mask_rows, mask_channels = shape(tensors, f"{head}mask_head.conv_logits.weight")[:2]
@@ -241,7 +242,8 @@ def _arch(tensors: Tensors, era: str) -> Arch:
         norm=norm_kind(names, f"backbone.layer1.0.{norm}1"),
         neck=neck,  # type: ignore[arg-type]
         neck_channels=shape(tensors, "neck.lateral_convs.0.conv.weight")[0] if neck == "fpn" else 256,
-        neck_norm=_conv_norm_kind(names, "neck.lateral_convs.0"),
+        neck_norm=_conv_norm_kind(names, "neck.fpn_convs.0"),
+        neck_norm_after="outputs" if some else "all",
         rpn_convs=max(1, count(names, "rpn_head.rpn_conv.{}.conv.weight")),
         rpn_channels=shape(tensors, "rpn_head.rpn_cls.weight")[1],
         anchors_per_cell=shape(tensors, "rpn_head.rpn_reg.weight")[0] // 4,
@@ -292,8 +294,9 @@ def links(spec: Spec, era: str) -> Iterator[Link]:
                 yield from conv_links(f"{ours}.shortcut.conv", f"{theirs}.downsample.{around}", bias=False)
                 yield from norm_links(f"{ours}.shortcut.norm", f"{theirs}.downsample.{around + 1}", arch.norm)
     if arch.neck == "fpn":
+        lateral = arch.neck_norm if arch.neck_norm_after == "all" else "none"
         for index, level in enumerate((2, 3, 4, 5)):
-            yield from _conv_module(f"fpn.lateral{level}", f"neck.lateral_convs.{index}", arch.neck_norm)
+            yield from _conv_module(f"fpn.lateral{level}", f"neck.lateral_convs.{index}", lateral)
             yield from _conv_module(f"fpn.output{level}", f"neck.fpn_convs.{index}", arch.neck_norm)
     for index in range(arch.rpn_convs):
         theirs = f"rpn_head.rpn_conv.{index}.conv" if arch.rpn_convs > 1 else "rpn_head.rpn_conv"

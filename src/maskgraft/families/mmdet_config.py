@@ -103,7 +103,7 @@ def refusal(config: Config, neck: str) -> str:
         (model, "data_preprocessor.rgb_to_bgr", (False,)),
         (model, "backbone.type", ("ResNet", "ResNeXt", "ResNetV1c", "ResNetV1d")),
         (model, "backbone.conv_cfg.type", ("Conv", "Conv2d")),
-        (model, "backbone.with_cp", (False, True)),
+        (model, "backbone.base_channels", (64,)),
         (model, "backbone.strides", (strides,)),
         (model, "backbone.dilations", (dilations,)),
         (model, "backbone.out_indices", (seen,)),

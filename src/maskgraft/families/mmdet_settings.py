@@ -8,9 +8,9 @@ from maskgraft.spec import Arch, NormKind, Numerics, Spec
 # The fields of `Numerics` that it carries.
 FIELDS = frozenset(
     "channel_order pixel_mean pixel_std min_size max_size pad_multiple stride_in norm_eps anchor_sizes anchor_ratios "
-    "anchor_offset rpn_delta_weights rpn_pre_nms rpn_post_nms rpn_nms_threshold rpn_min_size roi_aligned roi_sampling "
-    "box_pool_size mask_pool_size res5_stride box_delta_weights score_threshold nms_threshold max_detections "
-    "mask_threshold".split()
+    "anchor_order anchor_offset head_norm_eps stride_pooled rpn_delta_weights rpn_pre_nms rpn_post_nms "
+    "rpn_nms_threshold rpn_min_size roi_aligned roi_sampling box_pool_size mask_pool_size res5_stride "
+    "box_delta_weights score_threshold nms_threshold max_detections mask_threshold".split()
 )
 
 
@@ -59,7 +59,7 @@ def settings(spec: Spec) -> Mapping[str, Any]:
             "type": "FCNMaskHead",
             "num_convs": arch.mask_convs,
             "in_channels": widths[-1] if arch.neck == "c4" else channels,
-            "norm_cfg": _norm(arch.mask_norm, numerics.norm_eps),
+            "norm_cfg": _norm(arch.mask_norm, numerics.eps_of_heads),
             "conv_out_channels": arch.mask_channels,
             "num_classes": arch.classes,
             "class_agnostic": arch.mask_rows == "agnostic",
@@ -122,7 +122,8 @@ def settings(spec: Spec) -> Mapping[str, Any]:
             "in_channels": widths,
             "out_channels": arch.neck_channels,
             "num_outs": 5,
-            "norm_cfg": _norm(arch.neck_norm, numerics.norm_eps),
+            "norm_cfg": _norm(arch.neck_norm, numerics.eps_of_heads),
+            "no_norm_on_lateral": arch.neck_norm_after == "outputs",
         }
     pipeline = [
         {"type": "LoadImageFromFile"},
@@ -157,7 +158,7 @@ def _box_head(arch: Arch, numerics: Numerics, channels: int) -> dict[str, Any]:
         "conv_out_channels": arch.box_conv_channels,
         "num_shared_fcs": arch.box_fcs,
         "fc_out_channels": arch.box_fc_width,
-        "norm_cfg": _norm(arch.box_norm, numerics.norm_eps),
+        "norm_cfg": _norm(arch.box_norm, numerics.eps_of_heads),
     }
 
 

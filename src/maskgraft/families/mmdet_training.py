@@ -122,6 +122,7 @@ def told(model: Config, head: Config, training: Config, testing: Config) -> list
         ("train_cfg.rcnn.assigner.neg_iou_thr", setting(rcnn, "assigner.neg_iou_thr"), _same(rcnn)),
         ("train_cfg.rpn.assigner.neg_iou_thr", _listed(setting(rpn, "assigner.neg_iou_thr")), ()),
         ("train_cfg.rpn_proposal.nms", _overlap(training.get("rpn_proposal")), (_overlap(testing.get("rpn")),)),
+        ("roi_head.type", setting(model, "roi_head.type"), ("StandardRoIHead",)),
         ("mask_head.loss_mask.type", setting(head, "mask_head.loss_mask.type"), ("CrossEntropyLoss",)),
         ("rpn_head.loss_cls.type", setting(model, "rpn_head.loss_cls.type"), ("CrossEntropyLoss",)),
     ]
