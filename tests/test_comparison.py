@@ -53,7 +53,10 @@ def test_against_a_stage_dump(tmp_path: Path) -> None:
     assert compare(model, read_dump(tmp_path / "same.npz"), IMAGE).first == ""
     stages["p3"] = stages["p3"] + 1
     np.savez(tmp_path / "other.npz", **stages)
-    assert compare(model, read_dump(tmp_path / "other.npz"), IMAGE).first == "p3"
+    found = compare(model, read_dump(tmp_path / "other.npz"), IMAGE)
+    assert found.first == "p3"
+    assert found.suspects["norm_eps"] == (model.spec.numerics.norm_eps, None)
+    assert not {"resize", "anchor_sizes"} & set(found.suspects)
     np.savez(tmp_path / "none.npz", x=np.zeros(3))
     with pytest.raises(mg.CheckpointError, match="holds no stages"):
         read_dump(tmp_path / "none.npz")

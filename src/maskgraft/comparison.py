@@ -56,7 +56,8 @@ class Stage:
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """All stages in order; `first` is the first that differs, or ""; `suspects` the conventions in which the two models
-    differ and that act up to there, name → both values."""
+    differ and that act up to there, name → both values. Of a stage dump no conventions are known (None): those that
+    act between the stage before and `first` are named."""
 
     stages: tuple[Stage, ...]
     first: str
@@ -85,7 +86,7 @@ def compare(one: MaskRCNN, other: MaskRCNN | Mapping[str, Tensor], image: Any) -
     theirs = other.trace(image, rois) if isinstance(other, MaskRCNN) else dict(other)
     stages = tuple(_stage(name, value, theirs.get(name)) for name, value in ours.items() if name in theirs)
     first = next((stage.name for stage in stages if not stage.agrees), "")
-    suspects = _suspects(one, other, first) if first and isinstance(other, MaskRCNN) else {}
+    suspects = _suspects(one, other if isinstance(other, MaskRCNN) else None, first) if first else {}
     return Comparison(stages, first, suspects)
 
 
@@ -118,22 +119,29 @@ def _as_sets(name: str, first: np.ndarray, second: np.ndarray) -> Stage:
     return Stage(name, largest, largest / max(float(np.abs(first).max(initial=0)), 1e-12))
 
 
-def _suspects(one: MaskRCNN, other: MaskRCNN, first: str) -> dict[str, tuple[Any, Any]]:
-    """The conventions in which two models differ and that act no later than the stage `first`."""
-    ends = {
-        "input": "features",
-        "c": "anchors",
-        "p": "anchors",
-        "anchors": "boxes",
-        "rpn": "regions",
-        "proposals": "regions",
-        "roi": "detections",
-    }
+# For each kind of stage, the sections with which the conventions that act there begin, and those after them.
+_PLACES = {
+    "input": ("input", "features"),
+    "c": ("features", "anchors"),
+    "p": ("features", "anchors"),
+    "anchors": ("anchors", "boxes"),
+    "rpn": ("proposals", "regions"),
+    "proposals": ("anchors", "regions"),
+    "roi": ("regions", "detections"),
+}
+
+
+def _suspects(one: MaskRCNN, other: MaskRCNN | None, first: str) -> dict[str, tuple[Any, Any]]:
+    """The conventions in which two models differ and that act no later than the stage `first`; without another model,
+    those that act just there."""
     kind = next((kind for kind in ("input", "anchors", "proposals", "rpn", "roi") if first.startswith(kind)), first[0])
-    limit = dict(_SECTIONS)[ends[kind]]
-    acting = NUMERICS_FIELDS[: NUMERICS_FIELDS.index(limit)]
-    pairs = ((name, getattr(one.spec.numerics, name), getattr(other.spec.numerics, name)) for name in acting)
-    return {name: (mine, yours) for name, mine, yours in pairs if mine != yours}
+    start, end = (NUMERICS_FIELDS.index(dict(_SECTIONS)[section]) for section in _PLACES[kind])
+    mine = one.spec.numerics
+    if other is None:
+        return {name: (getattr(mine, name), None) for name in NUMERICS_FIELDS[start:end]}
+    theirs = other.spec.numerics
+    pairs = ((name, getattr(mine, name), getattr(theirs, name)) for name in NUMERICS_FIELDS[:end])
+    return {name: (value, yours) for name, value, yours in pairs if value != yours}
 
 
 def read_dump(path: Path) -> dict[str, Tensor]:

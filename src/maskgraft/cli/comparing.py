@@ -38,8 +38,13 @@ def compare(
         out.print(table("", ("stage", "largest difference", "relative", ""), rows, right=(1, 2)))
         if found.first:
             out.print(f"first stage that differs: {found.first}", style="bold")
-            for name, (mine, yours) in found.suspects.items():
-                out.print(f"  {name}: {mine} in {one.name}, {yours} in {other.name}")
+            if isinstance(second, dict):
+                out.print(
+                    f"  what acts there: {', '.join(f'{name} {mine}' for name, (mine, _) in found.suspects.items())}"
+                )
+            else:
+                for name, (mine, yours) in found.suspects.items():
+                    out.print(f"  {name}: {mine} in {one.name}, {yours} in {other.name}")
             if not found.suspects:
                 out.print("  no convention differs up to there: the weights do")
         else:
