@@ -88,6 +88,19 @@ def test_into_its_own_family_every_tensor_stays_byte_for_byte(name: str, home_fi
     assert not done.findings
 
 
+def test_a_config_that_was_given_stands_beside_the_copy(home_file, tmp_path: Path) -> None:
+    """In a folder that is made for them, and under the name by which it is found."""
+    config = tmp_path / "trained.yaml"
+    config.write_text("min_size: 333\nmax_size: 444\n")
+    done = convert(
+        home_file("chainer"), to="chainer-mask-rcnn", out=tmp_path / "new" / "folder" / "copy.npz", config=config
+    )
+    assert [path.name for path in done.files] == ["copy.npz", "params.yaml"]
+    assert mg.diagnose(done.files[0]).spec.numerics.max_size == 444  # type: ignore[union-attr]
+    with pytest.raises(UsageError, match=r"trained.yaml.* cannot be made"):
+        convert(home_file("chainer"), to="chainer-mask-rcnn", out=config / "copy.npz")
+
+
 def stages(model: mg.MaskRCNN) -> dict[str, np.ndarray]:
     """Every stage of one image, in a form in which the order of anchors and the row of the background do not show."""
     image = np.random.default_rng(2).integers(0, 256, (50, 70, 3), dtype=np.uint8)

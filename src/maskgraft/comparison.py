@@ -6,7 +6,7 @@ found.first, found.suspects          # "c3", {"stride_in": ("1x1", "3x3")}
 Names, shapes and a clean load prove nothing about numbers; only this does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,49 +15,61 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskgraft.errors import CheckpointError, Finding
+from maskgraft import turning
+from maskgraft.detections import Detections
+from maskgraft.errors import CheckpointError, Finding, UsageError
 from maskgraft.model import MaskRCNN
-from maskgraft.spec import NUMERICS_FIELDS
+from maskgraft.preprocess import as_rgb, prepare
+from maskgraft.spec import NUMERICS_FIELDS, Spec
 
 # Float32 noise of one model on two machines is about 1e-5 of a stage's largest value; ten times that is a difference.
 TOLERANCE = 1e-4
+_PIXELS = 2e-3  # the share of pixels on the rims of masks that noise turns
 
-# The field of `Numerics` with which the conventions of each part of the way begin; fields stand in the data's order.
-_SECTIONS = (
-    ("input", "channel_order"),
-    ("features", "norm_eps"),
-    ("anchors", "anchor_sizes"),
-    ("boxes", "inclusive_boxes"),
-    ("proposals", "rpn_activation"),
-    ("regions", "level_epsilon"),
-    ("detections", "box_delta_weights"),
-    ("training", "rpn_pre_nms_train"),
+# How names of stages begin, and the first field of `Numerics` that acts later; fields stand in the data's order.
+_ENDS = (
+    ("input", "norm_eps"),
+    ("rpn.", "rpn_scope"),
+    ("anchors", "rpn_activation"),
+    ("proposals", "level_epsilon"),
+    ("roi.", "box_delta_weights"),
+    ("detections", "mask_paste"),
+    ("masks", "rpn_pre_nms_train"),
+    ("c", "anchor_sizes"),
+    ("p", "anchor_sizes"),
 )
+# What `_alike` takes off a stage, which no stage before would show.
+_SCALES = {"rpn.deltas": "rpn_delta_weights", "roi.box_deltas": "box_delta_weights"}
+_BOXES = NUMERICS_FIELDS[NUMERICS_FIELDS.index("inclusive_boxes") : NUMERICS_FIELDS.index("rpn_activation")]
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
     """One stage: the largest difference, in absolute terms and as a share of the stage's largest value.
 
-    `note` says why there is no number: another shape, or missing on one side.
+    `note` says why there is no number: another shape, or missing on one side. `allowed` is the share that is noise.
     """
 
     name: str
     largest: float
     relative: float
     note: str = ""
+    allowed: float = TOLERANCE
 
     @property
     def agrees(self) -> bool:
         """Whether the difference is float noise."""
-        return not self.note and self.relative <= TOLERANCE
+        return not self.note and self.relative <= self.allowed
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All stages in order; `first` is the first that differs, or ""; `suspects` the conventions in which the two models
-    differ and that act up to there, name → both values. Of a stage dump no conventions are known (None): those that
-    act between the stage before and `first` are named."""
+    """All stages in order; `first` is the first that differs, or ""; `suspects` name → both values.
+
+    Of two models, suspects are the conventions in which they differ and that act up to the first stage that differs.
+    Of a model and a stage dump, those that alone, turned into the second value, make this stage agree; where there is
+    none, all that act between the stages that agree and this one, without a second value (None).
+    """
 
     stages: tuple[Stage, ...]
     first: str
@@ -78,26 +90,70 @@ class Comparison:
 def compare(one: MaskRCNN, other: MaskRCNN | Mapping[str, Tensor], image: Any) -> Comparison:
     """Hold two models, or a model and a stage dump, against each other on one image.
 
-    A stage dump maps the stage names of `MaskRCNN.trace` to arrays. Proposals are compared as sets of rows, for the
-    rank of near-equal scores is noise.
+    A stage dump maps the stage names of `MaskRCNN.trace` to arrays; its regions, where it has any, are those of
+    "rois" [N, 4]. Proposals are compared as sets of rows, for the rank of near-equal scores is noise. Two models are
+    compared to the end: "detections", as sets too, and the pixels of their "masks".
     """
-    rois = _regions(one, image)
-    ours = one.trace(image, rois)
-    theirs = other.trace(image, rois) if isinstance(other, MaskRCNN) else dict(other)
-    stages = tuple(_stage(name, value, theirs.get(name)) for name, value in ours.items() if name in theirs)
-    first = next((stage.name for stage in stages if not stage.agrees), "")
-    suspects = _suspects(one, other if isinstance(other, MaskRCNN) else None, first) if first else {}
-    return Comparison(stages, first, suspects)
+    if isinstance(other, MaskRCNN):
+        return _of_models(one, other, image)
+    rois = other["rois"] if "rois" in other else one.trace(image)["proposals"][:16]
+    stages = _stages(one.trace(image, rois), other)
+    first = _first(stages)
+    before = [stage.name for stage in stages[: [stage.name for stage in stages].index(first)]] if first else []
+    return Comparison(stages, first, _remedies(one, other, image, rois, first, before) if first else {})
 
 
-def _regions(model: MaskRCNN, image: Any) -> Tensor:
-    """Regions for the heads that both models are given: the first model's own best proposals."""
-    return model.trace(image)["proposals"][:16]
+def _of_models(one: MaskRCNN, other: MaskRCNN, image: Any) -> Comparison:
+    rois = one.trace(image)["proposals"][:16]
+    stages = _stages(*(_alike(model.trace(image, rois), model.spec) for model in (one, other)))
+    stages += _results(one.predict([image])[0], other.predict([image])[0])
+    first = _first(stages)
+    if first == "input" and stages[1].agrees:  # the first convolution has taken up another order or scale of colours
+        first = _first(stages[1:])
+    return Comparison(stages, first, _suspects(one, other, first) if first else {})
 
 
-def _stage(name: str, ours: Tensor, theirs: Tensor | None) -> Stage:
-    if theirs is None:
-        return Stage(name, float("nan"), float("nan"), "only in the first")
+def _stages(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> tuple[Stage, ...]:
+    return tuple(_stage(name, value, theirs[name]) for name, value in ours.items() if name in theirs)
+
+
+def _first(stages: Sequence[Stage]) -> str:
+    return next((stage.name for stage in stages if not stage.agrees), "")
+
+
+def _alike(stages: Mapping[str, Tensor], spec: Spec) -> dict[str, Tensor]:
+    """Stages in a form in which neither the order of a cell's anchors shows, nor the scale of deltas, nor rows of the
+    background, nor whether all classes share a row."""
+    numerics, classes, found = spec.numerics, spec.arch.classes, dict(stages)
+    level = [
+        (size, ratio) for size in range(len(numerics.anchor_sizes[0])) for ratio in range(len(numerics.anchor_ratios))
+    ]
+    if numerics.anchor_order == "ratio":
+        level.sort(key=lambda pair: pair[::-1])
+    sizes, ratios = numerics.anchor_sizes[0], numerics.anchor_ratios
+    order = sorted(range(len(level)), key=lambda place: (sizes[level[place][0]], ratios[level[place][1]]))
+    for name, value in stages.items():
+        if name.startswith("rpn.logits"):
+            found[name] = value[:, order]
+        elif name.startswith("rpn.deltas"):
+            parts = value.reshape(1, -1, 4, *value.shape[2:])[:, order]
+            found[name] = parts / parts.new_tensor(numerics.rpn_delta_weights)[:, None, None]
+        elif name == "anchors":
+            found[name] = value.reshape(-1, len(order), 4)[:, order]
+        elif name == "roi.box_deltas":
+            rows = value.reshape(len(value), -1, 4) / value.new_tensor(numerics.box_delta_weights)
+            found[name] = _of_classes(rows, classes, shared=spec.arch.box_rows.startswith("agnostic"))
+        elif name == "roi.mask_logits":
+            found[name] = _of_classes(value, classes, shared=spec.arch.mask_rows.startswith("agnostic"))
+    return found
+
+
+def _of_classes(rows: Tensor, classes: int, *, shared: bool) -> Tensor:
+    """Rows [N, R, …] of each foreground class, [N, K, …]."""
+    return rows[:, :1].expand(-1, classes, *rows.shape[2:]) if shared else rows[:, :classes]
+
+
+def _stage(name: str, ours: Tensor, theirs: Tensor) -> Stage:
     first, second = (np.asarray(value.cpu(), dtype=np.float64) for value in (ours, theirs))
     if name.startswith("proposals"):
         return _as_sets(name, first, second)
@@ -119,29 +175,57 @@ def _as_sets(name: str, first: np.ndarray, second: np.ndarray) -> Stage:
     return Stage(name, largest, largest / max(float(np.abs(first).max(initial=0)), 1e-12))
 
 
-# For each kind of stage, the sections with which the conventions that act there begin, and those after them.
-_PLACES = {
-    "input": ("input", "features"),
-    "c": ("features", "anchors"),
-    "p": ("features", "anchors"),
-    "anchors": ("anchors", "boxes"),
-    "rpn": ("proposals", "regions"),
-    "proposals": ("anchors", "regions"),
-    "roi": ("regions", "detections"),
-}
+def _results(ours: Detections, theirs: Detections) -> tuple[Stage, Stage]:
+    """What was found: label, box and score as one row each, and the masks of those that both have."""
+    side = float(max(ours.masks.shape[1:]))  # a label, or all of a score, weighs as much as the whole photograph
+    rows = [
+        np.asarray(torch.cat((one.boxes, side * one.scores[:, None], side * one.labels[:, None]), 1), np.float64)
+        for one in (ours, theirs)
+    ]
+    found = _as_sets("detections", *rows)
+    wrong = either = 0
+    if len(rows[1]):
+        nearest = [int(np.abs(rows[1] - row).max(1).argmin()) for row in rows[0]]
+        for mask, index in zip(ours.masks, nearest, strict=True):
+            wrong += int((mask ^ theirs.masks[index]).sum())
+            either += int((mask | theirs.masks[index]).sum())
+    return found, Stage("masks", float(wrong), wrong / max(either, 1), allowed=_PIXELS)
 
 
-def _suspects(one: MaskRCNN, other: MaskRCNN | None, first: str) -> dict[str, tuple[Any, Any]]:
-    """The conventions in which two models differ and that act no later than the stage `first`; without another model,
-    those that act just there."""
-    kind = next((kind for kind in ("input", "anchors", "proposals", "rpn", "roi") if first.startswith(kind)), first[0])
-    start, end = (NUMERICS_FIELDS.index(dict(_SECTIONS)[section]) for section in _PLACES[kind])
-    mine = one.spec.numerics
-    if other is None:
-        return {name: (getattr(mine, name), None) for name in NUMERICS_FIELDS[start:end]}
-    theirs = other.spec.numerics
-    pairs = ((name, getattr(mine, name), getattr(theirs, name)) for name in NUMERICS_FIELDS[:end])
-    return {name: (value, yours) for name, value, yours in pairs if value != yours}
+def _end(stage: str) -> int:
+    """The index of the first convention that acts after a stage."""
+    return NUMERICS_FIELDS.index(next(field for start, field in _ENDS if stage.startswith(start)))
+
+
+def _suspects(one: MaskRCNN, other: MaskRCNN, first: str) -> dict[str, tuple[Any, Any]]:
+    """The conventions in which two models differ and that act no later than the stage `first`.
+
+    Where the inputs differ, the weights may have taken that up, and what acts on the maps be the cause.
+    """
+    end = _end("c2" if first == "input" else first)
+    acting = (*NUMERICS_FIELDS[:end], *(field for start, field in _SCALES.items() if first.startswith(start)))
+    pairs = {name: (getattr(one.spec.numerics, name), getattr(other.spec.numerics, name)) for name in acting}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _remedies(
+    model: MaskRCNN, dump: Mapping[str, Tensor], image: Any, rois: Tensor, first: str, before: Sequence[str]
+) -> dict[str, tuple[Any, Any]]:
+    """The conventions that act after the stages `before` it, and of which another value makes `first` agree."""
+    begin = max((end for end in map(_end, before) if end < _end(first)), default=0)
+    acting = NUMERICS_FIELDS[begin : _end(first)]
+    found, pixels = {}, as_rgb(image)
+    for name in dict.fromkeys((*acting, *(_BOXES if first.startswith(("proposals", "roi.")) else ()))):
+        for value, turned in turning.others(model, name):
+            try:
+                prepared = prepare(pixels, turned.spec.numerics)
+            except UsageError:  # no image can be prepared so
+                continue
+            reached = turned.stacked(prepared) if first == "input" else turned.trace(prepared, rois)[first]
+            if _stage(first, reached, dump[first]).agrees:
+                found[name] = getattr(model.spec.numerics, name), value
+                break
+    return found or {name: (getattr(model.spec.numerics, name), None) for name in acting}
 
 
 def read_dump(path: Path) -> dict[str, Tensor]:

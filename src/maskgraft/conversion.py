@@ -88,7 +88,7 @@ def convert(
     container = _container(home, there, place)
     source, opened = _source(Path(src), config, key)
     if isinstance(source, Identified) and source.family is there:
-        return _same(source, opened, place, container, overwrite=overwrite)
+        return _same(source, opened, place, container, config=config, overwrite=overwrite)
     if isinstance(source, Identified):
         spec, arrays, findings = _canonical(source)
     else:
@@ -104,7 +104,7 @@ def convert(
     beside = {place.with_name(name): text for name, text in texts.items() if name}
     write, places, _ = CONTAINERS[container]
     files = (*places(place), *beside)
-    _refuse_existing(files, overwrite)
+    _make_room(files, overwrite)
     for path, text in beside.items():
         with atomic(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
@@ -121,15 +121,17 @@ def _container(home: Home, there: Family, place: Path) -> str:
     raise UsageError(Finding("file.unknown-format", "error", fault, fix=f"--out {place.with_suffix(endings[0])}"))
 
 
-def _refuse_existing(files: tuple[Path, ...], overwrite: bool) -> None:
+def _make_room(files: tuple[Path, ...], overwrite: bool) -> None:
     there = [path for path in files if path.exists()]
     if there and not overwrite:
         fault = f"{', '.join(map(str, there))} exists already"
         fix = "choose another name, or say overwrite=True (--overwrite)"
         raise UsageError(Finding("file.exists", "error", fault, fix=fix))
-    if not files[0].parent.is_dir():
-        fault = f"there is no folder {files[0].parent}"
-        raise UsageError(Finding("config.path", "error", fault, fix="make it first"))
+    try:
+        files[0].parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fault = f"the folder {files[0].parent} cannot be made: {error.strerror}"
+        raise UsageError(Finding("config.path", "error", fault, fix="choose another --out")) from None
 
 
 def _source(src: Path, config: str | Path | None, key: str | None) -> tuple[Identified | Spec, Tensors]:
@@ -143,8 +145,10 @@ def _source(src: Path, config: str | Path | None, key: str | None) -> tuple[Iden
 # ---- the same family ------------------------------------------------------------------------------------------------
 
 
-def _same(known: Identified, opened: Tensors, out: Path, container: str, *, overwrite: bool) -> Conversion:
-    """Every tensor of the file as it is; what of the training cannot go along is said."""
+def _same(
+    known: Identified, opened: Tensors, out: Path, container: str, *, config: str | Path | None, overwrite: bool
+) -> Conversion:
+    """Every tensor of the file as it is, and its config; what of the training cannot go along is said."""
     findings = []
     plain = next(tensors for prefix, tensors in unwrapped(opened) if prefix == known.prefix)
     arrays = {name: array.read() for name, array in plain.items()}
@@ -168,12 +172,12 @@ def _same(known: Identified, opened: Tensors, out: Path, container: str, *, over
         findings.append(Finding("names.unexpected", "info", message, names=tuple(lost)))
     write, places, _ = CONTAINERS[container]
     beside = {
-        out.with_name(path.name): path.read_bytes()
-        for path in _companions(opened.path, known.family)
-        if path.resolve() != out.with_name(path.name).resolve()
+        place: path.read_bytes()
+        for path, place in _companions(opened.path, known.family, config, out)
+        if path.resolve() != place.resolve()
     }
     files = (*places(out), *beside)
-    _refuse_existing(files, overwrite)
+    _make_room(files, overwrite)
     for path, text in beside.items():
         with atomic(path) as temporary:
             temporary.write_bytes(text)
@@ -181,11 +185,18 @@ def _same(known: Identified, opened: Tensors, out: Path, container: str, *, over
     return Conversion(files, known.family.name, known.spec, findings=worst_first(findings))
 
 
-def _companions(checkpoint: Path, there: Family) -> list[Path]:
-    """The config beside a checkpoint, and the label map that it names."""
-    found = configs.find(checkpoint, there.configs)
-    labels = label_map_of(found) if found is not None and found.name == "pipeline.config" else None
-    return [path for path in (found, labels) if path is not None]
+def _companions(checkpoint: Path, there: Family, config: str | Path | None, out: Path) -> list[tuple[Path, Path]]:
+    """The config of a checkpoint, and the label map that it names, each with its place beside `out`.
+
+    A config that was given has the name there by which it is found.
+    """
+    found = Path(config) if config is not None else configs.find(checkpoint, there.configs)
+    if found is None:
+        return []
+    endings = {Path(name).suffix: name for name in reversed(there.configs)}
+    called = found.name if found.name in there.configs else endings.get(found.suffix, found.name)
+    labels = label_map_of(found) if called == "pipeline.config" else None
+    return [(found, out.with_name(called)), *([(labels, out.with_name(labels.name))] if labels is not None else [])]
 
 
 def _is_plain(value: Any) -> bool:

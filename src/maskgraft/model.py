@@ -280,7 +280,7 @@ class MaskRCNN(nn.Module):
             deltas,
             prepared.to_original(regions) if decoded_there else regions,
             self.window((0, 0, *prepared.original) if decoded_there else self.detection_window(prepared)),
-            place=prepared.to_original if suppressed_there and not decoded_there else _as_they_are,
+            place=prepared.to_original if suppressed_there and not decoded_there else lambda boxes: boxes,
             class_scores=numerics.class_scores,
             logit_scale=numerics.logit_scale,
             class_choice=numerics.class_choice,
@@ -293,6 +293,8 @@ class MaskRCNN(nn.Module):
             nms_ties=numerics.nms_ties,
             nms_flat_last=numerics.nms_flat_last,
             max_detections=numerics.max_detections,
+            max_by=numerics.max_by,
+            rounded=numerics.box_rounding == "drop",
             max_per_class=numerics.max_per_class,
             clip_after=numerics.clip_after_nms,
             weights=numerics.box_delta_weights,
@@ -510,10 +512,6 @@ class MaskRCNN(nn.Module):
         result |= losses.masks(mask_logits, labels, torch.cat(wanted), kind=kind, offset=offset)
         weights = zip(losses.LOSSES, numerics.loss_weights, strict=True)
         return {name: result[name] if weight == 1 else weight * result[name] for name, weight in weights}
-
-
-def _as_they_are(boxes: Tensor) -> Tensor:
-    return boxes
 
 
 def _size(pixels: Tensor) -> Size:

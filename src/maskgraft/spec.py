@@ -212,6 +212,7 @@ class Numerics:
     box_min_size: float  # detections with a side below this are dropped before suppression (0: none is)
     nms_threshold: float = 0.5
     max_detections: int = 100
+    max_by: Literal["score", "argsort"] = "score"  # the best stay, or those of late places in `numpy.argsort` (Chainer)
     max_per_class: int | None = None
     detect_padded: bool = False  # boxes are cut to the padded input, and not to the photograph
     box_rounding: Literal["none", "drop", "whole"] = "none"  # drop boxes that round to nothing; round the others too

@@ -9,7 +9,7 @@ import torch
 from maskgraft.ops import anchors, boxes
 from maskgraft.ops.boxes import iou
 from maskgraft.ops.pooling import levels, pool
-from maskgraft.ops.selection import Scored, suppress
+from maskgraft.ops.selection import Scored, at_most, suppress
 
 # The nine anchors of a 16-pixel cell as Faster R-CNN's Matlab code made them (Ren et al. 2015): sizes 128, 256, 512.
 FASTER_RCNN = [
@@ -234,3 +234,16 @@ def test_a_kept_box_of_no_area_is_kept_again_until_there_are_enough() -> None:
         found[[]], 0.5, at_threshold=False, apart=True, ties="first", flat_last=True, inclusive=False, most=4
     )
     assert none.tolist() == []
+
+
+def test_what_stays_of_too_many_in_chainer_hangs_on_its_place() -> None:
+    """Its own lines, on detections listed class by class; the best ones are not among what they keep."""
+    random = np.random.default_rng(0)
+    scores, labels = np.sort(random.random(30).astype(np.float32))[::-1].copy(), random.integers(0, 4, 30)
+    found = Scored(torch.zeros(30, 4), torch.from_numpy(scores), torch.from_numpy(labels))
+    listed = np.argsort(labels, kind="stable")
+    indices = np.argsort(scores[listed])
+    theirs = sorted(listed[indices >= len(indices) - 12].tolist())
+    assert at_most(found, 12, by="argsort").tolist() == theirs != list(range(12))
+    assert at_most(found, 12, by="score").tolist() == list(range(12))
+    assert at_most(found, 30, by="argsort").tolist() == list(range(30))

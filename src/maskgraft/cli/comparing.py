@@ -24,7 +24,8 @@ def compare(
 
     numerics = options.numerics(settings)
     model = load(one, config=config, numerics=numerics)
-    second = read_dump(other) if other.suffix == ".npz" and _is_dump(other) else load(other, numerics=numerics)
+    dump = other.suffix == ".npz" and _is_dump(other)
+    second = read_dump(other) if dump else load(other, numerics=numerics)
     found = compare_models(model, second, image)
     if as_json:
         print_json(found.as_json())
@@ -38,13 +39,14 @@ def compare(
         out.print(table("", ("stage", "largest difference", "relative", ""), rows, right=(1, 2)))
         if found.first:
             out.print(f"first stage that differs: {found.first}", style="bold")
-            if isinstance(second, dict):
-                out.print(
-                    f"  what acts there: {', '.join(f'{name} {mine}' for name, (mine, _) in found.suspects.items())}"
-                )
+            if dump and all(yours is None for _, yours in found.suspects.values()):
+                acting = ", ".join(f"{name} {mine}" for name, (mine, _) in found.suspects.items())
+                out.print(f"  no single convention makes it agree; what acts there: {acting}")
             else:
                 for name, (mine, yours) in found.suspects.items():
-                    out.print(f"  {name}: {mine} in {one.name}, {yours} in {other.name}")
+                    out.print(
+                        f"  {name}: {mine} in {one.name}, {yours} {'would agree' if dump else f'in {other.name}'}"
+                    )
             if not found.suspects:
                 out.print("  no convention differs up to there: the weights do")
         else:

@@ -60,6 +60,7 @@ NUMERICS = Numerics(
     detect_in="photograph",
     box_min_size=0.0,
     box_rounding="drop",
+    max_by="argsort",
     mask_paste="integer-box",
     rpn_pre_nms_train=12000,
     rpn_straddle=0.0,

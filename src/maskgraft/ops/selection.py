@@ -136,7 +136,9 @@ def detections(
     nms_ties: Literal["first", "heap"],
     nms_flat_last: bool,
     max_detections: int,
+    max_by: Literal["score", "argsort"],
     max_per_class: int | None,
+    rounded: bool,
     clip_after: bool,
     weights: Weights,
     clip: float | None,
@@ -151,7 +153,8 @@ def detections(
     (`scored`). `deltas` [N, R·4] for R rows, `regions` [N, 4]. With `agnostic` deltas
     the first row is that of all classes. `class_choice`: a region may answer for "every" class above the threshold, or
     only for the "best" of all, and for none where that is the background (Matterport). With `clip_after`, where `place`
-    moves nothing, boxes are cut, and those of no area dropped, after suppression.
+    moves nothing, boxes are cut, and those of no area dropped, after suppression. `rounded`: boxes that round to
+    nothing make room for others; `max_by` as in `at_most`.
     """
     probabilities = scored(logits / logit_scale, class_scores)
     scores = probabilities[:, :-1]
@@ -185,7 +188,24 @@ def detections(
     found = found[_at_most(kept, found.labels, max_per_class)]
     if clip_after:
         found = _at_least(replace(found, boxes=box_ops.clip(found.boxes, window)), 0, inclusive_areas)
-    return found[torch.arange(min(max_detections, len(found.scores)), device=kept.device)]
+    if rounded:
+        found = found[(found.boxes[:, 2:].round() > found.boxes[:, :2].round()).all(1)]
+    return found[at_most(found, max_detections, by=max_by)]
+
+
+def at_most(found: Scored, most: int, *, by: Literal["score", "argsort"]) -> Tensor:
+    """Indices of the `most` that stay of what is found, best first: by "score" the best.
+
+    By "argsort", those that chainer-mask-rcnn keeps (`models/mask_rcnn.py`, `_to_bboxes`): it lists them class by
+    class, and takes `argsort` of the scores for their ranks, which is the inverse. What stays of more than `most` hangs
+    on where in the list it stands.
+    """
+    count = len(found.scores)
+    if by == "score" or count <= most:
+        return torch.arange(min(most, count), device=found.scores.device)
+    listed = found.labels.sort(stable=True).indices
+    late = found.scores[listed].sort(stable=True).indices >= count - most
+    return listed[late].sort().values
 
 
 def scored(logits: Tensor, kind: ScoreKind) -> Tensor:
