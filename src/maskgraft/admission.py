@@ -75,7 +75,7 @@ _SETTABLE = (  # what modules are not built by
     "rpn_samples rpn_positive_fraction rpn_normaliser rpn_box_mean rpn_box_levels rpn_beta rpn_box_loss rpn_filled "
     "roi_positive_iou roi_samples roi_positive_fraction roi_truth roi_negatives roi_filled box_beta box_mean box_loss "
     "loss_mean mask_loss mean_offset mask_targets loss_weights score_threshold nms_threshold max_detections "
-    "max_per_class anchor_sizes anchor_ratios"
+    "max_by max_per_class anchor_sizes anchor_ratios"
 ).split()
 _BETAS = {"rpn_beta": 1 / 9, "box_beta": 1.0}  # Detectron's, for a model whose home takes plain L1
 
