@@ -17,6 +17,7 @@ from maskgraft.families import (
     detectron_caffe2,
     maskrcnn_benchmark,
     matterport,
+    mmdet,
     model_garden,
     paddle,
     tensorpack,
@@ -127,6 +128,15 @@ HOMES = {
         {"neck": "c4", "anchors_per_cell": 12, "box_head": "res5"},
         untold=NO_MEANS,
         scenes=("crowded-c4", "between-c4"),
+    ),
+    "mmdet": Home(
+        mmdet.NUMERICS,
+        0.05,
+        untold=("rpn_outside", "rpn_straddle_closed", "roi_negatives", *NO_MEANS),
+        scenes=("crowded", "corner", "beside"),
+    ),
+    "mmdet_1": Home(
+        replace(mmdet.NUMERICS, **mmdet.LEGACY), 0.05, untold=NO_MEANS, scenes=("crowded", "inside", "beside")
     ),
     "matterport": Home(matterport.NUMERICS, 0.5, untold=("rpn_outside", "rpn_straddle_closed", "rpn_filled")),
 }

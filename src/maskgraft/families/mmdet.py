@@ -68,7 +68,7 @@ NUMERICS = Numerics(
 )
 
 # What MMDetection 1 computed in other ways.
-_LEGACY: dict[str, Any] = {
+LEGACY: dict[str, Any] = {
     "box_scale": "factor",
     "anchor_rounding": True,
     "anchor_offset": 0.5,
@@ -140,7 +140,7 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
             [f"numerics.{name}" for name in _ASSUMED],
         ),
     }
-    changes = (_LEGACY if legacy else {}) | ({} if arch.neck == "fpn" else _ONE_MAP)
+    changes = (LEGACY if legacy else {}) | ({} if arch.neck == "fpn" else _ONE_MAP)
     changes |= {"box_pool_size": 14 if arch.neck == "c4" else 7, "stride_pooled": _pools(tensors.arrays)}
     findings = list(class_shift(tensors, meta)) if era == "2" else []
     if config:
