@@ -468,13 +468,12 @@ def test_settings_of_trainings_alone_are_told(name: str, text: str, key: str, tm
 
 def test_what_a_config_of_paddledetection_leaves_out_is_what_its_classes_take(tmp_path: Path) -> None:
     text = """
-ResNet: {variant: c}
 RPNHead: {test_proposal: {min_size: 0.0}, train_proposal: {pre_nms_top_n: 2000, nms_thresh: 0.7}}
 BBoxPostProcess: {nms: {nms_top_k: 2000}}
 """
     told = read("paddle", text, tmp_path)
     assert (told.rpn_pre_nms, told.rpn_post_nms, told.rpn_nms_threshold) == (12000, 2000, 0.5)
-    assert (told.rpn_pre_nms_train, told.rpn_post_nms_train, told.stride_pooled) == (2000, 2000, False)
+    assert (told.rpn_pre_nms_train, told.rpn_post_nms_train) == (2000, 2000)
 
 
 def test_settings_of_paddledetections_trainings_are_told(tmp_path: Path) -> None:

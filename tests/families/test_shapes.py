@@ -65,6 +65,7 @@ CASES: dict[str, tuple[str, Arch, Numerics, str]] = {
     "chainer r101": ("chainer-mask-rcnn", replace(CHAINER, blocks=(3, 4, 23, 3)), chainer.NUMERICS, ""),
     "paddle r50": ("paddledetection", PADDLE, paddle.NUMERICS, ""),
     "paddle r101": ("paddledetection", replace(PADDLE, blocks=(3, 4, 23, 3), classes=7), paddle.NUMERICS, ""),
+    "paddle r50-vc": ("paddledetection", replace(PADDLE, stem="3x3"), paddle.NUMERICS, ""),
     "paddle r101-vd": ("paddledetection", PADDLE_VD, PADDLE_NUMERICS_VD, ""),
     "paddle x101-vd": (
         "paddledetection",

@@ -225,6 +225,10 @@ def _chainer(spec: Spec) -> Settings:
     }
 
 
+def _paddle_variant(spec: Spec) -> str:
+    return "d" if spec.numerics.stride_pooled else "c" if spec.arch.stem == "3x3" else "b"
+
+
 def _paddle(spec: Spec) -> Settings:
     numerics = spec.numerics
     interp = 1 if numerics.resize == "opencv-factor" else 2
@@ -236,7 +240,7 @@ def _paddle(spec: Spec) -> Settings:
         "TestReader.sample_transforms": steps,
         "TestReader.batch_transforms": [{"PadBatch": {"pad_to_stride": stride}}],
         "num_classes": spec.arch.classes,
-        "ResNet.variant": "a" if numerics.stride_in == "1x1" else "d" if numerics.stride_pooled else "b",
+        "ResNet.variant": "a" if numerics.stride_in == "1x1" else _paddle_variant(spec),
         "BBoxHead.roi_extractor.aligned": numerics.roi_aligned,
         "MaskHead.roi_extractor.aligned": numerics.roi_aligned,
         "MaskHead.roi_extractor.sampling_ratio": numerics.roi_sampling,

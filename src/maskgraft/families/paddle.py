@@ -88,7 +88,6 @@ def _ratios(value: Any) -> tuple[float, ...]:
 # Field of Numerics ← (key of the config, how its value reads)
 _FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("stride_in", "ResNet.variant", lambda variant: "1x1" if variant == "a" else "3x3"),
-    ("stride_pooled", "ResNet.variant", lambda variant: variant == "d"),
     ("anchor_sizes", "RPNHead.anchor_generator.anchor_sizes", _sizes),
     ("anchor_ratios", "RPNHead.anchor_generator.aspect_ratios", _ratios),
     ("anchor_offset", "RPNHead.anchor_generator.offset", float),
@@ -187,7 +186,7 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
         "classes": Learned("assumed", "80 classes: COCO's" if arch.classes == 80 else "no file says their names"),
     }
     changes: dict[str, Any] = dict(C4) if arch.neck == "c4" else {}
-    changes["stride_pooled"] = arch.stem == "3x3"  # ResNet-D; its configs have no Mask R-CNN with a ResNet-C
+    changes["stride_pooled"] = "backbone.res3.res3a.short.conv.conv.weight" in names  # ResNet-D, and not ResNet-C
     findings: list[Finding] = []
     if config is not None:
         _refuse_what_cannot_be_obeyed(tensors, config, arch)
@@ -348,7 +347,7 @@ def links(spec: Spec, era: str) -> Iterator[Link]:
             for number, branch in enumerate("abc", 1):
                 yield from _conv_norm(f"{ours}.conv{number}", f"{theirs}.branch2{branch}", arch.norm)
             if index == 0:
-                behind_pool = arch.stem == "3x3" and stage > 2
+                behind_pool = spec.numerics.stride_pooled and stage > 2
                 yield from _conv_norm(f"{ours}.shortcut", f"{theirs}.short{'.conv' if behind_pool else ''}", arch.norm)
     if arch.neck == "fpn":
         for level in (2, 3, 4, 5):
