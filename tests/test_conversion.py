@@ -397,6 +397,15 @@ def test_configs_of_detectron_hold_integers_where_their_frameworks_take_nothing_
             assert ("numerics.rpn_min_size" in barred) == (said is None)
 
 
+def test_settings_for_detectron_are_those_that_it_takes(home_file, tmp_path: Path) -> None:
+    """Its `merge_cfg_from_file` refuses the name of 2017, and a clip that is no float of NumPy's."""
+    done = converted(home_file("detectron2"), "detectron-caffe2", tmp_path, accept=True)
+    config = yaml.safe_load(mg.open(done.files[0]).about["cfg"])
+    assert config["TEST"]["SCALE"] == 800
+    assert "SCALES" not in config["TEST"]
+    assert "BBOX_XFORM_CLIP" not in config
+
+
 def test_what_is_written_for_detectron2_builds_the_architecture(home_file, tmp_path: Path) -> None:
     """Wide proposal heads, two of them, and a C5 that is dilated: nothing but the config can say so."""
     written = {}

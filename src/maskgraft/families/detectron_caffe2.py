@@ -96,6 +96,8 @@ _FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("roi_positive_fraction", "TRAIN.FG_FRACTION", float),
     ("loss_weights", "MRCNN.WEIGHT_LOSS_MASK", lambda weight: (1.0, 1.0, 1.0, 1.0, float(weight))),
 )
+# Those that its `merge_cfg_from_file` takes: one of the others is of 2017, and one has to be NumPy's kind of float.
+_SAID = tuple(row for row in _FROM_CONFIG if row[1] not in ("TEST.SCALES", "BBOX_XFORM_CLIP"))
 
 # What Detectron takes where a config that builds a model says nothing, as far as its baselines say otherwise.
 _DEFAULTS: Mapping[str, Any] = {
@@ -351,5 +353,5 @@ FAMILY = Family(
     links=links,
     ignored=ignored,
     configs=("config.yaml", "config.yml"),
-    settings=_FROM_CONFIG,
+    settings=_SAID,
 )

@@ -359,7 +359,7 @@ HOMES: Mapping[str, Home] = {
         },
         settings=_detectron,
         sets=_SIZES,
-        whole=frozenset({"TEST.RPN_MIN_SIZE", "TRAIN.RPN_STRADDLE_THRESH"}),
+        whole=frozenset({"TEST.RPN_MIN_SIZE", "TRAIN.RPN_MIN_SIZE", "TRAIN.RPN_STRADDLE_THRESH"}),
     ),
     "mmdet": Home(
         ("torch state_dict",),
