@@ -54,6 +54,14 @@ def test_what_two_families_say_in_two_ways_is_no_difference(tmp_path: Path) -> N
     assert (told.first, told.suspects) == ("", {})
 
 
+def test_conventions_that_do_nothing_here_are_told() -> None:
+    model = tiny_model()
+    changes = {"max_per_class": 1000, "rpn_dilation": 1, "roi_samples": 7}
+    found = compare(model, rebuilt(model, model.spec.with_numerics(changes)), IMAGE)
+    assert (found.first, found.suspects) == ("", {})
+    assert found.as_json()["unseen"] == {"max_per_class": [None, 1000]}
+
+
 def _but_for(spec: Spec, other: Spec) -> dict[str, object]:
     """The conventions of another model, but for those that the weights take up."""
     restated = {"channel_order", "pixel_scale", "pixel_mean", "pixel_std", "norm_eps", "rpn_delta_weights"}

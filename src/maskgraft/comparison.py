@@ -7,7 +7,7 @@ Names, shapes and a clean load prove nothing about numbers; only this does.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +68,15 @@ class Comparison:
 
     Of two models, suspects are the conventions in which they differ and that act up to the first stage that differs.
     Of a model and a stage dump, those that alone, turned into the second value, make this stage agree; where there is
-    none, all that act between the stages that agree and this one, without a second value (None).
+    none, all that act between the stages that agree and this one, without a second value (None). `unseen` are, of two
+    models that agree, the conventions in which they differ: on this photograph they do nothing, or weights make up for
+    them.
     """
 
     stages: tuple[Stage, ...]
     first: str
     suspects: Mapping[str, tuple[Any, Any]]
+    unseen: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """The comparison as plain JSON types; the keys are stable."""
@@ -84,6 +87,7 @@ class Comparison:
                 for one in self.stages
             ],
             "suspects": {name: list(pair) for name, pair in self.suspects.items()},
+            "unseen": {name: list(pair) for name, pair in self.unseen.items()},
         }
 
 
@@ -110,7 +114,9 @@ def _of_models(one: MaskRCNN, other: MaskRCNN, image: Any) -> Comparison:
     first = _first(stages)
     if first == "input" and stages[1].agrees:  # the first convolution has taken up another order or scale of colours
         first = _first(stages[1:])
-    return Comparison(stages, first, _suspects(one, other, first) if first else {})
+    if not first:
+        return Comparison(stages, "", {}, unseen=_suspects(one, other, "masks"))
+    return Comparison(stages, first, _suspects(one, other, first))
 
 
 def _stages(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> tuple[Stage, ...]:

@@ -51,6 +51,10 @@ def compare(
                 out.print("  no convention differs up to there: the weights do")
         else:
             out.print("every stage agrees", style="bold")
+            if found.unseen:
+                out.print("conventions differ that do nothing on this photograph, or that the weights make up for:")
+            for name, (mine, yours) in found.unseen.items():
+                out.print(f"  {name}: {mine} in {one.name}, {yours} in {other.name}")
     if found.first:
         raise typer.Exit(1)
 
