@@ -40,7 +40,9 @@ class Home:
     positive of four leaves as many negatives by "ratio" as fill the sample. Where box losses are no means over
     positives, there are none of levels either, and nothing is added to what they divide by. Where proposals that are
     missing are made up for, no samples are missing; and where there are as many negatives as positives allow, none is
-    drawn of what would make up for them. GIoU has no beta. `file` is that of a family of which this is another config.
+    drawn of what would make up for them. GIoU has no beta. Where an anchor is wanted by one object alone, it does not
+    matter how it is rescued; where none outside the image is sampled, none beside it is, and there are some of both
+    kinds. `file` is that of a family of which this is another config.
     """
 
     numerics: Numerics
@@ -132,11 +134,14 @@ HOMES = {
     "mmdet": Home(
         mmdet.NUMERICS,
         0.05,
-        untold=("rpn_outside", "rpn_straddle_closed", "roi_negatives", *NO_MEANS),
+        untold=("rpn_outside", "rpn_straddle_closed", "rpn_rescue", *NO_MEANS),
         scenes=("crowded", "corner", "beside"),
     ),
     "mmdet_1": Home(
-        replace(mmdet.NUMERICS, **mmdet.LEGACY), 0.05, untold=NO_MEANS, scenes=("crowded", "inside", "beside")
+        replace(mmdet.NUMERICS, **mmdet.LEGACY),
+        0.05,
+        untold=("rpn_both", "rpn_own_cells", *NO_MEANS),
+        scenes=("crowded", "inside", "beside"),
     ),
     "matterport": Home(matterport.NUMERICS, 0.5, untold=("rpn_outside", "rpn_straddle_closed", "rpn_filled")),
 }
