@@ -106,7 +106,7 @@ def settings(spec: Spec) -> Mapping[str, Any]:
                 "nms_pre": numerics.rpn_pre_nms,
                 "max_per_img": numerics.rpn_post_nms,
                 "nms": {"type": "nms", "iou_threshold": numerics.rpn_nms_threshold},
-                "min_bbox_size": -1 if numerics.rpn_min_size is None else numerics.rpn_min_size,
+                "min_bbox_size": numerics.rpn_min_size or 0,  # below 0 it would keep boxes of no area to the end
             },
             "rcnn": {
                 "score_thr": numerics.score_threshold,
