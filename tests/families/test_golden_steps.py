@@ -70,7 +70,7 @@ HOMES = {
         tf_object_detection.NUMERICS,
         0.5,
         OF_C4,
-        untold=("rpn_post_nms_shared", *NO_MEANS),
+        untold=("rpn_post_nms_shared", "rpn_own_cells", "rpn_both", "roi_rescue_iou", *NO_MEANS),
         scenes=("crowded-c4", "small-c4", "pair-c4"),
     ),
     "tf_object_detection, anchors cut": Home(
