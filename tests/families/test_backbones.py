@@ -95,6 +95,22 @@ def test_squeeze_and_excitation_is_refused_by_name(tmp_path: Path) -> None:
         mg.load(tmp_path / "seresnet50.pth")
 
 
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        ("layer1.0.se_module.fc1.weight", "squeeze-and-excitation"),
+        ("stage2.0.branches.0.0.conv1.weight", "HRNet"),
+        ("", "group normalisation"),
+    ],
+)
+def test_relatives_of_resnet_are_refused_by_name(extra: str, says: str, tmp_path: Path) -> None:
+    state = network("resnet18").state_dict()
+    kept = {name: tensor for name, tensor in state.items() if extra or "running" not in name}
+    torch.save(kept | ({extra: torch.ones(4)} if extra else {}), tmp_path / "timm.pth")
+    with pytest.raises(CheckpointError, match=says):
+        mg.load(tmp_path / "timm.pth")
+
+
 def detectron2(state: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
     renamed = {}
     for name, tensor in state.items():

@@ -51,13 +51,17 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
     names = tensors.arrays
     for name, what in (
         ("layer1.0.se.fc1.weight", "squeeze-and-excitation"),
+        ("layer1.0.se_module.fc1.weight", "squeeze-and-excitation"),
         ("layer1.0.se.conv.weight", "channel attention (ECA)"),
+        ("stage2.0.branches.0.0.conv1.weight", "parallel branches (HRNet)"),
         ("layer1.0.conv2.conv.weight", "split attention (ResNeSt)"),
         ("layer1.0.downsample.3.weight", "a shortcut of several layers"),
         ("layer1.0.conv2.0.weight", "Res2Net's split convolutions"),
     ):
         if name in names:
             raise unsupported(tensors, "ResNet", what)
+    if "layer1.0.bn1.weight" in names and "layer1.0.bn1.running_mean" not in names:
+        raise unsupported(tensors, "ResNet", "group normalisation")
     deep = "conv1.0.weight" in names
     averages = "layer1.0.downsample.1.running_mean" not in names and "layer2.0.downsample.2.running_mean" in names
     arch = _arch(tensors, "conv1.6" if deep else "conv1", _layer)
