@@ -287,3 +287,10 @@ def test_a_heap_takes_the_candidates_as_they_come(candidates: int | None, kept: 
         rpn_pre_nms=candidates,
     )
     assert found.boxes.tolist() == anchors[kept].tolist()
+
+
+def test_a_mask_in_the_pixels_whose_centres_its_box_holds() -> None:
+    box = torch.tensor([[2.6, 1.4, 6.4, 5.5]])
+    mask = paste(torch.ones(1, 4, 4), box, (8, 8), method="centre-box", threshold=0.5)[0]
+    rows, columns = mask.any(1).nonzero().flatten().tolist(), mask.any(0).nonzero().flatten().tolist()
+    assert (rows, columns, int(mask.sum())) == ([1, 2, 3, 4, 5], [3, 4, 5], 15)
