@@ -139,7 +139,8 @@ def test_it_loads_finds_traces_and_trains(name: str, file: Path) -> None:
     stages = model.trace(image, rois)
     assert all(torch.isfinite(stage).all() for stage in stages.values())
     assert stages["roi.class_logits"].shape == (2, spec.arch.classes + 1)
-    for nothing in ({"score_threshold": 2.0}, {"rpn_min_size": 1e6, "clip_after_nms": False}):
+    unproposed = {"rpn_min_size": 1e6, "clip_after_nms": False, "detect_filled": False}
+    for nothing in ({"score_threshold": 2.0}, unproposed):
         none = rebuilt(model, model.spec.with_numerics(nothing)).predict([image])[0]
         assert (len(none), none.boxes.shape, none.masks.shape) == (0, (0, 4), (0, 60, 90))
     one_step(model, image)
