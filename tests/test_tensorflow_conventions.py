@@ -224,38 +224,24 @@ OUTSIDE = torch.tensor([[-40.0, 10, 40, 50], [0, 10, 40, 50], [-60, 10, -5, 50]]
 def found(boxes: torch.Tensor, **changes: Any) -> Scored:
     logits = torch.zeros(len(boxes), 3)
     logits[:, 0] = torch.linspace(4, 3, len(boxes))
-    settings: dict[str, Any] = {
-        "place": lambda one: one,
-        "agnostic": True,
-        "class_scores": "softmax",
-        "logit_scale": 1.0,
-        "class_choice": "every",
-        "score_threshold": 0.5,
-        "min_size": 0.0,
-        "nms_threshold": 0.6,
-        "nms_at_threshold": False,
-        "nms_apart": True,
-        "nms_ties": "first",
-        "nms_flat_last": False,
-        "max_detections": 10,
-        "max_by": "score",
-        "max_per_class": None,
-        "rounded": False,
-        "clip_after": False,
-        "weights": (1.0, 1.0, 1.0, 1.0),
-        "clip": None,
-        "clip_both": False,
-        "inclusive": False,
-        "inclusive_areas": False,
-        "wider": False,
-    }
+    conventions = replace(
+        tiny_spec().numerics,
+        score_threshold=0.5,
+        box_min_size=0.0,
+        nms_threshold=0.6,
+        nms_apart=True,
+        max_detections=10,
+        box_delta_weights=(1.0, 1.0, 1.0, 1.0),
+        delta_clip=None,
+    )
     window = (0.0, 0.0, 96.0, 96.0)
-    return detections(logits, torch.zeros(len(boxes), 4), boxes, window, **{**settings, **changes})
+    changed = replace(conventions, **changes)
+    return detections(logits, torch.zeros(len(boxes), 4), boxes, window, changed, place=lambda one: one, agnostic=True)
 
 
 def test_boxes_are_cut_before_or_after_suppression() -> None:
     assert found(OUTSIDE).boxes.tolist() == [[0, 10, 40, 50], [0, 10, 0, 50]]  # once cut, the first two are one
-    after = found(OUTSIDE, clip_after=True)
+    after = found(OUTSIDE, clip_after_nms=True)
     assert after.boxes.tolist() == [[0, 10, 40, 50], [0, 10, 40, 50]]  # and the third has no area
 
 

@@ -41,8 +41,7 @@ class Home:
     positives, there are none of levels either, and nothing is added to what they divide by. Where proposals that are
     missing are made up for, no samples are missing; and where there are as many negatives as positives allow, none is
     drawn of what would make up for them. GIoU has no beta. Where an anchor is wanted by one object alone, it does not
-    matter how it is rescued; where none outside the image is sampled, none beside it is, and there are some of both
-    kinds. `file` is that of a family of which this is another config.
+    matter how it is rescued. `file` is that of a family of which this is another config.
     """
 
     numerics: Numerics
@@ -55,6 +54,10 @@ class Home:
 
 
 NO_MEANS = ("rpn_box_levels", "mean_offset")
+# what no image tells that is alone in its batch and has anchors of all kinds …
+OF_PADDING = ("rpn_own_cells", "rpn_both")
+# … nor where each object has a region that overlaps it enough
+ONE_EACH = (*OF_PADDING, "roi_rescue_iou")
 
 # Told in every run of the tests; all others by the long ones.
 FIRST = ("rpn_normaliser", "rpn_box_mean", "roi_truth", "roi_filled", "box_mean", "mask_targets")
@@ -64,13 +67,13 @@ OF_ONE_IMAGE = ("rpn_post_nms_shared", "loss_mean")  # what no step of one image
 OF_C4 = {"neck": "c4", "anchors_per_cell": 12, "box_head": "res5", "mask_upsample": "resize"}
 HOMES = {
     "paddledetection": Home(
-        paddle.NUMERICS, 0.05, untold=("rpn_outside", "rpn_straddle_closed", "roi_negatives", *NO_MEANS)
+        paddle.NUMERICS, 0.05, untold=("rpn_outside", "rpn_straddle_closed", "roi_negatives", *NO_MEANS, *ONE_EACH)
     ),
     "tf_object_detection": Home(
         tf_object_detection.NUMERICS,
         0.5,
         OF_C4,
-        untold=("rpn_post_nms_shared", "rpn_own_cells", "rpn_both", "roi_rescue_iou", *NO_MEANS),
+        untold=("rpn_post_nms_shared", *NO_MEANS, *ONE_EACH),
         scenes=("crowded-c4", "small-c4", "pair-c4"),
     ),
     "tf_object_detection, anchors cut": Home(
@@ -81,7 +84,7 @@ HOMES = {
         file="tf_object_detection",
     ),
     "detectron2": Home(
-        detectron2.NUMERICS, 0.05, untold=("rpn_outside", "rpn_straddle_closed", "roi_negatives", *NO_MEANS)
+        detectron2.NUMERICS, 0.05, untold=("rpn_outside", "rpn_straddle_closed", "roi_negatives", *NO_MEANS, *ONE_EACH)
     ),
     "detectron2_giou": Home(
         replace(
@@ -98,13 +101,13 @@ HOMES = {
             loss_weights=(0.5, 1.5, 1.0, 2.0, 1.0),
         ),
         0.05,
-        untold=("rpn_beta", *NO_MEANS),
+        untold=("rpn_beta", *NO_MEANS, *ONE_EACH),
         scenes=("crowded", "inside"),
     ),
     "detectron": Home(
         detectron_caffe2.NUMERICS,
         0.05,
-        untold=("rpn_straddle_closed", *NO_MEANS),
+        untold=("rpn_straddle_closed", *NO_MEANS, *OF_PADDING),
         scenes=("crowded", "inside"),
         scales=(1.0, 2.0),
     ),
@@ -112,23 +115,30 @@ HOMES = {
         of_arch(detectron_caffe2.NUMERICS, Arch(classes=1, neck="c4", norm="affine")),
         0.05,
         {"neck": "c4", "anchors_per_cell": 15, "box_head": "res5"},
-        untold=("rpn_straddle_closed", *NO_MEANS),
+        untold=("rpn_straddle_closed", *NO_MEANS, *ONE_EACH),
         scenes=("crowded-c4", "inside-c4"),
         scales=(1.0, 2.0),
     ),
-    "tensorpack": Home(tensorpack.NUMERICS, 0.05, untold=NO_MEANS, scenes=("crowded", "corner")),
-    "maskrcnn_benchmark": Home(maskrcnn_benchmark.NUMERICS, 0.05, untold=NO_MEANS, scenes=("crowded", "corner")),
+    "tensorpack": Home(
+        tensorpack.NUMERICS, 0.05, untold=(*NO_MEANS, *ONE_EACH), scenes=("crowded", "corner", "inside")
+    ),
+    "maskrcnn_benchmark": Home(
+        maskrcnn_benchmark.NUMERICS,
+        0.05,
+        untold=("rpn_straddle_closed", "rpn_own_cells", *NO_MEANS),
+        scenes=("crowded", "corner", "inside"),
+    ),
     "model_garden": Home(
         model_garden.NUMERICS,
         0.05,
-        untold=("rpn_outside", "rpn_straddle_closed", "roi_filled"),
+        untold=("rpn_outside", "rpn_straddle_closed", "roi_filled", *ONE_EACH),
         scenes=("crowded", "small-64"),
     ),
     "chainer": Home(
         chainer.NUMERICS,
         0.5,
         {"neck": "c4", "anchors_per_cell": 12, "box_head": "res5"},
-        untold=NO_MEANS,
+        untold=(*NO_MEANS, *OF_PADDING),
         scenes=("crowded-c4", "between-c4"),
     ),
     "mmdet": Home(
@@ -140,10 +150,12 @@ HOMES = {
     "mmdet_1": Home(
         replace(mmdet.NUMERICS, **mmdet.LEGACY),
         0.05,
-        untold=("rpn_both", "rpn_own_cells", *NO_MEANS),
+        untold=(*NO_MEANS, *OF_PADDING),
         scenes=("crowded", "inside", "beside"),
     ),
-    "matterport": Home(matterport.NUMERICS, 0.5, untold=("rpn_outside", "rpn_straddle_closed", "rpn_filled")),
+    "matterport": Home(
+        matterport.NUMERICS, 0.5, untold=("rpn_outside", "rpn_straddle_closed", "rpn_filled", *ONE_EACH)
+    ),
 }
 
 FAMILIES = [name for name, home in HOMES.items() if not home.file]

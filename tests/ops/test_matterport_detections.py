@@ -1,5 +1,6 @@
 """From what Matterport's heads said of its own proposals to its detections, apart from the network."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,29 +22,9 @@ def found(golden: dict[str, np.ndarray], *, flat_last: bool) -> Scored:
         deltas.reshape(len(deltas), -1),
         torch.from_numpy(golden["proposals"])[:, [1, 0, 3, 2]] * LAST,
         (top, left, bottom - 1, right - 1),
+        replace(NUMERICS, score_threshold=0.4, nms_flat_last=flat_last),
         place=lambda boxes: boxes,
         agnostic=False,
-        class_scores=NUMERICS.class_scores,
-        logit_scale=NUMERICS.logit_scale,
-        class_choice=NUMERICS.class_choice,
-        score_threshold=0.4,
-        min_size=NUMERICS.box_min_size,
-        nms_threshold=NUMERICS.nms_threshold,
-        nms_at_threshold=NUMERICS.nms_at_threshold,
-        nms_apart=NUMERICS.nms_apart,
-        nms_ties=NUMERICS.nms_ties,
-        nms_flat_last=flat_last,
-        max_detections=NUMERICS.max_detections,
-        max_by=NUMERICS.max_by,
-        max_per_class=NUMERICS.max_per_class,
-        rounded=False,
-        clip_after=NUMERICS.clip_after_nms,
-        weights=NUMERICS.box_delta_weights,
-        clip=NUMERICS.delta_clip,
-        clip_both=NUMERICS.delta_clip_both,
-        inclusive=NUMERICS.inclusive_boxes,
-        inclusive_areas=NUMERICS.inclusive_areas,
-        wider=NUMERICS.decoded_wider,
     )
 
 

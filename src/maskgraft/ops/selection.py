@@ -12,7 +12,7 @@ from torch.nn.functional import one_hot
 from maskgraft.ops import boxes as box_ops
 from maskgraft.ops.boxes import Weights, Window
 from maskgraft.ops.ties import suppressed_from_heap
-from maskgraft.spec import ScoreKind
+from maskgraft.spec import Numerics, ScoreKind
 from maskgraft.torchvision_ops import batched_nms, nms
 
 
@@ -34,36 +34,24 @@ def proposals(
     deltas: Sequence[Tensor],
     anchors: Sequence[Tensor],
     window: Window,
+    numerics: Numerics,
     *,
-    scope: Literal["level", "image"],
-    rank: Literal["logit", "probability", "probability-first"],
     pre_nms: int | None,
-    score_threshold: float | None,
     level_post_nms: int | None,
     post_nms: int,
-    nms_threshold: float,
-    nms_at_threshold: bool,
-    nms_apart: bool,
-    nms_ties: Literal["first", "heap"],
-    nms_flat_last: bool,
     min_size: float | None,
-    clip_after: bool,
-    weights: Weights,
-    clip: float | None,
-    clip_both: bool,
-    inclusive: bool,
-    inclusive_areas: bool,
-    wider: bool,
 ) -> Scored:
     """Proposals of one image: per level the best `pre_nms` anchors are moved, cut to the `window` and suppressed.
 
-    `logits` [M_l], `deltas` [M_l, 4] and `anchors` [M_l, 4] for each level; with the `scope` of an image all levels
-    are one. Of each level at most `level_post_nms` stay, and of all of them `post_nms`. `scores` are what `rank` says;
-    `labels` are level indices. Anchors of equal probability keep their order, but where `nms_ties` says otherwise:
-    where all of them are candidates, they are queued as they come. With `clip_after` boxes are cut, and those of no
-    area dropped, after the best `post_nms` are chosen.
+    `logits` [M_l], `deltas` [M_l, 4] and `anchors` [M_l, 4] for each level; where `numerics.rpn_scope` is the image all
+    levels are one. Of each level at most `level_post_nms` stay, and of all of them `post_nms`; no side is below
+    `min_size`. These four differ in training. `scores` are what `numerics.rpn_rank` says; `labels` are level indices.
+    Anchors of equal probability keep their order, but where `numerics.nms_ties` says otherwise: where all of them are
+    candidates, they are queued as they come. With `numerics.clip_after_nms` boxes are cut, and those of no area go,
+    after the best `post_nms` are chosen.
     """
-    if scope == "image":
+    rank = numerics.rpn_rank
+    if numerics.rpn_scope == "image":
         logits, deltas, anchors = [torch.cat(list(logits))], [torch.cat(list(deltas))], [torch.cat(list(anchors))]
     boxes, scores, level = [], [], []
     for index, (logit, delta, anchor) in enumerate(zip(logits, deltas, anchors, strict=True)):
@@ -73,36 +61,32 @@ def proposals(
             score, best = (one[:pre_nms] for one in logit.sigmoid().sort(descending=True, stable=True))
         else:
             score, best = logit.topk(len(logit) if pre_nms is None else min(pre_nms, len(logit)))
-        moved = box_ops.decode(
-            delta[best], anchor[best], weights, clip, both_ways=clip_both, inclusive=inclusive, wider=wider
-        )
-        boxes.append(moved[:, 0])
+        boxes.append(_decoded(delta[best], anchor[best], numerics.rpn_delta_weights, numerics))
         scores.append(score)
         level.append(torch.full_like(best, index))
     found = Scored(torch.cat(boxes), torch.cat(scores), torch.cat(level))
     if rank == "probability":
         found = replace(found, scores=found.scores.sigmoid())
-    if score_threshold is not None:
-        found = found[(found.scores.sigmoid() if rank == "logit" else found.scores) > score_threshold]
-    if not clip_after:
+    if (least := numerics.rpn_score_threshold) is not None:
+        found = found[(found.scores.sigmoid() if rank == "logit" else found.scores) > least]
+    if not numerics.clip_after_nms:
         found = replace(found, boxes=box_ops.clip(found.boxes, window))
-    if min_size is not None and not clip_after:
-        found = _at_least(found, min_size, inclusive_areas)
+        found = found if min_size is None else _at_least(found, min_size, numerics.inclusive_areas)
     kept = suppress(
         found,
-        nms_threshold,
-        at_threshold=nms_at_threshold,
-        apart=nms_apart or nms_ties == "heap",
-        ties=nms_ties,
-        flat_last=nms_flat_last,
-        inclusive=inclusive_areas,
+        numerics.rpn_nms_threshold,
+        at_threshold=numerics.nms_at_threshold,
+        apart=numerics.nms_apart or numerics.nms_ties == "heap",
+        ties=numerics.nms_ties,
+        flat_last=numerics.nms_flat_last,
+        inclusive=numerics.inclusive_areas,
         most=post_nms,
     )
     found = found[_at_most(kept, found.labels, level_post_nms)[:post_nms]]
-    if not clip_after:
+    if not numerics.clip_after_nms:
         return found
     found = replace(found, boxes=box_ops.clip(found.boxes, window))
-    return found if min_size is None else _at_least(found, min_size, inclusive_areas)
+    return found if min_size is None else _at_least(found, min_size, numerics.inclusive_areas)
 
 
 def best_of_batch(found: Sequence[Scored], most: int) -> list[Scored]:
@@ -122,75 +106,66 @@ def detections(
     deltas: Tensor,
     regions: Tensor,
     window: Window,
+    numerics: Numerics,
     *,
     place: Callable[[Tensor], Tensor],
     agnostic: bool,
-    class_scores: ScoreKind,
-    logit_scale: float,
-    class_choice: Literal["every", "best"],
-    score_threshold: float,
-    min_size: float,
-    nms_threshold: float,
-    nms_at_threshold: bool,
-    nms_apart: bool,
-    nms_ties: Literal["first", "heap"],
-    nms_flat_last: bool,
-    max_detections: int,
-    max_by: Literal["score", "argsort"],
-    max_per_class: int | None,
-    rounded: bool,
-    clip_after: bool,
-    weights: Weights,
-    clip: float | None,
-    clip_both: bool,
-    inclusive: bool,
-    inclusive_areas: bool,
-    wider: bool,
 ) -> Scored:
     """Detections of one image, cut to the `window`; suppression is per class, of boxes moved by `place`.
 
-    `logits` [N, K + 1] with the background last are divided by `logit_scale`; `class_scores` is what they then become
-    (`scored`). `deltas` [N, R·4] for R rows, `regions` [N, 4]. With `agnostic` deltas
-    the first row is that of all classes. `class_choice`: a region may answer for "every" class above the threshold, or
-    only for the "best" of all, and for none where that is the background (Matterport). With `clip_after`, where `place`
-    moves nothing, boxes are cut, and those of no area dropped, after suppression. `rounded`: boxes that round to
-    nothing make room for others; `max_by` as in `at_most`.
+    `logits` [N, K + 1] with the background last are divided by `numerics.logit_scale`; `numerics.class_scores` is what
+    they then become (`scored`). `deltas` [N, R·4] for R rows, `regions` [N, 4]. With `agnostic` deltas the first row is
+    that of all classes. `numerics.class_choice`: a region may answer for "every" class above the threshold, or only for
+    the "best" of all, and for none where that is the background (Matterport). With `numerics.clip_after_nms`, where
+    `place` moves nothing, boxes are cut, and those of no area dropped, after suppression. Where they are dropped when
+    they round to nothing (`numerics.box_rounding`), they make room for others; `numerics.max_by` as in `at_most`.
     """
-    probabilities = scored(logits / logit_scale, class_scores)
+    probabilities = scored(logits / numerics.logit_scale, numerics.class_scores)
     scores = probabilities[:, :-1]
-    if class_choice == "best":
+    if numerics.class_choice == "best":
         best = one_hot(probabilities.argmax(1), probabilities.shape[1])[:, :-1].bool()
-        which, label = torch.nonzero(best & (scores >= score_threshold), as_tuple=True)
+        which, label = torch.nonzero(best & (scores >= numerics.score_threshold), as_tuple=True)
     else:
-        which, label = torch.nonzero(scores > score_threshold, as_tuple=True)
+        which, label = torch.nonzero(scores > numerics.score_threshold, as_tuple=True)
     row = torch.zeros_like(label) if agnostic else label
     chosen = deltas.reshape(len(regions), deltas.shape[1] // 4, 4)[which, row]
-    boxes = box_ops.decode(
-        chosen, regions[which], weights, clip, both_ways=clip_both, inclusive=inclusive, wider=wider
-    )[:, 0]
-    boxes = place(boxes if clip_after else box_ops.clip(boxes, window))
+    boxes = _decoded(chosen, regions[which], numerics.box_delta_weights, numerics)
+    boxes = place(boxes if numerics.clip_after_nms else box_ops.clip(boxes, window))
     found = Scored(boxes, scores[which, label], label)
-    if min_size > 0:
-        found = _at_least(found, min_size, inclusive_areas)
+    if numerics.box_min_size > 0:
+        found = _at_least(found, numerics.box_min_size, numerics.inclusive_areas)
     kept = suppress(
         found,
-        nms_threshold,
-        at_threshold=nms_at_threshold,
-        apart=nms_apart,
-        ties=nms_ties,
-        flat_last=nms_flat_last,
-        inclusive=inclusive_areas,
-        most=max_detections if nms_flat_last else len(which),
+        numerics.nms_threshold,
+        at_threshold=numerics.nms_at_threshold,
+        apart=numerics.nms_apart,
+        ties=numerics.nms_ties,
+        flat_last=numerics.nms_flat_last,
+        inclusive=numerics.inclusive_areas,
+        most=numerics.max_detections if numerics.nms_flat_last else len(which),
     )
-    if class_choice == "best":  # of equal scores that of the first region comes first, whatever its class
+    if numerics.class_choice == "best":  # of equal scores that of the first region comes first, whatever its class
         kept = torch.unique(kept)
         kept = kept[found.scores[kept].sort(descending=True, stable=True).indices]
-    found = found[_at_most(kept, found.labels, max_per_class)]
-    if clip_after:
-        found = _at_least(replace(found, boxes=box_ops.clip(found.boxes, window)), 0, inclusive_areas)
-    if rounded:
+    found = found[_at_most(kept, found.labels, numerics.max_per_class)]
+    if numerics.clip_after_nms:
+        found = _at_least(replace(found, boxes=box_ops.clip(found.boxes, window)), 0, numerics.inclusive_areas)
+    if numerics.box_rounding == "drop":
         found = found[(found.boxes[:, 2:].round() > found.boxes[:, :2].round()).all(1)]
-    return found[at_most(found, max_detections, by=max_by)]
+    return found[at_most(found, numerics.max_detections, by=numerics.max_by)]
+
+
+def _decoded(deltas: Tensor, boxes: Tensor, weights: Weights, numerics: Numerics) -> Tensor:
+    moved = box_ops.decode(
+        deltas,
+        boxes,
+        weights,
+        numerics.delta_clip,
+        both_ways=numerics.delta_clip_both,
+        inclusive=numerics.inclusive_boxes,
+        wider=numerics.decoded_wider,
+    )
+    return moved[:, 0]
 
 
 def at_most(found: Scored, most: int, *, by: Literal["score", "argsort"]) -> Tensor:

@@ -87,7 +87,7 @@ def run(scene):
 def main(out):
     torch.randperm = lambda count, device=None: torch.arange(count)
     cfg.merge_from_list(["MODEL.ROI_MASK_HEAD.RESOLUTION", SIDE, *BASELINE])
-    scenes = {scene: run(scene) for scene in ("crowded", "corner")}
+    scenes = {scene: run(scene) for scene in ("crowded", "corner", "inside")}
     np.savez_compressed(out, **{scene + "." + name: found[name] for scene, found in scenes.items() for name in found})
 
 

@@ -108,7 +108,7 @@ def main(out):
     absent = types.ModuleType("dataset")
     absent.DatasetRegistry = absent.register_coco = None
     sys.modules["dataset"] = absent
-    scenes = {scene: run(scene) for scene in ("crowded", "corner")}
+    scenes = {scene: run(scene) for scene in ("crowded", "corner", "inside")}
     np.savez_compressed(out, **{scene + "." + name: found[name] for scene, found in scenes.items() for name in found})
 
 
