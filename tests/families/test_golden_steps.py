@@ -30,6 +30,20 @@ from tests.golden.flips import TRAINING, others
 from tests.golden.steps import made_up
 from tests.golden.steps.ours import FOLDER, Golden, Step, empty_maps, faults, step
 
+# Matterport's with the settings of `Other` (`tests/golden/steps/make_matterport.py`).
+OTHER_MATTERPORT = replace(
+    matterport.NUMERICS,
+    mask_targets="crop",
+    roi_samples=90,
+    roi_positive_fraction=0.4,
+    rpn_samples=100,
+    rpn_post_nms_train=400,
+    rpn_pre_nms_train=1000,
+    rpn_delta_weights=(1 / 0.12, 10.0, 4.0, 5.0),
+    box_delta_weights=(10.0, 1 / 0.15, 1 / 0.3, 5.0),
+    loss_weights=(1.0, 0.5, 2.0, 1.5, 0.8),
+)
+
 
 @dataclass(frozen=True)
 class Home:
@@ -153,9 +167,10 @@ HOMES = {
         untold=(*NO_MEANS, *OF_PADDING),
         scenes=("crowded", "inside", "beside"),
     ),
-    "matterport": Home(
-        matterport.NUMERICS, 0.5, untold=("rpn_outside", "rpn_straddle_closed", "rpn_filled", *ONE_EACH)
-    ),
+    **{
+        name: Home(numerics, 0.5, untold=("rpn_outside", "rpn_straddle_closed", "rpn_filled", *ONE_EACH))
+        for name, numerics in (("matterport", matterport.NUMERICS), ("matterport_other", OTHER_MATTERPORT))
+    },
 }
 
 FAMILIES = [name for name, home in HOMES.items() if not home.file]

@@ -1,6 +1,9 @@
 """What Matterport's own targets and losses make of the made-up step.
 
-python make_matterport.py matterport.npz     # TensorFlow 1.15.5, Keras 2.2.5, mrcnn 2.1, scikit-image 0.17.2 made it
+python make_matterport.py matterport.npz matterport_other.npz
+
+TensorFlow 1.15.5, Keras 2.2.5, mrcnn 2.1 and scikit-image 0.17.2 made them: one with the settings of its `Config`, one
+with others.
 
 A draw takes the first, on both sides. The losses are those of `mrcnn/model.py`, its own layers one after
 the other: `ProposalLayer`, `detection_targets_graph`, `build_rpn_targets`, and the five `*_loss_graph`.
@@ -23,6 +26,27 @@ class MadeUp(Config):
     NUM_CLASSES = 1 + made_up.CLASSES
 
 
+WEIGHTS = {
+    "rpn_class_loss": 1.0,
+    "rpn_bbox_loss": 0.5,
+    "mrcnn_class_loss": 2.0,
+    "mrcnn_bbox_loss": 1.5,
+    "mrcnn_mask_loss": 0.8,
+}
+
+
+class Other(MadeUp):
+    USE_MINI_MASK = False
+    TRAIN_ROIS_PER_IMAGE = 90
+    ROI_POSITIVE_RATIO = 0.4
+    RPN_TRAIN_ANCHORS_PER_IMAGE = 100
+    POST_NMS_ROIS_TRAINING = 400
+    PRE_NMS_LIMIT = 1000
+    RPN_BBOX_STD_DEV = np.array([0.1, 0.12, 0.2, 0.25])
+    BBOX_STD_DEV = np.array([0.15, 0.1, 0.2, 0.3])
+    LOSS_WEIGHTS = WEIGHTS
+
+
 def first(values, size=None, replace=True):
     """`np.random.choice` of those that are to be left out: all but the first."""
     assert not replace
@@ -33,8 +57,7 @@ def yx(boxes):
     return np.stack([boxes[..., 1], boxes[..., 0], boxes[..., 3], boxes[..., 2]], -1)
 
 
-def run(scene):
-    config = MadeUp()
+def run(scene, config):
     height, width, _ = made_up.SCENES[scene]
     boxes, labels, masks, _ = made_up.truth(scene)
     masks = np.moveaxis(masks, 0, -1)
@@ -51,7 +74,7 @@ def run(scene):
     proposals = modellib.ProposalLayer(config.POST_NMS_ROIS_TRAINING, config.RPN_NMS_THRESHOLD, config)(
         [tf.nn.softmax(pairs), moves, tf.constant(utils.norm_boxes(anchors, (height, width))[None])]
     )
-    small = utils.minimize_mask(truth, masks, config.MINI_MASK_SHAPE)
+    small = utils.minimize_mask(truth, masks, config.MINI_MASK_SHAPE) if config.USE_MINI_MASK else masks
     rois, classes, offsets, inner = modellib.detection_targets_graph(
         proposals[0],
         tf.constant(labels + 1, tf.int32),
@@ -104,12 +127,14 @@ def run(scene):
     return found
 
 
-def main(out):
+def main(*outs):
     np.random.choice = first
     tf.random_shuffle = lambda values, **_: values
-    scenes = {scene: run(scene) for scene in ("crowded", "small")}
-    np.savez_compressed(out, **{scene + "." + name: found[name] for scene, found in scenes.items() for name in found})
+    for out, config in zip(outs, (MadeUp(), Other())):
+        scenes = {scene: run(scene, config) for scene in ("crowded", "small")}
+        arrays = {scene + "." + name: found[name] for scene, found in scenes.items() for name in found}
+        np.savez_compressed(out, **arrays)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
