@@ -3,6 +3,7 @@
 import json
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,11 +37,15 @@ def photograph(size: tuple[int, int] = SIZE) -> np.ndarray:
     return np.asarray(Image.fromarray(small).resize((size[1], size[0]), Image.Resampling.BICUBIC))
 
 
-def slim_model(name: str) -> mg.MaskRCNN:
+def slim_model(name: str, **changes: Any) -> mg.MaskRCNN:
     """A model that finds something: nothing is background, and classes depend on what regions look like."""
     known = identify(in_memory(arrays_of(name)))
     model = assemble(known, known.spec)
-    model = rebuilt(model, known.spec.with_numerics({**slim_settings(known.spec), "max_detections": 20})).eval()
+    # what the graph does not do: keep others than the best, and choose among equal boxes of no area as a heap does
+    settings = {**slim_settings(known.spec), "max_detections": 20, "max_by": "score", "detect_filled": False}
+    if known.spec.numerics.nms_flat_last:
+        settings |= {"rpn_min_size": 0.0, "nms_flat_last": False}
+    model = rebuilt(model, known.spec.with_numerics({**settings, **changes})).eval()
     weight = model.box_predictor.cls.weight
     with torch.no_grad():
         model.box_predictor.cls.bias[-1] = -20
@@ -79,6 +84,29 @@ def test_its_steps_find_what_predict_finds(name: str) -> None:
         outputs = Exportable(model, SIZE)(torch.from_numpy(resized(image, model.spec.numerics)))
     assert len(found) > 0
     assert_alike(found, *(one.numpy() for one in outputs))
+
+
+MANY = {"rpn_pre_nms": 400, "rpn_post_nms": 400, "rpn_nms_threshold": 0.2, "max_detections": 300}
+
+
+def test_nothing_comes_after_a_box_of_no_area() -> None:
+    model, image = slim_model("matterport", **MANY, nms_flat_last=True), photograph()
+    found = model.predict([image])[0]
+    with torch.inference_mode():
+        outputs = Exportable(model, SIZE)(torch.from_numpy(resized(image, model.spec.numerics)))
+    assert 0 < len(found) < 100
+    assert_alike(found, *(one.numpy() for one in outputs))
+
+
+def test_missing_proposals_are_made_up_for() -> None:
+    image, counts = photograph(), []
+    for filled in (False, True):
+        model = slim_model("matterport", **MANY, detect_filled=filled)
+        with torch.inference_mode():
+            boxes, *_ = Exportable(model, SIZE)(torch.from_numpy(resized(image, model.spec.numerics)))
+        counts.append(len(boxes))
+    assert counts[0] < 210  # of some 200 proposals
+    assert counts[1] == len(model.predict([image])[0]) == 300
 
 
 def test_nothing_found_is_no_box() -> None:

@@ -114,6 +114,8 @@ class Exportable(nn.Module):
         if numerics.clip_after_nms:
             regions = box_ops.clip(regions, window)
             counts = counts if least is None else counts & self._at_least(regions, least)
+        if numerics.detect_filled:
+            regions, counts = regions * counts[:, None], torch.ones_like(counts)
         return regions, counts
 
     def _candidates(self, logits: Tensor, deltas: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,11 +157,13 @@ class Exportable(nn.Module):
         most: int,
         kinds: int,
         per_kind: int | None = None,
+        seen: Tensor | None = None,
         together: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """The best `most` of what suppression within each of `kinds` labels leaves: indices [most], and which count.
 
-        `together`: labels are shifted apart as torchvision's `batched_nms` does it, with its rounding.
+        `seen`: which of them may stay; the others suppress too. `together`: labels are shifted apart as torchvision's
+        `batched_nms` does it, with its rounding.
         """
         numerics = self.model.spec.numerics
         those = torch.nonzero(counts).squeeze(1)
@@ -177,6 +181,8 @@ class Exportable(nn.Module):
             stays = ((before.cumsum(0) - before) * of_kind).sum(1) == 0
         if per_kind is not None:
             stays = stays & (((of_kind & stays[:, None]).long().cumsum(0) * of_kind).sum(1) <= per_kind)
+        if seen is not None:
+            stays = stays & seen[those][kept]
         kept = those[kept[torch.nonzero(stays).squeeze(1)]]
         none = torch.zeros(most, dtype=torch.long)
         return torch.cat((kept, none))[:most], torch.cat((torch.ones_like(kept), none))[:most] > 0
@@ -232,6 +238,7 @@ class Exportable(nn.Module):
             most=numerics.max_detections,
             kinds=classes,
             per_kind=numerics.max_per_class,
+            seen=(boxes[:, 2:].round() > boxes[:, :2].round()).all(1) if numerics.box_rounding == "drop" else None,
             together=not numerics.nms_apart,
         )
         boxes = boxes[chosen]
