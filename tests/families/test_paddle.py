@@ -13,11 +13,12 @@ from maskgraft.families import identify, paddle
 from maskgraft.families.class_names import numbered
 from maskgraft.spec import Arch, Spec
 from tests.families.drawn import drawn
-from tests.families.test_shapes import PADDLE, PADDLE_C4, PADDLE_VD
+from tests.families.test_shapes import PADDLE, PADDLE_C4, PADDLE_NUMERICS_VD, PADDLE_VD
 
 
 def spec_of(arch: Arch) -> Spec:
-    return Spec(family="paddledetection", arch=arch, numerics=paddle.NUMERICS, classes=numbered(arch.classes))
+    numerics = PADDLE_NUMERICS_VD if arch == PADDLE_VD else paddle.NUMERICS
+    return Spec(family="paddledetection", arch=arch, numerics=numerics, classes=numbered(arch.classes))
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,7 @@ def spec_of(arch: Arch) -> Spec:
         (PADDLE_VD, "backbone.res3.res3a.short.conv.conv.weight", (512, 256, 1, 1)),
         (PADDLE_VD, "backbone.res4.res4a.branch2a.conv.weight", (256, 512, 1, 1)),
         (PADDLE_VD, "backbone.res4.res4b22.branch2a.conv.weight", (256, 1024, 1, 1)),
+        (replace(PADDLE, stem="3x3"), "backbone.res3.res3a.short.conv.weight", (512, 256, 1, 1)),
         (PADDLE_C4, "bbox_head.head.res5.res5a.short.conv.weight", (2048, 1024, 1, 1)),
     ],
 )
