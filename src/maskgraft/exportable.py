@@ -10,7 +10,7 @@ from maskgraft.model import MaskRCNN, Size
 from maskgraft.ops import anchors as anchor_ops
 from maskgraft.ops import boxes as box_ops
 from maskgraft.ops.pooling import levels, placed
-from maskgraft.ops.selection import scored
+from maskgraft.ops.selection import decoded, scored
 from maskgraft.preprocess import network_size, prepare, stack
 from maskgraft.torchvision_ops import nms, roi_align
 
@@ -124,20 +124,8 @@ class Exportable(nn.Module):
         most = numerics.rpn_post_nms if numerics.rpn_pre_nms == 0 else numerics.rpn_pre_nms
         ranked = logits.sigmoid() if numerics.rpn_rank == "probability-first" else logits
         scores, best = ranked.topk(len(logits) if most is None else min(most, len(logits)))
-        moved = self._decoded(deltas[best], anchors[best], numerics.rpn_delta_weights)
+        moved = decoded(deltas[best], anchors[best], numerics.rpn_delta_weights, numerics)
         return moved[:, 0], scores
-
-    def _decoded(self, deltas: Tensor, boxes: Tensor, weights: box_ops.Weights) -> Tensor:
-        numerics = self.model.spec.numerics
-        return box_ops.decode(
-            deltas,
-            boxes,
-            weights,
-            numerics.delta_clip,
-            both_ways=numerics.delta_clip_both,
-            inclusive=numerics.inclusive_boxes,
-            wider=numerics.decoded_wider,
-        )
 
     def _at_least(self, boxes: Tensor, size: float) -> Tensor:
         """Which of boxes [..., 4] have sides of `size`, and some area."""
@@ -206,9 +194,8 @@ class Exportable(nn.Module):
         numerics, model, prepared = self.model.spec.numerics, self.model, self.prepared
         decoded_there, suppressed_there = numerics.detect_in == "photograph", numerics.detect_in != "input"
         logits, deltas = model.box_predictor(model.box_head(self._pool(maps, regions, numerics.box_pool_size)))
-        moved = self._decoded(
-            deltas, prepared.to_original(regions) if decoded_there else regions, numerics.box_delta_weights
-        )
+        placed_there = prepared.to_original(regions) if decoded_there else regions
+        moved = decoded(deltas, placed_there, numerics.box_delta_weights, numerics)
         window = model.window((0, 0, *prepared.original) if decoded_there else model.detection_window(prepared))
         moved = moved if numerics.clip_after_nms else box_ops.clip(moved, window)
         if suppressed_there and not decoded_there:

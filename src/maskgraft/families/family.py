@@ -147,15 +147,20 @@ def not_taken_up(config: Config, usual: Iterable[tuple[str, Any]]) -> Iterator[F
     """What to say of settings of trainings alone that are not `usual`, and that a training here does not take up."""
     said = {key: value for key, one in usual if (value := setting(config, key)) not in (None, one)}
     if said:
-        yield Finding(
-            "numerics.training",
-            "info",
-            "settings that a training here does not take up: "
-            + ", ".join(f"{key} {value!r}" for key, value in said.items()),
-            names=tuple(said),
-            evidence=said,
-            effect="none on results; losses of a training differ from those at home",
-        )
+        yield idle_settings(said)
+
+
+def idle_settings(said: Mapping[str, Any]) -> Finding:
+    """What to say of settings, by key, that a training here does not take up."""
+    return Finding(
+        "numerics.training",
+        "info",
+        "settings that a training here does not take up: "
+        + ", ".join(f"{key} {value!r}" for key, value in said.items()),
+        names=tuple(said),
+        evidence=said,
+        effect="none on results; losses of a training differ from those at home",
+    )
 
 
 def class_count_fault(tensors: Tensors, classes: int, said: Any, key: str) -> list[Finding]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from maskgraft.errors import Finding
 from maskgraft.families.configs import setting
+from maskgraft.families.family import idle_settings
 
 Config = Mapping[str, Any]
 
@@ -145,19 +146,7 @@ def told(model: Config, head: Config, training: Config, testing: Config) -> list
             (f"{name}.loss_bbox.type", kind, ("GIoULoss",) if decoded else tuple(_PLAIN)),
         ]
     said = {key: value for key, value, values in usual if value is not None and value not in values}
-    if not said:
-        return []
-    return [
-        Finding(
-            "numerics.training",
-            "info",
-            "settings that a training here does not take up: "
-            + ", ".join(f"{key} {value!r}" for key, value in said.items()),
-            names=tuple(said),
-            evidence=said,
-            effect="none on results; losses of a training differ from those at home",
-        )
-    ]
+    return [idle_settings(said)] if said else []
 
 
 def _same(rcnn: Config) -> tuple[Any, ...]:

@@ -61,7 +61,7 @@ def proposals(
             score, best = (one[:pre_nms] for one in logit.sigmoid().sort(descending=True, stable=True))
         else:
             score, best = logit.topk(len(logit) if pre_nms is None else min(pre_nms, len(logit)))
-        boxes.append(_decoded(delta[best], anchor[best], numerics.rpn_delta_weights, numerics))
+        boxes.append(decoded(delta[best], anchor[best], numerics.rpn_delta_weights, numerics)[:, 0])
         scores.append(score)
         level.append(torch.full_like(best, index))
     found = Scored(torch.cat(boxes), torch.cat(scores), torch.cat(level))
@@ -129,7 +129,7 @@ def detections(
         which, label = torch.nonzero(scores > numerics.score_threshold, as_tuple=True)
     row = torch.zeros_like(label) if agnostic else label
     chosen = deltas.reshape(len(regions), deltas.shape[1] // 4, 4)[which, row]
-    boxes = _decoded(chosen, regions[which], numerics.box_delta_weights, numerics)
+    boxes = decoded(chosen, regions[which], numerics.box_delta_weights, numerics)[:, 0]
     boxes = place(boxes if numerics.clip_after_nms else box_ops.clip(boxes, window))
     found = Scored(boxes, scores[which, label], label)
     if numerics.box_min_size > 0:
@@ -155,8 +155,9 @@ def detections(
     return found[at_most(found, numerics.max_detections, by=numerics.max_by)]
 
 
-def _decoded(deltas: Tensor, boxes: Tensor, weights: Weights, numerics: Numerics) -> Tensor:
-    moved = box_ops.decode(
+def decoded(deltas: Tensor, boxes: Tensor, weights: Weights, numerics: Numerics) -> Tensor:
+    """`boxes.decode` as the conventions have it: deltas [N, R·4] of boxes [N, 4], xyxy [N, R, 4]."""
+    return box_ops.decode(
         deltas,
         boxes,
         weights,
@@ -165,7 +166,6 @@ def _decoded(deltas: Tensor, boxes: Tensor, weights: Weights, numerics: Numerics
         inclusive=numerics.inclusive_boxes,
         wider=numerics.decoded_wider,
     )
-    return moved[:, 0]
 
 
 def at_most(found: Scored, most: int, *, by: Literal["score", "argsort"]) -> Tensor:
