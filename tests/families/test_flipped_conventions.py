@@ -51,10 +51,14 @@ WHY = {
     "pad_multiple": "the page has a size of its own",
     "roi_aligned": "crops do not look at it",
     "roi_any_size": "no region is smaller than a cell",
+    "roi_rescue_iou": "every object has a proposal that overlaps it enough",
     "roi_sampling": "crops do not look at it",
     "rpn_activation": "no activation passes 6",
     "detect_filled": "there are enough proposals",
+    "rpn_both": "anchors of both kinds are sampled",
     "rpn_min_size": "no candidate among the best is that small",
+    "rpn_outside": "no anchor is left out for standing beyond the image",
+    "rpn_own_cells": "the image is alone in its batch",
     "rpn_post_nms_shared": "a step of one image",
     "rpn_pre_nms": "those that are kept are among the best 200",
     "rpn_rank": "no logit is so large that its float32 probability is 1",
@@ -70,6 +74,7 @@ _CROPS = (
     *("box_min_size", "level_epsilon", "nms_apart", "normalise_first", "roi_aligned", "roi_sampling", "rpn_min_size"),
     *("rpn_pre_nms", "rpn_rank", "rpn_scope", "rpn_score_threshold"),
 )
+_STEP_OF_MMDET = ("roi_rescue_iou", "rpn_both", "rpn_outside", "rpn_own_cells")
 UNDECIDED: dict[str, tuple[str, ...]] = {
     "chainer-r50c4": (
         *("detect_in", "level_epsilon", "max_by", "nms_apart", "nms_at_threshold", "rpn_rank", "size_rounding"),
@@ -90,8 +95,8 @@ UNDECIDED: dict[str, tuple[str, ...]] = {
         *("nms_flat_last", "nms_ties", "pad_multiple", "roi_aligned", "roi_sampling", "detect_filled", "rpn_min_size"),
         "rpn_pre_nms",
     ),
-    "mmdet-r50caffe-fpn": (*_PLAIN, "box_min_size", "delta_clip_both", "level_epsilon_value"),
-    "mmdet-r50fpn": (*_PLAIN, "delta_clip_both", "level_epsilon_value"),
+    "mmdet-r50caffe-fpn": (*_PLAIN, "box_min_size", "delta_clip_both", "level_epsilon_value", *_STEP_OF_MMDET),
+    "mmdet-r50fpn": (*_PLAIN, "delta_clip_both", "level_epsilon_value", *_STEP_OF_MMDET),
     "modelgarden-maskrcnn_resnet50fpn": (
         *(*_PLAIN, "anchor_stride", "level_epsilon_value", "nms_apart", "normalise_first", "pad_multiple"),
         "roi_any_size",
@@ -180,7 +185,7 @@ def cases_of(family: str) -> list[str]:
 
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_what_no_case_of_a_family_tells_is_told_elsewhere(family: str) -> None:
-    """Training conventions need a golden step, which the families of TensorFlow, Keras and Chainer do not have."""
+    """Those of training are told by the golden steps, `test_golden_steps.py`."""
     cases = cases_of(family)
     assert cases
     beside = {convention for name, tells in TELLS.items() if name.startswith(f"{family}-") for convention in tells}
