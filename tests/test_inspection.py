@@ -37,6 +37,12 @@ def test_every_tensor_is_in_one_row() -> None:
     assert sum(row.count for row in fold(tensors)) == len(tensors)
 
 
+def test_parts_of_a_file_of_no_family_begin_where_its_names_differ(tmp_path: Path) -> None:
+    path = tmp_path / "other.pth"
+    torch.save({f"net.{name}": torch.zeros(2) for name in ("trunk.0.weight", "trunk.1.weight", "head.weight")}, path)
+    assert describe(path).components == {"net.trunk": (2, 4), "net.head": (1, 2)}
+
+
 def test_a_detector_is_described(tmp_path: Path) -> None:
     path = foreign_file(tiny_model(), tmp_path / "model.pth")
     found = describe(path, values=True)

@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from maskgraft.diagnosis import components, summary
 from maskgraft.errors import CheckpointError, Finding, worst_first
-from maskgraft.families import identify, other_detector, recognise
+from maskgraft.families import extractor_offer, identify, other_detector, recognise
 from maskgraft.files import LazyArray, Tensors, open_checkpoint
 from maskgraft.files.unreadable import is_document
 from maskgraft.links import Shape
@@ -91,6 +92,8 @@ def describe(path: str | Path, *, key: str | None = None, salvage: bool = False,
     likeness, family, _, _ = recognise(tensors)[0]
     if likeness < 0.5:
         other = other_detector(tensors)
+        if other and (offer := extractor_offer(tensors)):
+            findings.append(Finding("family.backbone-only", "info", "of this file the backbone can be had", fix=offer))
         return Description(path, tensors, "", likeness, other, (), _by_top(tensors), worst_first(findings))
     try:
         known = identify(tensors)
@@ -110,10 +113,13 @@ def describe(path: str | Path, *, key: str | None = None, salvage: bool = False,
 
 
 def _by_top(tensors: Tensors) -> dict[str, tuple[int, int]]:
-    """Tensors and numbers by the first part of their names, for files of no family."""
+    """Tensors and numbers by the first part of their names that differs, for files of no family."""
     counts: dict[str, tuple[int, int]] = {}
-    for name, array in tensors.items():
-        top = name.replace("/", ".").split(".", 1)[0]
+    parts = [name.replace("/", ".").split(".") for name in tensors]
+    shared = takewhile(lambda pair: pair[0] == pair[1], zip(min(parts), max(parts), strict=False)) if parts else ()
+    depth = 1 + len(list(shared))
+    for (name, array), part in zip(tensors.items(), parts, strict=True):
+        top = name[: len(".".join(part[:depth]))]
         count, values = counts.get(top, (0, 0))
         counts[top] = (count + 1, values + array.size)
     return counts

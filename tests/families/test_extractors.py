@@ -9,12 +9,14 @@ import torch
 
 import maskgraft as mg
 from maskgraft.backbones import build
+from maskgraft.causes.tables import unrecognised
 from maskgraft.errors import CheckpointError
 from maskgraft.families import identify, tf_extractors
 from maskgraft.families.backbone_only import HEADS
 from maskgraft.families.tf_object_detection import EXTRACTOR, INCEPTION
 from maskgraft.files import LazyArray, Tensors
 from maskgraft.files.tf_writing import write_bundle
+from maskgraft.inspection import describe
 from maskgraft.spec import Arch, Numerics, Spec
 from tests.families.drawn import canonical_shapes
 from tests.families.slim import FEW_C4, numbered
@@ -82,6 +84,21 @@ def test_unasked_the_file_is_refused_by_name_and_the_way_is_told(case: str) -> N
     assert f'family="{EXTRACTOR}"' in raised.value.findings[0].fix
 
 
+@pytest.mark.parametrize("case", list(CASES))
+def test_the_diagnosis_names_the_detector_too(case: str) -> None:
+    """In its full widths, by which its layers have the sizes of a Mask R-CNN's."""
+    arch, numerics, era, heads = CASES[case]
+    full = Arch(classes=1) if arch == PYRAMID else replace(arch, rpn_channels=512, stem_width=64, width_per_group=64)
+    spec = Spec(family=EXTRACTOR, arch=full, numerics=numerics, classes=numbered(1))
+    arrays = {name: np.broadcast_to(np.float32(0), shape) for name, shape in heads.items()}
+    shapes = canonical_shapes(spec)
+    for link in tf_extractors.FAMILY.links(spec, era):
+        arrays[link.theirs] = link.back(np.broadcast_to(np.float32(0), shapes[link.ours]))
+    with pytest.raises(CheckpointError) as raised:
+        identify(in_memory(arrays))
+    assert unrecognised(in_memory(arrays), raised.value) == list(raised.value.findings)
+
+
 def test_backbone_and_proposal_head_are_the_files_and_the_rest_is_new(tmp_path: Path) -> None:
     arrays = file_of("tf1 faster rcnn")
     write_bundle(tmp_path / "model.ckpt", arrays, objects=False)
@@ -112,6 +129,19 @@ def test_a_backbone_that_is_not_built_is_refused_by_name() -> None:
     arrays = {name: np.zeros(shape, np.float32) for name, shape in mobile.items()}
     with pytest.raises(CheckpointError, match="architecture not supported: SSD MobileNet v1"):
         identify(in_memory(arrays), family_name=EXTRACTOR)
+
+
+@pytest.mark.parametrize(("stem", "offered"), [((3, 3, 3, 32), False), ((7, 7, 3, 64), True)])
+def test_only_what_can_be_had_is_offered(stem: tuple[int, ...], offered: bool, tmp_path: Path) -> None:
+    """The layers of TF2 have numbers: a MobileNet's first has the name of a ResNet's."""
+    trunk = "model/_feature_extractor/classification_backbone/layer_with_weights"
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in BOXES_2.items()}
+    write_bundle(tmp_path / "ckpt-0", arrays | {f"{trunk}-0/kernel": np.zeros(stem, np.float32)}, objects=True)
+    fixes = [finding.fix for finding in describe(tmp_path / "ckpt-0.index").findings]
+    assert any(EXTRACTOR in fix for fix in fixes) == offered
+    with pytest.raises(CheckpointError) as raised:
+        identify(mg.open(tmp_path / "ckpt-0.index"))
+    assert (EXTRACTOR in raised.value.findings[0].fix) == offered
 
 
 @torch.inference_mode()

@@ -14,13 +14,14 @@ from maskgraft.causes.canonical import canonical_shape, rows
 from maskgraft.causes.layouts import back, relaid, same_but_for_layout
 from maskgraft.causes.reference import all_reference_names, era_names, eras, likely_architectures, reference_names
 from maskgraft.errors import CheckpointError, Finding
-from maskgraft.families import Identified, identify, unwrapped
+from maskgraft.families import Identified, identify, other_detector, unwrapped
 from maskgraft.families.family import Family
 from maskgraft.files import LazyArray, Tensors
 from maskgraft.links import Link, Shape
 from maskgraft.spec import COMPONENTS, Spec, component
 
 _SLOTS = ("momentum", "momentum_buffer", "exp_avg", "exp_avg_sq", "Momentum", "Adam", "Adam_1", "RMSProp", "velocity")
+_OF_MASKS = {"mask_head", "mask_predictor"}  # without them: another detector, which its family names
 _BARE = ("backbone.body.", "backbone.bottom_up.", "backbone.", "module.backbone.body.")
 
 Mismatches = dict[str, tuple[Shape, Shape | None, Shape]]  # name → shape in the file, as moved, as it should be
@@ -80,13 +81,15 @@ def unrecognised(tensors: Tensors, error: CheckpointError) -> list[Finding]:
     turned = next((told for told in map(_identified, relaid(tensors)) if told is not None), None)
     if turned is not None and not mismatched(turned.tensors, turned.links, turned.spec):
         return [_layout(turned.tensors, len(turned.tensors), turned.family.title)]
+    if other_detector(tensors):
+        return list(error.findings)
     refused = [one.message for one in error.findings if "architecture not supported" in one.message]
     if any("a backbone that" not in message and "no mask head" not in message for message in refused):
         return list(error.findings)
     best = _best_share(tensors)
     foreign: list[str] = []
     if best is not None:
-        foreign = [name for name in best.plain if best.bare + name not in best.names]
+        foreign = [name for name in best.plain if best.bare + name not in best.names and not best.family.ignored(name)]
         if foreign and (prefixed := _prefixed(best.plain, best.names)):
             again = _identified(prefixed[0])
             return [prefixed[1], *(table_faults(again) if again is not None else [])]
@@ -102,7 +105,7 @@ def unrecognised(tensors: Tensors, error: CheckpointError) -> list[Finding]:
         have = {component(best.names[best.bare + name]) for name in best.plain if best.bare + name in best.names}
         usual = {component(ours) for ours in best.names.values()}
         lacking = [part for part in COMPONENTS if part in usual - have]
-        if lacking:
+        if lacking and not (refused and set(lacking) <= _OF_MASKS):
             return [_partial(best.family.title, sorted(have, key=COMPONENTS.index), lacking, best.bare, tensors)]
     return list(error.findings)
 

@@ -189,11 +189,21 @@ def other_detector(tensors: Tensors) -> str:
     return next((told for _, names in unwrapped(tensors) if (told := other_detectors.told(names))), "")
 
 
+def extractor_offer(tensors: Tensors) -> str:
+    """What to type to have the feature extractor of another detector as a backbone, or "" where it is none here."""
+    for _, plain in unwrapped(tensors):
+        if tf_extractors.FAMILY.likeness(plain.arrays) > 0:
+            try:
+                tf_extractors.FAMILY.read(plain, None)
+            except CheckpointError:  # of a network that is no backbone of maskgraft
+                return ""
+            name = tf_extractors.FAMILY.name
+            return f'mg.load("{tensors.path.name}", family="{name}") takes its feature extractor as a backbone'
+    return ""
+
+
 def _another(tensors: Tensors, told: str) -> Finding:
-    fix = f"maskgraft inspect {tensors.path} shows what is in it"
-    if any(tf_extractors.FAMILY.likeness(plain.arrays) > 0 for _, plain in unwrapped(tensors)):
-        name = tf_extractors.FAMILY.name
-        fix = f'mg.load("{tensors.path.name}", family="{name}") takes its feature extractor as a backbone'
+    fix = extractor_offer(tensors) or f"maskgraft inspect {tensors.path} shows what is in it"
     return Finding("family.unknown", "error", f"{tensors.path}: recognised as {told}", fix=fix)
 
 
