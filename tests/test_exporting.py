@@ -176,6 +176,14 @@ def test_what_cannot_be_written_is_refused_before_anything_is_done(
     assert not list(tmp_path.iterdir())
 
 
+def test_suppression_in_tiles_below_a_half_is_refused(tmp_path: Path) -> None:
+    model = slim_model("model garden", rpn_nms_threshold=0.4)
+    with pytest.raises(UsageError, match=r"rpn_nms_threshold is 0\.4") as raised:
+        mg.export(model, tmp_path / "model.onnx", size=SIZE)
+    assert '"rpn_nms_tiled": False' in raised.value.findings[0].fix
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_size_that_is_none_is_refused(maskgraft: Run, tmp_path: Path) -> None:
     done = maskgraft("export", tmp_path, "--out", tmp_path / "model.onnx", "--size", "large")
     assert done.returncode == 2

@@ -260,7 +260,15 @@ def test_looking_at_the_first_candidates_only_changes_nothing() -> None:
     for most in (3, 20, 300):
         every, first = (
             suppress(
-                scored, 0.5, at_threshold=False, apart=True, ties="first", flat_last=False, inclusive=False, most=n
+                scored,
+                0.5,
+                at_threshold=False,
+                apart=True,
+                ties="first",
+                tiled=False,
+                flat_last=False,
+                inclusive=False,
+                most=n,
             )
             for n in (4000, most)
         )

@@ -15,6 +15,7 @@ from maskgraft.errors import Finding, UsageError
 from maskgraft.exportable import Exportable
 from maskgraft.files.writing import atomic
 from maskgraft.model import MaskRCNN
+from maskgraft.spec import Numerics
 
 OUTPUTS = ("boxes", "scores", "labels", "mask_probs")
 _NEEDED = ("onnx", "onnxscript")
@@ -56,6 +57,7 @@ def export(
     """
     place, numerics = Path(out), model.spec.numerics
     size = size or numerics.fixed_size or (numerics.min_size, numerics.max_size)
+    _refuse_tiles(numerics)
     _refuse(place, size, overwrite)
     own = copy.deepcopy(model).cpu().float().eval()
     graph = Exportable(own, size).eval()
@@ -94,6 +96,21 @@ def _refuse(place: Path, size: tuple[int, int], overwrite: bool) -> None:
         raise UsageError(Finding("file.exists", "error", f"{place} exists already", fix=fix))
     if not place.parent.is_dir():
         raise UsageError(Finding("config.path", "error", f"there is no folder {place.parent}", fix="make it first"))
+
+
+def _refuse_tiles(numerics: Numerics) -> None:
+    """The graph suppresses one by one, which below a half is not what tiles do (`ops.tiles`)."""
+    low = [
+        name
+        for name, tiled in (("rpn_nms_threshold", numerics.rpn_nms_tiled), ("nms_threshold", numerics.nms_tiled))
+        if tiled and getattr(numerics, name) < 0.5
+    ]
+    if low:
+        fault = (
+            f"suppression in tiles has no graph below 0.5: {', '.join(f'{n} is {getattr(numerics, n)}' for n in low)}"
+        )
+        told = ", ".join(f'"{name.removesuffix("threshold")}tiled": False' for name in low)
+        raise UsageError(Finding("spec.field", "error", fault, tuple(low), fix=f"mg.load(path, numerics={{{told}}})"))
 
 
 def _about(model: MaskRCNN, graph: Exportable) -> Mapping[str, str]:

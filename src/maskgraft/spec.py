@@ -176,6 +176,7 @@ class Numerics:
     rpn_level_post_nms: int | None = None  # proposals that each level has at most, before the best of all are taken
     rpn_post_nms: int = 1000
     rpn_nms_threshold: float = 0.7
+    rpn_nms_tiled: bool = False  # proposals are suppressed as in `ops.tiles`
     rpn_min_size: float | None  # proposals with a side below this are dropped; 0: those of no area; None: none is
     rpn_min_size_in: Literal["input", "photograph"] = "input"  # whose pixels rpn_min_size counts
     rpn_clip_padded: bool = False  # for detecting, proposals are cut to the padded input and not to the image
@@ -211,6 +212,7 @@ class Numerics:
     score_threshold: float = 0.05
     box_min_size: float  # detections with a side below this are dropped before suppression (0: none is)
     nms_threshold: float = 0.5
+    nms_tiled: bool = False  # detections are suppressed as in `ops.tiles`
     max_detections: int = 100
     max_by: Literal["score", "argsort"] = "score"  # the best stay, or those of late places in `numpy.argsort` (Chainer)
     max_per_class: int | None = None

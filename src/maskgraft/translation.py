@@ -382,6 +382,8 @@ def _acts(name: str, arch: Arch, mine: Numerics, theirs: Numerics) -> bool:
         "max_size": mine.fixed_size is not None and theirs.fixed_size is not None,
         "stride_in": arch.block == "basic",
         "rpn_min_size_in": not mine.rpn_min_size and not theirs.rpn_min_size,
+        "rpn_nms_tiled": min(mine.rpn_nms_threshold, theirs.rpn_nms_threshold) >= 0.5,
+        "nms_tiled": min(mine.nms_threshold, theirs.nms_threshold) >= 0.5,
     }
     return not idle.get(name, False)
 

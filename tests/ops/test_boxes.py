@@ -121,7 +121,15 @@ def test_suppression_is_the_plain_loop(inclusive: bool, equal: bool, threshold: 
     scores = generator.permutation(70).astype(np.float32)
     found = Scored(torch.from_numpy(xyxy), torch.from_numpy(scores), torch.zeros(70, dtype=torch.int64))
     kept = suppress(
-        found, threshold, at_threshold=equal, apart=True, ties="first", flat_last=False, inclusive=inclusive, most=9
+        found,
+        threshold,
+        at_threshold=equal,
+        apart=True,
+        ties="first",
+        tiled=False,
+        flat_last=False,
+        inclusive=inclusive,
+        most=9,
     )
     assert kept.tolist() == greedy(xyxy, scores, threshold, offset=int(inclusive), equal=equal)
 
@@ -131,11 +139,35 @@ def test_an_overlap_at_the_threshold_decides() -> None:
         torch.tensor([[0.0, 0, 2, 1], [0.0, 0, 1, 1]]), torch.tensor([0.9, 0.8]), torch.zeros(2, dtype=torch.int64)
     )
     assert (
-        len(suppress(pair, 0.5, at_threshold=False, apart=True, ties="first", flat_last=False, inclusive=False, most=9))
+        len(
+            suppress(
+                pair,
+                0.5,
+                at_threshold=False,
+                apart=True,
+                ties="first",
+                tiled=False,
+                flat_last=False,
+                inclusive=False,
+                most=9,
+            )
+        )
         == 2
     )
     assert (
-        len(suppress(pair, 0.5, at_threshold=True, apart=True, ties="first", flat_last=False, inclusive=False, most=9))
+        len(
+            suppress(
+                pair,
+                0.5,
+                at_threshold=True,
+                apart=True,
+                ties="first",
+                tiled=False,
+                flat_last=False,
+                inclusive=False,
+                most=9,
+            )
+        )
         == 1
     )
 
@@ -150,7 +182,15 @@ def test_classes_do_not_suppress_each_other_however_they_are_kept_apart() -> Non
     )
     apart, shifted = (
         suppress(
-            found, 0.4, at_threshold=False, apart=choice, ties="first", flat_last=False, inclusive=False, most=9
+            found,
+            0.4,
+            at_threshold=False,
+            apart=choice,
+            ties="first",
+            tiled=False,
+            flat_last=False,
+            inclusive=False,
+            most=9,
         ).tolist()
         for choice in (True, False)
     )
@@ -227,11 +267,27 @@ def test_a_kept_box_of_no_area_is_kept_again_until_there_are_enough() -> None:
     for labels, kept in (([0, 0, 0, 0, 0], [0, 1, 1, 1]), ([0, 0, 0, 0, 1], [0, 1, 1, 1, 4])):
         found = Scored(boxes, scores, torch.tensor(labels))
         stays = suppress(
-            found, 0.5, at_threshold=False, apart=True, ties="first", flat_last=True, inclusive=False, most=4
+            found,
+            0.5,
+            at_threshold=False,
+            apart=True,
+            ties="first",
+            tiled=False,
+            flat_last=True,
+            inclusive=False,
+            most=4,
         )
         assert stays.tolist() == kept
     none = suppress(
-        found[[]], 0.5, at_threshold=False, apart=True, ties="first", flat_last=True, inclusive=False, most=4
+        found[[]],
+        0.5,
+        at_threshold=False,
+        apart=True,
+        ties="first",
+        tiled=False,
+        flat_last=True,
+        inclusive=False,
+        most=4,
     )
     assert none.tolist() == []
 

@@ -25,7 +25,15 @@ def test_the_same_stays_in_the_same_order(case: int) -> None:
     found = Scored(boxes, scores, torch.zeros(len(scores), dtype=torch.int64))
     for apart in (True, False):
         stays = suppress(
-            found, 0.5, at_threshold=True, apart=apart, ties="heap", flat_last=True, inclusive=False, most=most
+            found,
+            0.5,
+            at_threshold=True,
+            apart=apart,
+            ties="heap",
+            tiled=False,
+            flat_last=True,
+            inclusive=False,
+            most=most,
         )
         assert stays[:most].tolist() == kept
 
@@ -39,7 +47,10 @@ def test_the_cases_tell() -> None:
             boxes, scores, most, kept = golden(case)
             found = Scored(boxes, scores, torch.zeros(len(scores), dtype=torch.int64))
             given = {"at_threshold": True, "ties": "heap", "flat_last": True} | changes
-            unlike += suppress(found, 0.5, apart=True, inclusive=False, most=most, **given)[:most].tolist() != kept  # type: ignore[arg-type]
+            unlike += (
+                suppress(found, 0.5, apart=True, tiled=False, inclusive=False, most=most, **given)[:most].tolist()
+                != kept
+            )  # type: ignore[arg-type]
         return unlike
 
     assert others() == 0

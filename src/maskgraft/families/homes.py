@@ -258,6 +258,7 @@ def _model_garden(spec: Spec) -> Settings:
         "task.losses.rpn_huber_loss_delta": rpn,
         "task.losses.frcnn_huber_loss_delta": heads,
         "task.model.roi_generator.nms_iou_threshold": numerics.rpn_nms_threshold,
+        "task.model.detection_generator.nms_version": "v2" if numerics.nms_tiled else "v1",
         "task.model.roi_sampler.mix_gt_boxes": numerics.roi_truth,
         "task.model.roi_sampler.background_iou_high_threshold": numerics.roi_positive_iou,
         "task.model.mask_sampler.num_sampled_masks": int(numerics.roi_samples * numerics.roi_positive_fraction),

@@ -49,7 +49,10 @@ NUMERICS = Numerics(
     anchor_rounding=False,
     anchor_stride="nominal",
     anchor_offset=0.5,
+    nms_at_threshold=True,
     nms_apart=True,
+    nms_tiled=True,
+    rpn_nms_tiled=True,
     rpn_rank="probability-first",
     rpn_min_size=None,
     level_epsilon="outside",
@@ -133,6 +136,10 @@ _FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
 # The same of settings that its later versions have.
 _OF_LATER: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("box_delta_weights", f"{_MODEL}.detection_generator.box_coder_weights", _weights),
+    # all versions but v2 are greedy; "batched", TensorFlow's `combined_non_max_suppression`, keeps boxes of no area
+    ("nms_tiled", f"{_MODEL}.detection_generator.nms_version", lambda version: version == "v2"),
+    ("nms_at_threshold", f"{_MODEL}.detection_generator.nms_version", lambda version: version != "batched"),
+    ("detect_filled", f"{_MODEL}.detection_generator.nms_version", lambda version: version == "batched"),
 )
 
 # Settings whose other values change what is computed in ways that the model does not have.

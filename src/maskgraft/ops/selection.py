@@ -12,6 +12,7 @@ from torch.nn.functional import one_hot
 from maskgraft.ops import boxes as box_ops
 from maskgraft.ops.boxes import Weights, Window
 from maskgraft.ops.ties import suppressed_from_heap
+from maskgraft.ops.tiles import stays_in_tiles
 from maskgraft.spec import Numerics, ScoreKind
 from maskgraft.torchvision_ops import batched_nms, nms
 
@@ -78,6 +79,7 @@ def proposals(
         at_threshold=numerics.nms_at_threshold,
         apart=numerics.nms_apart or numerics.nms_ties == "heap",
         ties=numerics.nms_ties,
+        tiled=numerics.rpn_nms_tiled,
         flat_last=numerics.nms_flat_last,
         inclusive=numerics.inclusive_areas,
         most=post_nms,
@@ -140,6 +142,7 @@ def detections(
         at_threshold=numerics.nms_at_threshold,
         apart=numerics.nms_apart,
         ties=numerics.nms_ties,
+        tiled=numerics.nms_tiled,
         flat_last=numerics.nms_flat_last,
         inclusive=numerics.inclusive_areas,
         most=numerics.max_detections if numerics.nms_flat_last else len(which),
@@ -197,6 +200,7 @@ def suppress(
     at_threshold: bool,
     apart: bool,
     ties: Literal["first", "heap"],
+    tiled: bool,
     flat_last: bool,
     inclusive: bool,
     most: int,
@@ -208,6 +212,8 @@ def suppress(
     Otherwise all go together, shifted so far apart that labels do not meet, which rounds boxes of high labels to 1/100
     of a pixel (torchvision, Detectron2, mmcv). Of equal scores of a label the first comes first, or what a heap gives
     (`ops.ties.suppressed_from_heap`).
+
+    `tiled`, which labels that are suppressed `apart` may be: not greedy, but as `ops.tiles.stays_in_tiles` has it.
 
     `flat_last`: once a box of no area is kept, it is kept again and again until there are `most`, of its label or,
     where all go together, of all labels: so a label keeps nothing more, but for boxes of the same score.
@@ -226,7 +232,10 @@ def suppress(
     for label in torch.unique(found.labels):
         of_label = torch.nonzero(found.labels == label).squeeze(1)
         these = boxes[of_label], found.scores[of_label]
-        if _as_a_heap(*these, ties, flat_last):
+        if tiled:
+            order = these[1].sort(descending=True, stable=True).indices
+            stay = order[stays_in_tiles(boxes[of_label[order]], threshold)]
+        elif _as_a_heap(*these, ties, flat_last):
             stay = suppressed_from_heap(*these, torch.zeros_like(of_label), threshold, most=most, flat_again=flat_last)
         else:
             stay = _first_of_nms(*these, threshold, most)
