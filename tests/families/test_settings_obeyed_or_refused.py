@@ -171,6 +171,13 @@ REFUSED = [
     ("mmdet", MMDET["step"].format("type='Pad', size=(1024, 1024)"), "padded"),
     ("mmdet", MMDET["step"].format("type='CenterCrop', crop_size=5"), "CenterCrop"),
     (
+        "mmdet",
+        MMDET["model"].format("data_preprocessor=dict(pad_size_divisor=32)")
+        + "\ntest_pipeline = [dict(type='Pad', size_divisor=64)]",
+        "the step {'type': 'Pad', 'size_divisor': 64}, and there is a data_preprocessor",
+    ),
+    ("mmdet", MMDET["model"].format("test_cfg=dict(rpn=dict(max_per_img=-1))"), "rpn.max_per_img is -1"),
+    (
         "paddle",
         "TestReader: {sample_transforms: [{Resize: {target_size: [1, 2], interp: 2, keep_ratio: false}}]}",
         "ratio",
@@ -355,6 +362,30 @@ TestReader:
     ("mmdet", MMDET["model"].format("test_cfg=dict(rpn=dict(min_bbox_size=-1))"), {"rpn_min_size": None}),
     (
         "mmdet",
+        MMDET["model"].format(
+            "type='MaskRCNN', test_cfg=dict(rpn=dict(nms_pre=-1, nms=None), rcnn=dict(nms=None, max_per_img=-1))"
+        ),
+        {"rpn_pre_nms": None, "rpn_nms_threshold": 2, "nms_threshold": 2, "max_detections": 3 * 1000},
+    ),
+    (
+        "mmdet",
+        MMDET["model"]
+        .format(
+            "type='MaskRCNN', test_cfg=dict(rpn=dict(nms_post=50, max_per_img=90)), "
+            "train_cfg=dict(rpn_proposal=dict(nms_pre=0, min_bbox_size=-1), rcnn=dict(soft_mask_target=True))"
+        )
+        .replace("test_cfg", "roi_head=dict(type='StandardRoIHead'), test_cfg"),
+        {
+            "rpn_pre_nms": None,  # where a model is built, what is not said is no limit
+            "rpn_level_post_nms": None,  # MMDetection 1's
+            "rpn_post_nms": 90,
+            "rpn_pre_nms_train": None,
+            "rpn_min_size_train": None,
+            "mask_targets": "soft-bitmap",
+        },
+    ),
+    (
+        "mmdet",
         MMDET["model"].format("backbone=dict(norm_cfg=dict(type='BN', eps=1e-3)), neck=dict(norm_cfg=dict(type='BN'))"),
         {"norm_eps": 1e-3, "head_norm_eps": 1e-5},
     ),
@@ -510,6 +541,16 @@ def test_tests_that_look_several_times_are_told(options: str, says: str, tmp_pat
     (tmp_path / called).write_text(f"test_pipeline = [dict(type='MultiScaleFlipAug', {options}, transforms=[])]")
     findings = identify(drawn(spec, era), config=tmp_path / called).findings
     assert [says in one.message for one in findings if one.code == "numerics.resize"] == [True] * bool(says)
+
+
+def test_soft_masks_of_mmdetection_are_told(tmp_path: Path) -> None:
+    (spec, era), called = FILES["mmdet"]
+    (tmp_path / called).write_text("model = dict(test_cfg=dict(rcnn=dict(mask_thr_binary=-1)))")
+    reading = identify(drawn(spec, era), config=tmp_path / called)
+    (finding,) = reading.findings
+    assert (finding.code, finding.severity) == ("numerics.assumed", "warning")
+    assert "mask_thr_binary is -1" in finding.message
+    assert reading.spec.numerics.mask_threshold == 0.5
 
 
 def test_mmdetections_settings_of_trainings_alone_are_told(tmp_path: Path) -> None:

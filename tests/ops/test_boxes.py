@@ -303,3 +303,20 @@ def test_what_stays_of_too_many_in_chainer_hangs_on_its_place() -> None:
     assert at_most(found, 12, by="argsort").tolist() == theirs != list(range(12))
     assert at_most(found, 12, by="score").tolist() == list(range(12))
     assert at_most(found, 30, by="argsort").tolist() == list(range(30))
+
+
+def test_of_equal_scores_the_first_comes_first_however_many_there_are() -> None:
+    corners = torch.arange(2000.0)[:, None].expand(-1, 4) * 10
+    found = Scored(corners + torch.tensor([0.0, 0, 5, 5]), torch.full((2000,), 0.5), torch.arange(2000) % 3)
+    kept = suppress(
+        found,
+        0.5,
+        at_threshold=False,
+        apart=False,
+        ties="first",
+        tiled=False,
+        flat_last=False,
+        inclusive=False,
+        most=2000,
+    )
+    assert kept.tolist() == list(range(2000))

@@ -15,6 +15,7 @@ from maskgraft.families.family import (
     Config,
     class_count_fault,
     learned,
+    limited,
     not_taken_up,
     refuse_other_pooling,
     refuse_what_cannot_be_obeyed,
@@ -314,9 +315,7 @@ def numerics_of(
     changes = changes_from(config, _FROM_LAZY if lazy else FROM_CONFIG, how, defaults)
     changes |= _anchors(tensors, arch, config, defaults, how, title, lazy=lazy)
     changes |= _loss_weights(config, how, lazy=lazy)
-    numerics = replace(numerics, **changes)
-    if numerics.max_detections < 0:  # as many as there are
-        numerics = replace(numerics, max_detections=numerics.rpn_post_nms * arch.classes)
+    numerics = limited(replace(numerics, **changes), arch, least=0)
     return numerics, how, list(_disagreements(tensors, arch, config, numerics))
 
 

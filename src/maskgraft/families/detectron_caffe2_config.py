@@ -16,6 +16,7 @@ from maskgraft.families.detectron_maths import SHARED, of_arch, quad, straddle
 from maskgraft.families.family import (
     Config,
     learned,
+    limited,
     not_taken_up,
     refuse_other_pooling,
     refuse_what_cannot_be_obeyed,
@@ -164,9 +165,7 @@ def numerics_of(
     changes = changes_from(config, _FROM_CONFIG, how, defaults)
     anchors = _settings_of(arch, whole)
     how |= learned("Detectron's config", "read", [f"numerics.{name}" for name in anchors])
-    numerics = replace(of_arch(NUMERICS, arch), **{**changes, **anchors})
-    if numerics.max_detections <= 0:  # as many as there are
-        numerics = replace(numerics, max_detections=numerics.rpn_post_nms * arch.classes)
+    numerics = limited(replace(of_arch(NUMERICS, arch), **{**changes, **anchors}), arch, least=1)
     return numerics, how, list(not_taken_up(config, _OF_TRAINING))
 
 

@@ -1,7 +1,7 @@
 """`Family`: what maskgraft knows of one home framework, and the pieces that its link generators share."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from maskgraft.families.configs import read_config as read_any_config
 from maskgraft.families.configs import setting
 from maskgraft.files import Tensors
 from maskgraft.links import Link, Shape, Step
-from maskgraft.spec import Learned, NormKind, Spec
+from maskgraft.spec import Arch, Learned, NormKind, Numerics, Spec
 
 Config = Mapping[str, Any]
 
@@ -161,6 +161,13 @@ def idle_settings(said: Mapping[str, Any]) -> Finding:
         evidence=said,
         effect="none on results; losses of a training differ from those at home",
     )
+
+
+def limited(numerics: Numerics, arch: Arch, *, least: int) -> Numerics:
+    """The same, but where fewer than `least` detections are asked for with as many as there are: all classes of all
+    proposals."""
+    every = numerics.rpn_post_nms * arch.classes
+    return replace(numerics, max_detections=every) if numerics.max_detections < least else numerics
 
 
 def class_count_fault(tensors: Tensors, classes: int, said: Any, key: str) -> list[Finding]:

@@ -14,6 +14,7 @@ from maskgraft.families.family import (
     Config,
     class_count_fault,
     learned,
+    limited,
     not_taken_up,
     refuse_other_pooling,
     refuse_what_cannot_be_obeyed,
@@ -148,9 +149,7 @@ def numerics_of(
     if arch.neck == "fpn":
         refuse_other_pooling(tensors, config, _POOLING, title)
     numerics = replace(numerics, **changes_from(config, FROM_CONFIG, how))
-    numerics = replace(numerics, **_by_neck(arch, config, numerics, how))
-    if numerics.max_detections <= 0:  # as many as there are
-        numerics = replace(numerics, max_detections=numerics.rpn_post_nms * arch.classes)
+    numerics = limited(replace(numerics, **_by_neck(arch, config, numerics, how)), arch, least=1)
     return numerics, how, list(_disagreements(tensors, arch, config))
 
 

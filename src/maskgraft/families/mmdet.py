@@ -20,6 +20,7 @@ from maskgraft.families.family import (
     conv_links,
     count,
     learned,
+    limited,
     norm_kind,
     norm_links,
     shape,
@@ -156,7 +157,7 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
         rows = rows - 1 if era == "1" and isinstance(rows, int) else rows  # one was the background's
         findings += class_count_fault(tensors, arch.classes, rows, "bbox_head.num_classes")
     classes, how["classes"] = _classes(meta, arch)
-    numerics = replace(NUMERICS, **changes)
+    numerics = limited(replace(NUMERICS, **changes), arch, least=1)
     spec = Spec(family=FAMILY.name, arch=arch, numerics=numerics, classes=classes, learned=how)
     return Reading(spec, era, tuple(findings))
 

@@ -69,7 +69,11 @@ def transforms(config: Config) -> list[Config]:
     return []
 
 
-_NONE = ("rpn_min_size", "rpn_straddle", "roi_rescue_iou")  # fields that a config may set to nothing
+# Fields that a config may set to nothing.
+_NONE = (
+    *("rpn_min_size", "rpn_straddle", "roi_rescue_iou", "rpn_pre_nms"),
+    *("rpn_pre_nms_train", "rpn_min_size_train"),
+)
 _TRUNK = ("backbone", "shared_head")  # the second is C5 of a C4 model
 _NORMS = ("BN", "BN2d", "SyncBN", "MMSyncBN", "GN", "BatchNorm2d", "SyncBatchNorm", "GroupNorm")
 
@@ -168,7 +172,13 @@ def refusal(config: Config, neck: str) -> str:
         if said is not None and (tuple(said) if isinstance(said, list) else said) not in values:
             return f"{key} is {said!r}"
     steps = (_step_fault(step) for step in transforms(config))
-    faults = (*steps, _norm_fault(model, head), _legacy_fault(model, head))
+    faults = (
+        *steps,
+        _padding_fault(config),
+        _norm_fault(model, head),
+        _legacy_fault(model, head),
+        _count_fault(testing),
+    )
     return next(filter(None, faults), "")
 
 
@@ -231,6 +241,20 @@ def _step_fault(step: Config) -> str:
         if step.get("size") is not None or step.get("pad_to_square") or filled not in (0, (0, 0, 0), [0, 0, 0]):
             return "images are padded to a size of their own, or with another colour than 0"
     return ""
+
+
+def _padding_fault(config: Config) -> str:
+    """Padding by the pipeline, up to whose end boxes are cut since 3.0, and by what comes after it, or ""."""
+    padded = next((step for step in transforms(config) if step.get("type") == "Pad"), None)
+    if padded is None or setting(config, "model.data_preprocessor") is None:
+        return ""
+    return f"the test pipeline has the step {dict(padded)!r}, and there is a data_preprocessor"
+
+
+def _count_fault(testing: Config) -> str:
+    """A number of proposals that is none: the last of them would be left out, or all."""
+    most = mmdet_training.none_or_fewer(testing.get("rpn") or {})
+    return "" if most is None else f"rpn.max_per_img is {most!r}"
 
 
 def _augmented(config: Config) -> list[Finding]:
@@ -367,22 +391,27 @@ def _testing(config: Config) -> dict[str, Any]:
     rpn: Config = testing.get("rpn") or {}
     rcnn: Config = testing.get("rcnn") or {}
     return {
-        "rpn_pre_nms": _when(int, rpn.get("nms_pre")),
-        "rpn_post_nms": _when(int, mmdet_training.most(rpn)),
-        "rpn_level_post_nms": _when(int, mmdet_training.of_level(rpn)),
+        **mmdet_training.made(rpn, "", whole="type" in model_of(config), by_level=head_of(config) is model_of(config)),
         "score_threshold": _when(float, rcnn.get("score_thr")),
-        "nms_threshold": _when(float, setting(rcnn, "nms.iou_threshold"), setting(rcnn, "nms.iou_thr")),
+        "nms_threshold": _overlap(rcnn),
         "max_detections": _when(int, rcnn.get("max_per_img")),
-        "mask_threshold": _when(float, rcnn.get("mask_thr_binary")),
-        "rpn_nms_threshold": _when(float, setting(rpn, "nms.iou_threshold"), rpn.get("nms_thr")),
-        **_least(rpn),
+        "mask_threshold": None if _soft_masks(testing) else _when(float, rcnn.get("mask_thr_binary")),
+        "rpn_nms_threshold": _overlap(rpn),
     }
 
 
-def _least(rpn: Config) -> dict[str, Any]:
-    """The smallest side of a proposal: below 0 none is dropped."""
-    said = rpn.get("min_bbox_size")
-    return {} if said is None else {"rpn_min_size": float(said) if said >= 0 else None}
+def _overlap(stage: Config) -> float | None:
+    """From which overlap on a box suppresses others; with `nms=None` none does."""
+    if "nms" in stage and stage["nms"] is None:
+        return 2.0
+    said = (setting(stage, "nms.iou_threshold"), setting(stage, "nms.iou_thr"), stage.get("nms_thr"))
+    return next((float(one) for one in said if one is not None), None)
+
+
+def _soft_masks(testing: Config) -> bool:
+    """Whether the home framework gives masks as grey levels of their probabilities."""
+    said = setting(testing, "rcnn.mask_thr_binary")
+    return isinstance(said, int | float) and said < 0
 
 
 def _training(config: Config) -> dict[str, Any]:
@@ -393,4 +422,18 @@ def _training(config: Config) -> dict[str, Any]:
 def told(config: Config) -> list[Finding]:
     """What to say of settings that results do not follow, and of those that a training does not."""
     training, testing = stage_settings(config, "train_cfg"), stage_settings(config, "test_cfg")
-    return [*_augmented(config), *mmdet_training.told(model_of(config), head_of(config), training, testing)]
+    soft = [
+        Finding(
+            "numerics.assumed",
+            "warning",
+            f"rcnn.mask_thr_binary is {setting(testing, 'rcnn.mask_thr_binary')!r}: MMDetection gives each pixel's "
+            "probability as a grey level; here a pixel is the object's from 0.5 on",
+            effect="masks are bool; `Detections.mask_probs` has the probabilities within the boxes",
+            fix='numerics={"mask_threshold": 0.3} cuts them elsewhere',
+        )
+    ]
+    return [
+        *_augmented(config),
+        *(soft if _soft_masks(testing) else []),
+        *mmdet_training.told(model_of(config), head_of(config), training, testing),
+    ]

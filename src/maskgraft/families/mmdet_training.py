@@ -25,7 +25,7 @@ def read(model: Config, head: Config, training: Config, testing: Config) -> dict
     return {
         **_losses(model, head),
         **_anchors(training.get("rpn") or {}),
-        **_proposals(training, testing),
+        **_proposals(model, head, training, testing),
         **_regions(training.get("rcnn") or {}),
     }
 
@@ -68,27 +68,36 @@ def _anchors(rpn: Config) -> dict[str, Any]:
     return changes
 
 
-def _proposals(training: Config, testing: Config) -> dict[str, Any]:
+def _proposals(model: Config, head: Config, training: Config, testing: Config) -> dict[str, Any]:
     """Those of a step are made as for testing where nothing else is said."""
-    made = training.get("rpn_proposal") or (testing.get("rpn") if training else None) or {}
-    said = {
-        "rpn_pre_nms_train": made.get("nms_pre"),
-        "rpn_post_nms_train": most(made),
-        "rpn_level_post_nms_train": of_level(made),
-        "rpn_min_size_train": made.get("min_bbox_size"),
-    }
-    return {name: int(value) for name, value in said.items() if value is not None}
+    said = training.get("rpn_proposal") or (testing.get("rpn") if training else None) or {}
+    return made(said, "_train", whole="type" in model, by_level=head is model)
 
 
-def most(made: Config) -> Any:
-    """How many proposals are kept of an image: the word for it since 2.3, and those before."""
-    return next((made[key] for key in ("max_per_img", "max_num", "nms_post") if made.get(key) is not None), None)
+def made(said: Config, suffix: str, *, whole: bool, by_level: bool) -> dict[str, Any]:
+    """The fields of `Numerics`, of this `suffix`, that say how many proposals are made, and how small they may be.
+
+    Candidates are all where there are 0 of them or fewer, and where a config that is `whole` does not say; sides below
+    0 are none that is dropped. `by_level`: the config is MMDetection 1's, which took so many of each level at first.
+    """
+    changes: dict[str, Any] = {}
+    candidates: int | None = said.get("nms_pre")
+    of_level: int | None = said.get("nms_post")
+    least: float | None = said.get("min_bbox_size")
+    if candidates is not None or (said and whole):
+        changes[f"rpn_pre_nms{suffix}"] = int(candidates) if candidates and candidates > 0 else None
+    if (of_all := most(said)) is not None and of_all > 0:
+        changes[f"rpn_post_nms{suffix}"] = int(of_all)
+    if by_level and of_level is not None and candidates is not None and of_level < candidates:
+        changes[f"rpn_level_post_nms{suffix}"] = int(of_level)
+    if least is not None:
+        changes[f"rpn_min_size{suffix}"] = float(least) if least >= 0 else None
+    return changes
 
 
-def of_level(made: Config) -> Any:
-    """How many proposals are kept of a level in MMDetection 1, where that is fewer than there are candidates."""
-    kept, candidates = made.get("nms_post"), made.get("nms_pre")
-    return kept if kept is not None and candidates is not None and kept < candidates else None
+def most(said: Config) -> Any:
+    """How many proposals are kept of an image: the word for it since 2.4, and those before."""
+    return next((said[key] for key in ("max_per_img", "max_num", "nms_post") if said.get(key) is not None), None)
 
 
 def _regions(rcnn: Config) -> dict[str, Any]:
@@ -99,6 +108,8 @@ def _regions(rcnn: Config) -> dict[str, Any]:
         changes["roi_rescue_iou"] = float(assigner.get("min_pos_iou", 0.0)) if rescued else None
     if isinstance(sampler, Mapping):
         changes["roi_truth"] = bool(sampler.get("add_gt_as_proposals", True))
+    if rcnn.get("soft_mask_target"):  # `structures/mask/mask_target.py`
+        changes["mask_targets"] = "soft-bitmap"
     return changes
 
 
@@ -123,6 +134,7 @@ def told(model: Config, head: Config, training: Config, testing: Config) -> list
         ("train_cfg.rcnn.assigner.neg_iou_thr", setting(rcnn, "assigner.neg_iou_thr"), _same(rcnn)),
         ("train_cfg.rpn.assigner.neg_iou_thr", _listed(setting(rpn, "assigner.neg_iou_thr")), ()),
         ("train_cfg.rpn_proposal.nms", _overlap(training.get("rpn_proposal")), (_overlap(testing.get("rpn")),)),
+        ("train_cfg.rpn_proposal.max_per_img", none_or_fewer(training.get("rpn_proposal") or {}), ()),
         ("roi_head.type", setting(model, "roi_head.type"), ("StandardRoIHead",)),
         ("mask_head.loss_mask.type", setting(head, "mask_head.loss_mask.type"), ("CrossEntropyLoss",)),
         ("rpn_head.loss_cls.type", setting(model, "rpn_head.loss_cls.type"), ("CrossEntropyLoss",)),
@@ -134,6 +146,7 @@ def told(model: Config, head: Config, training: Config, testing: Config) -> list
                 ("assigner.type", ("MaxIoUAssigner",)),
                 ("assigner.gt_max_assign_all", (True,)),
                 ("assigner.ignore_iof_thr", (-1,)),
+                ("assigner.iou_calculator.type", ("BboxOverlaps2D",)),
                 ("sampler.type", ("RandomSampler",)),
                 ("sampler.neg_pos_ub", (-1,)),
                 ("pos_weight", (-1, 0)),
@@ -163,3 +176,9 @@ def _overlap(made: Any) -> Any:
         return None
     said = setting(made, "nms.iou_threshold")
     return said if said is not None else made.get("nms_thr")
+
+
+def none_or_fewer(made: Config) -> Any:
+    """A number of proposals that is none, where it is one."""
+    said = most(made)
+    return said if isinstance(said, int) and said <= 0 else None

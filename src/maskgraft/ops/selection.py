@@ -226,8 +226,8 @@ def suppress(
     if not apart:
         if _as_a_heap(boxes, found.scores, ties, flat_last):
             return suppressed_from_heap(boxes, found.scores, found.labels, threshold, most=most, flat_again=flat_last)
-        together: Tensor = batched_nms(boxes, found.scores, found.labels, threshold)
-        return together
+        chosen: Tensor = batched_nms(boxes, found.scores, found.labels, threshold).sort().values
+        return chosen[found.scores[chosen].sort(descending=True, stable=True).indices]
     kept = [found.labels[:0]]
     for label in torch.unique(found.labels):
         of_label = torch.nonzero(found.labels == label).squeeze(1)
