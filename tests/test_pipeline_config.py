@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from maskgraft.errors import CheckpointError
-from maskgraft.families.pipeline_config import NotText, entries, read_label_map, read_pipeline, read_text
+from maskgraft.families.pipeline_config import STRAYS, read_label_map, read_pipeline
+from maskgraft.families.protobuf_text import NotText, entries, read_text
 
 SHARED = Path(os.environ.get("MASKGRAFT_SHARED", Path(__file__).parents[2] / "shared"))
 
@@ -73,7 +74,7 @@ def test_extensions_are_named_in_brackets() -> None:
     [
         ("a {\n b: 1\n", 2, "ends before '}'"),
         ("a: 1\nb 2", 2, "'b' is followed by '2'"),
-        ('a: "x"s\n}', 1, "'s' is followed by '}'"),
+        ('a: "x" s\n}', 1, "'s' is followed by '}'"),
         ('a: "no end\n', 1, "a string does not end"),
         ("a: 1\n}\n", 2, "'}'"),
         ("a:\n1x", 2, "'1x' is no number"),
@@ -109,6 +110,17 @@ def test_a_pipeline_brings_the_label_map_that_lies_beside_it(tmp_path: Path) -> 
         "item { name: '/m/1' id: 2 display_name: 'fork' } item { id: 1 name: 'cup' }"
     )
     assert read_pipeline(path)["label_map"] == {2: "fork", 1: "cup"}
+
+
+def test_a_word_glued_to_a_string_is_passed_over_and_told(tmp_path: Path) -> None:
+    """As in the published pipeline.config of mask_rcnn_inception_resnet_v2_1024x1024_coco17_gpu-8."""
+    path = tmp_path / "pipeline.config"
+    path.write_text(PIPELINE.replace('.pbtxt"', '.pbtxt"s'))
+    config = read_pipeline(path)
+    assert config["train_input_reader"] == {"label_map_path": "/elsewhere/things.pbtxt"}
+    assert config[STRAYS] == ["line 3: 's'"]
+    path.write_text(PIPELINE)
+    assert STRAYS not in read_pipeline(path)
 
 
 @pytest.mark.parametrize(

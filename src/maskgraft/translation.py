@@ -14,7 +14,8 @@ from maskgraft.families import mmdet_settings
 from maskgraft.families.configs import parse_yaml
 from maskgraft.families.family import Family, Reading
 from maskgraft.families.homes import Home
-from maskgraft.families.pipeline_config import entries, read_text, write_label_map, write_text
+from maskgraft.families.pipeline_config import write_label_map
+from maskgraft.families.protobuf_text import entries, read_text, write_text
 from maskgraft.files import LazyArray, Tensors
 from maskgraft.links import Array, Link
 from maskgraft.restating import Arrays

@@ -228,7 +228,9 @@ def test_a_resizer_that_keeps_the_aspect_has_no_fixed_size(tmp_path: Path) -> No
         ({"masks": "mask_height: 15 mask_width: 33"}, "masks that are not square"),
         ({"masks": "convolve_then_upsample_masks: true"}, "convolve_then_upsample_masks"),
         ({"masks": "conv_hyperparams { activation: RELU_6 }"}, "activation is RELU_6"),
-        ({"masks": "conv_hyperparams { batch_norm { } }"}, "batch_norm in the conv_hyperparams"),
+        ({"masks": "conv_hyperparams { batch_norm { } }"}, "conv_hyperparams.batch_norm is"),
+        ({"masks": "fc_hyperparams { sync_batch_norm { } }"}, "fc_hyperparams.sync_batch_norm is"),
+        ({"other": "first_stage_box_predictor_conv_hyperparams { group_norm { } }"}, "group_norm is"),
         ({"extra": "soft_nms_sigma: 0.5"}, "soft_nms_sigma is 0.5"),
         ({"extra": "use_class_agnostic_nms: true"}, "use_class_agnostic_nms"),
         ({"other": "first_stage_box_predictor_kernel_size: 1"}, "kernel_size is 1"),
@@ -274,6 +276,14 @@ def test_a_config_of_another_model_is_told(tmp_path: Path, old: str, new: str, c
     findings = identify(file_of("tf1 r101"), config=path).findings
     assert [finding.code for finding in findings] == [code]
     assert said in findings[0].message
+
+
+def test_what_is_glued_to_a_string_is_told(tmp_path: Path) -> None:
+    """As in a published pipeline.config, at which TensorFlow's own parser stops."""
+    path = pipeline(tmp_path)
+    path.write_text(path.read_text().replace('things.pbtxt"', 'things.pbtxt"s'))
+    (told,) = identify(file_of("tf1 r101"), config=path).findings
+    assert (told.code, told.severity, told.evidence["words"]) == ("config.mismatch", "warning", ["line 26: 's'"])
 
 
 def test_settings_of_training_that_are_not_taken_up_are_told(tmp_path: Path) -> None:

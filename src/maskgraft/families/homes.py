@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from maskgraft.families import mmdet_settings, tf_settings
+from maskgraft.families.pipeline_settings import FROM_CONFIG
 from maskgraft.families.tf1_object_detection import FIRST, SECOND
-from maskgraft.families.tf_object_detection import FROM_CONFIG
 from maskgraft.spec import Arch, Spec
 
 Settings = Mapping[str, Any]

@@ -12,15 +12,14 @@ from maskgraft.errors import Finding
 from maskgraft.families.configs import setting
 from maskgraft.families.family import Config, Family, Reading, count, shape, unsupported
 from maskgraft.families.pipeline_config import read_pipeline
+from maskgraft.families.pipeline_settings import disagreements, numerics
 from maskgraft.families.tf_object_detection import (
     INCEPTION,
     KERNEL,
     SLIM_SCOPES,
     class_names,
-    disagreements,
     head_links,
     norm_links,
-    numerics,
     without_masks,
 )
 from maskgraft.files import LazyArray, Tensors

@@ -9,14 +9,13 @@ from typing import Any
 
 from maskgraft.families.family import Config, Family, Reading, shape, unsupported
 from maskgraft.families.pipeline_config import read_pipeline
+from maskgraft.families.pipeline_settings import disagreements, numerics
 from maskgraft.families.tf_object_detection import (
     INCEPTION,
     KERNEL,
     class_names,
-    disagreements,
     head_links,
     norm_links,
-    numerics,
     without_masks,
 )
 from maskgraft.files import Tensors

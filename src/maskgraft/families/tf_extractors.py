@@ -22,7 +22,8 @@ from maskgraft.families.configs import setting
 from maskgraft.families.family import Config, Family, Reading, learned, shape, unsupported
 from maskgraft.families.other_detectors import told
 from maskgraft.families.pipeline_config import read_pipeline
-from maskgraft.families.tf_object_detection import EXTRACTOR, INCEPTION, NUMERICS, numerics, proposal_links
+from maskgraft.families.pipeline_settings import numerics
+from maskgraft.families.tf_object_detection import EXTRACTOR, INCEPTION, NUMERICS, proposal_links
 from maskgraft.files import Tensors
 from maskgraft.links import Link
 from maskgraft.spec import Arch, Learned, Spec

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from maskgraft.families.tf_object_detection import LOSS_WEIGHTS, METHODS, SCORES
+from maskgraft.families.pipeline_settings import LOSS_WEIGHTS, METHODS, SCORES
 from maskgraft.spec import Numerics, Spec
 
 LABEL_MAP = "label_map.pbtxt"
@@ -26,7 +26,7 @@ _DENSE = {
 
 
 def settings(spec: Spec) -> Mapping[str, Any]:
-    """The settings by dotted key, as `pipeline_config.write_text` nests them; words in capitals are enum values."""
+    """The settings by dotted key, as `protobuf_text.write_text` nests them; words in capitals are enum values."""
     arch, numerics = spec.arch, spec.numerics
     said: dict[str, Any] = {"number_of_stages": 3, "num_classes": arch.classes}
     said |= {f"image_resizer.{key}": value for key, value in _resizer(numerics).items()}
