@@ -129,6 +129,56 @@ def test_a_file_tells_its_model(case: str) -> None:
     assert not known.findings
 
 
+# What a SavedModel counts, as TensorFlow 2.2 to 2.8 wrote it: kernels, and after each its bias.
+COUNTED = {
+    "_first_stage_box_predictor": ("box_encodings/", "class_predictions_with_background/"),
+    "_mask_rcnn_box_predictor": (
+        "_box_prediction_head",
+        "_class_prediction_head",
+        "_predictor_layers/0",
+        "/3",
+        "/6",
+        "/9",
+    ),
+}
+
+
+def saved(tensors: Tensors, kind: str) -> Tensors:
+    """The file as the exporter's SavedModel has it."""
+    arrays = {}
+    for name, array in tensors.items():
+        part, layer, which = name.split("/")[1], name.rpartition("/")[0], name.rpartition("/")[2]
+        counted = COUNTED.get(part)
+        if counted is None:
+            arrays[f"_{name}"] = array
+            continue
+        number = next(
+            i
+            for i, one in enumerate(counted)
+            if (layer.endswith(one) if one[1:].isdigit() or one.endswith("/0") else one in layer)
+        )
+        arrays[f"_model/{part}/{kind}/{2 * number + (which == 'bias')}"] = array
+    return replace(tensors, arrays=arrays)
+
+
+@pytest.mark.parametrize("kind", ["variables", "trainable_variables"])
+@pytest.mark.parametrize("case", ["tf2 r101", "tf2 inception-resnet v2"])
+def test_a_saved_model_is_the_checkpoint_that_it_was_made_of(case: str, kind: str) -> None:
+    checkpoint = file_of(case)
+    known, before = identify(saved(checkpoint, kind)), identify(checkpoint)
+    assert (known.spec, known.era, known.findings) == (before.spec, before.era, before.findings)
+    assert set(known.tensors) == set(checkpoint)
+    assert all(known.tensors[name] is array for name, array in checkpoint.items())
+
+
+def test_a_saved_model_without_masks_is_named_and_its_extractor_offered() -> None:
+    boxes = without(saved(file_of("tf2 r101"), "variables"), "_mask_rcnn_box_predictor")
+    with pytest.raises(CheckpointError, match=r"no mask head \(Faster R-CNN with ResNet-101\)"):
+        identify(boxes)
+    known = identify(boxes, family_name="tf_object_detection_extractor")
+    assert {link.theirs for link in known.links} == set(known.tensors)
+
+
 def test_keras_numbers_layers_by_their_distance_from_the_end() -> None:
     order = list(tf2_object_detection._in_keras_order((("a",), ("b1", "b2"), ("c1", "c2", "c3"))))
     assert order == [
@@ -487,7 +537,13 @@ KERAS_MOBILENET = {f"{KERAS}0/kernel": (3, 3, 3, 32), f"{KERAS}2/depthwise_kerne
         ({"SecondStageBoxPredictor/refined_locations/weights": (1, 1, 1024, 8)}, "R-FCN of the TF1"),
         ({"model/_prediction_head_dict/object_center/0/layer_with_weights-0/kernel": (3, 3, 64, 256)}, "CenterNet"),
         (KERAS_HEAD | {"model/_feature_extractor/_bifpn_stage/_layer/0/kernel": (1, 1, 40, 64)}, "EfficientDet"),
-        ({"_model/_feature_extractor_for_proposal_features/layer_with_weights-0/kernel": (7, 7, 3, 64)}, "SavedModel"),
+        (
+            {
+                f"_{name}": shape
+                for name, shape in (KERAS_HEAD | KERAS_MOBILENET | {f"{KERAS}4/kernel": (1, 1, 32, 64)}).items()
+            },
+            "SSD MobileNet v1 of the TF2",
+        ),
     ],
 )
 def test_other_detectors_are_told_by_name(shapes: dict[str, tuple[int, ...]], said: str) -> None:

@@ -33,6 +33,8 @@ def told(arrays: Mapping[str, LazyArray]) -> str:
 
     told(tensors)     # "SSD MobileNet v2 of the TF2 Object Detection API, no Mask R-CNN"
     """
+    if any(name.startswith("_model/") for name in arrays):  # a SavedModel
+        arrays = {name.removeprefix("_"): array for name, array in arrays.items()}
     for start, what in _OTHERS.items():
         if any(name.startswith(start) for name in arrays):
             return f"{what} Object Detection API, no Mask R-CNN"
@@ -42,11 +44,6 @@ def told(arrays: Mapping[str, LazyArray]) -> str:
     for name, what in _OF_PYTORCH.items():
         if name in arrays:
             return f"{what}, no Mask R-CNN"
-    if any(name.startswith("_model/_feature_extractor") for name in arrays):
-        return (
-            "a SavedModel of the TF2 Object Detection API, whose heads have numbers and no names; the folder "
-            "`checkpoint` that stands beside it has both"
-        )
     return ""
 
 

@@ -5,6 +5,7 @@ overrides their layers, and the feature extractors in `models/faster_rcnn_*_kera
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from maskgraft.families.family import Config, Family, Reading, shape, unsupported
@@ -18,7 +19,7 @@ from maskgraft.families.tf_object_detection import (
     norm_links,
     without_masks,
 )
-from maskgraft.files import Tensors
+from maskgraft.files import LazyArray, Tensors
 from maskgraft.links import Link
 from maskgraft.spec import Arch, Spec
 
@@ -40,6 +41,12 @@ _DROPOUT = LAYERS | {  # dropout is a layer too
     "deltas": f"{_HEADS}/_box_prediction_head/_box_encoder_layers/2",
 }
 
+SAVED = "_model"  # what a SavedModel calls the model
+_LISTED: dict[str, tuple[str, ...]] = {
+    "_first_stage_box_predictor": (LAYERS["rpn.deltas"], LAYERS["rpn.objectness"]),
+    "_mask_rcnn_box_predictor": (LAYERS["deltas"], LAYERS["cls"], *(_MASK.format(3 * one) for one in range(32))),
+}
+
 ASSUMED: dict[str, dict[str, Any]] = {
     "resnet": {"stride_in": "1x1", "res5_stride": 2},
     "inception_resnet_v2": {**INCEPTION, "fixed_size": (1024, 1024), "box_pool_size": 17, "roi_max_pool": (1, 1)},
@@ -56,7 +63,9 @@ _MIXED_6A, _MIXED_7A = (1, 3), (2, 2, 3)
 
 
 def read(tensors: Tensors, config: Config | None) -> Reading:
-    """The `Spec` of a TF2 checkpoint, and of its `pipeline.config` where there is one."""
+    """The `Spec` of a TF2 checkpoint or SavedModel, and of its `pipeline.config` where there is one."""
+    if (plain := as_checkpoint(tensors)) is not tensors:
+        return replace(read(plain, config), tensors=plain)
     backbone, blocks = backbone_of(tensors), blocks_of(tensors, FIRST, SECOND)
     depth = next((depth for depth, one in _BLOCKS_OF.items() if one == blocks), 0)
     title = {"resnet": f"ResNet-{depth or blocks}", "inception_resnet_v2": "Inception-ResNet v2"}.get(
@@ -74,6 +83,24 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
     findings = tuple(disagreements(tensors, arch, config, extractor=extractor)) if config is not None else ()
     spec = Spec(family="tf2_object_detection_api", arch=arch, numerics=found, classes=names, learned=how)
     return Reading(spec, era, findings)
+
+
+def as_checkpoint(tensors: Tensors) -> Tensors:
+    """The variables of a SavedModel under the names that a checkpoint has for them; other files as they are.
+
+    `exporter_lib_v2.py` keeps the model as `_model`. What Keras lists of a predictor's variables it does by number:
+    kernel and bias of each layer, boxes before classes before masks.
+    """
+    if not any(name.startswith(f"{SAVED}/_feature_extractor") for name in tensors):
+        return tensors
+    renamed: dict[str, LazyArray] = {}
+    for name, array in tensors.items():
+        part, *rest = name.removeprefix(f"{SAVED}/").split("/")
+        listed = part in _LISTED and len(rest) == 2 and rest[0] in ("variables", "trainable_variables")
+        layer, which = divmod(int(rest[1]), 2) if listed and rest[1].isdecimal() else (len(tensors), 0)
+        known = layer < len(_LISTED.get(part, ()))
+        renamed[f"{_LISTED[part][layer]}/{('kernel', 'bias')[which]}" if known else name.removeprefix("_")] = array
+    return replace(tensors, arrays=renamed)
 
 
 def backbone_of(tensors: Tensors) -> str | None:
@@ -232,6 +259,13 @@ FAMILY = Family(
         f"{LAYERS['rpn.deltas']}/kernel",
         f"{FIRST.format(0)}/kernel",
         f"{_MASK.format(0)}/kernel",
+    ),
+    older_landmarks=(
+        (
+            f"{SAVED}/_first_stage_box_predictor_first_conv/layer_with_weights-0/kernel",
+            f"_{FIRST.format(0)}/kernel",
+            f"_{SECOND.format(0)}/kernel",
+        ),
     ),
     read=read,
     links=links,

@@ -35,8 +35,7 @@ _STEMS = (
     *(f"{first}/resnet_v1_{depth}/conv1/weights" for first in (tf1.FIRST, _SSD1) for depth in (50, 101, 152)),
     *(f"{first}/InceptionV2/Conv2d_1a_7x7/pointwise_weights" for first in (tf1.FIRST, _SSD1)),
     f"{tf1.FIRST}/InceptionResnetV2/Conv2d_1a_3x3/weights",
-    f"{tf2.FIRST.format(0)}/kernel",
-    f"{_SSD2.format(0)}/kernel",
+    *(f"{saved}{first.format(0)}/kernel" for first in (tf2.FIRST, _SSD2) for saved in ("", "_")),
 )
 # The mask heads of the published models, which none of these files has.
 _MASKS: Mapping[str, Any] = {"mask_convs": 3, "mask_upsample": "resize", "mask_kernel": 3}
@@ -46,6 +45,8 @@ _SSD_OWN_EPS = "model.ssd.feature_extractor.override_base_feature_extractor_hype
 
 def read(tensors: Tensors, config: Config | None) -> Reading:
     """The `Spec` of a Mask R-CNN of one class on the extractor; the era is the scope of the backbone, if it has one."""
+    if (plain := tf2.as_checkpoint(tensors)) is not tensors:
+        return replace(read(plain, config), tensors=plain)
     if (scope := tf1.scope_of(tensors, tf1.FIRST)) != "":
         backbone = "resnet" if scope.startswith("resnet_v1_") else tf1.SCOPES.get(scope)
         if backbone is None:
