@@ -316,12 +316,82 @@ def test_classes_travel_where_a_file_holds_them(home_file, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("chainer", "matterport"), ("tf1", "detectron2"), ("model garden", "mmdet")]
+    ("one", "other", "says"),
+    [
+        ("chainer", "matterport", {"neck is 'c4', where it has 'fpn'"}),
+        ("torchvision", "chainer-mask-rcnn", {"neck is 'fpn', where it has 'c4'"}),
+        ("tf1", "detectron2", {"mask_upsample is 'resize', where it has 'deconv'"}),
+        ("tf1", "tf_model_garden", {"neck is 'c4', where it has 'fpn'", "mask_upsample is 'resize', where"}),
+        ("model garden", "mmdet", {"P6 is a learned convolution", "a norm for each level"}),
+    ],
 )
-def test_an_architecture_that_the_family_lacks_is_refused(one: str, other: str, home_file, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="cannot hold this model"):
+def test_an_architecture_that_the_family_lacks_is_refused(
+    one: str, other: str, says: set[str], home_file, tmp_path: Path
+) -> None:
+    """By what it is, each thing by itself, and not by the tensors that follow of it."""
+    with pytest.raises(CheckpointError, match="cannot hold this model") as raised:
         converted(home_file(one), other, tmp_path, accept=True)
+    messages = [finding.message for finding in raised.value.findings]
+    assert len(messages) == len(says)
+    assert all(any(part in message for message in messages) for part in says), messages
     assert not list(tmp_path.iterdir())
+
+
+def saved(folder: Path, arch: dict[str, object], numerics: dict[str, object] | None = None) -> Path:
+    """A slim model of Detectron2's conventions, but for some."""
+    spec = SLIM["detectron2"][0]
+    spec = replace(spec, arch=replace(spec.arch, **arch), classes=tuple("abc"[: arch.get("classes", 3)]))  # type: ignore[arg-type,misc]
+    torch.manual_seed(0)
+    return mg.save(mg.MaskRCNN(spec.with_numerics(numerics or {})).eval(), folder / "saved")
+
+
+@pytest.mark.parametrize("other", ["detectron-caffe2", "tensorpack", "tf_model_garden", "matterport", "mmdet"])
+def test_of_one_class_a_row_for_all_is_its_own(other: str, tmp_path: Path) -> None:
+    source = saved(tmp_path, {"classes": 1, "box_rows": "agnostic", "mask_rows": "agnostic"})
+    assert_alike(source, converted(source, other, tmp_path / "there", accept=True))
+
+
+@pytest.mark.parametrize("other", ["tensorpack", "paddledetection", "maskrcnn-benchmark"])
+def test_one_mask_for_all_classes_becomes_one_for_each(other: str, tmp_path: Path) -> None:
+    source = saved(tmp_path, {"mask_rows": "agnostic"})
+    assert_alike(source, converted(source, other, tmp_path / "there", accept=True))
+
+
+def test_what_tensorpack_is_to_be_told_is_what_its_config_takes(tmp_path: Path) -> None:
+    """Colours in RGB, the stride as yes or no, so many proposals of a level as come to be ranked there."""
+    numerics: dict[str, object] = {
+        "stride_in": "1x1",
+        "min_size": 480,
+        "max_size": 640,
+        "rpn_pre_nms": 500,
+        "rpn_post_nms": 500,
+    }
+    numerics["pixel_mean"] = (100.0, 110.0, 120.0)  # in BGR, as Detectron2 has it
+    done = converted(saved(tmp_path, {}, numerics), "tensorpack", tmp_path / "there", accept=True)
+    barred = {finding.names[0].removeprefix("numerics.") for finding in done.findings if finding.severity == "warning"}
+    assert not barred & {*numerics, "pixel_std"}
+    assert done.settings["BACKBONE.STRIDE_1X1"] is True
+    assert done.settings["PREPROC.PIXEL_MEAN"] == [120.0, 110.0, 100.0]
+    config = tmp_path / "config.py"
+    config.write_text("".join(f"_C.{key} = {value!r}\n" for key, value in done.settings.items()))
+    told, given = mg.load(done.files[0], config=config), mg.load(done.files[0], numerics=done.numerics)
+    assert told.spec.numerics == given.spec.numerics == done.spec.numerics
+    assert {name: getattr(told.spec.numerics, name) for name in numerics} | {"rpn_pre_nms": 500} == numerics  # 0 there
+    assert told.spec.numerics.delta_clip == np.log(640 / 16)  # which follows from the longest side there
+
+
+def test_what_matterport_is_to_be_told_is_what_its_config_takes(tmp_path: Path) -> None:
+    """No side that `MaskRCNN.build` refuses: it wants multiples of 64."""
+    numerics = {"max_size": 900, "rpn_pre_nms": 700, "mask_targets": "crop", "anchor_ratios": (0.4, 1.0, 3.0)}
+    done = converted(saved(tmp_path, {}, numerics), "matterport", tmp_path / "there", accept=True)
+    assert (done.settings["IMAGE_MAX_DIM"], done.settings["PRE_NMS_LIMIT"]) == (960, 700)
+    assert [finding.evidence["target"] for finding in done.findings if finding.names == ("numerics.max_size",)] == [960]
+    config = tmp_path / "mine.py"
+    body = "".join(f"    {key} = {value!r}\n" for key, value in done.settings.items())
+    config.write_text(f"class Mine(Config):\n{body}")
+    told, given = mg.load(done.files[0], config=config), mg.load(done.files[0], numerics=done.numerics)
+    assert told.spec.numerics == given.spec.numerics == done.spec.numerics
+    assert told.spec.numerics.anchor_ratios == pytest.approx((0.4, 1.0, 3.0))
 
 
 def test_files_that_are_there_stay(home_file, tmp_path: Path) -> None:

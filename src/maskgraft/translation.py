@@ -63,76 +63,92 @@ def translate(spec: Spec, arrays: Mapping[str, Array], there: Family, home: Home
     A finding of severity "error" is a convention that acts on results and that the family cannot express; those of
     training are "info". Raises `CheckpointError` for an architecture that the family does not have.
     """
-    arch = _one_class(home.arch(spec.arch))
-    era = home.era(arch) if home.era else there.eras[0]
+    arch = home.arch(spec.arch)
     aimed = replace(spec, family=there.name, arch=arch)
-    table = tuple(link for link in there.links(aimed, era) if not link.ours.endswith(home.lacks))
-    try:
-        held = restating.restate(arrays, spec.arch, arch, [link.ours for link in table], spec.numerics.norm_eps)
-        _complete(spec, arrays, held, table, there)
-    except CheckpointError as error:
-        raise CheckpointError([_located(finding, there) for finding in error.findings]) from None
-    usual = _read(there, home, table, held, "", {}).spec
+    table, held = _held(spec, aimed, arrays, there, home)
+    usual = _read(there, table, held, None, {}).spec
     _same_arch(arch, usual.arch, there)
     settable = {name for name, _, _ in there.settings} | set(home.told) | home.sets
     held, wanted = _restated(held, aimed, usual.numerics, settable)
     aimed = replace(aimed, numerics=wanted)
-    nested = _nested(there, home, aimed)
-    text = ""
-    if nested and there.name != "mmdet":
-        text = write_text(nested) if home.language == "protobuf" else yaml.safe_dump(nested, sort_keys=False)
+    flat = _flat(there, home, aimed)
+    settings: Mapping[str, Any] = {}
     about: Mapping[str, Any] = {}
+    if home.printed:
+        common = _flat(there, home, replace(aimed, numerics=usual.numerics))
+        settings = {key: value for key, value in flat.items() if value != common.get(key)}
+        flat = {}
+    text = _text(flat, home)
     if there.name == "mmdet":
         about = {"meta": mmdet_settings.meta(aimed)}
-    elif nested and not home.config:
+    elif text and not home.config:
         about = {"cfg": text}
+    text = text if home.config else ""
     labels = write_label_map(spec.classes) if home.labels else ""
-    got = _read(there, home, table, held, text if home.config else "", about, labels).spec
+    got = _read(there, table, held, _nested(settings) if settings else _parsed(text, labels, home), about).spec
     told = {name: getattr(wanted, name) for name in home.told if getattr(wanted, name) != getattr(got.numerics, name)}
     if told:
         got = got.with_numerics(told)
+        settings = {home.told[name]: value for name, value in told.items()}
+    changed = [name for name in NUMERICS_FIELDS if getattr(got.numerics, name) != getattr(usual.numerics, name)]
     theirs = _theirs(table, held)
     return Translated(
         arrays=theirs | {also: array for name, array in theirs.items() if (also := home.unread(name))},
         spec=replace(got, classes=spec.classes),
-        config=text if home.config else "",
+        config=text,
         about=about,
-        settings={home.told[name]: value for name, value in told.items()},
-        numerics=told,
+        settings=settings,
+        numerics={name: getattr(got.numerics, name) for name in changed} if settings else {},
         findings=(*_differences(wanted, got.numerics, arch, there), *_names_of_classes(spec, got, there)),
         labels=labels,
     )
 
 
-def _one_class(arch: Arch) -> Arch:
-    """Of one class, a row for each class and one for all are the same."""
-    if arch.classes > 1:
-        return arch
-    kinds = {"agnostic": "foreground", "agnostic-with-background": "with-background"}
-    return replace(
-        arch,
-        box_rows=kinds.get(arch.box_rows, arch.box_rows),  # type: ignore[arg-type]
-        mask_rows=kinds.get(arch.mask_rows, arch.mask_rows),  # type: ignore[arg-type]
-    )
+def _held(
+    spec: Spec, aimed: Spec, arrays: Mapping[str, Array], there: Family, home: Home
+) -> tuple[tuple[Link, ...], Arrays]:
+    """The links of `aimed` in the family's names, and canonical tensors for them."""
+    arch = aimed.arch
+    era = home.era(arch) if home.era else there.eras[0]
+    table = tuple(link for link in there.links(aimed, era) if not link.ours.endswith(home.lacks))
+    faults = [
+        Finding("family.unknown", "error", _unlike(name, getattr(arch, name), among), names=(f"arch.{name}",))
+        for name, among in home.holds.items()
+        if getattr(arch, name) not in among
+    ]
+    held: Arrays = {}
+    try:
+        held = restating.restate(arrays, spec.arch, arch, [link.ours for link in table], spec.numerics.norm_eps)
+        if not faults:
+            _complete(arrays, held, table)
+    except CheckpointError as error:
+        faults += error.findings
+    if faults:
+        raise CheckpointError([_located(finding, there) for finding in faults])
+    return table, held
+
+
+def _unlike(name: str, value: Any, among: tuple[Any, ...]) -> str:
+    return f"{name} is {value!r}, where it has {' or '.join(map(repr, among))}"
 
 
 def _located(finding: Finding, there: Family) -> Finding:
     return replace(finding, message=f"{there.title} cannot hold this model: {finding.message}")
 
 
-def _complete(spec: Spec, arrays: Mapping[str, Array], held: Arrays, table: tuple[Link, ...], there: Family) -> None:
+def _complete(arrays: Mapping[str, Array], held: Arrays, table: tuple[Link, ...]) -> None:
     """Every tensor of either side has its place on the other."""
     names = {link.ours for link in table}
     lacks = [link.ours for link in table if not link.optional and link.ours not in held]
     surplus = [name for name in arrays if name not in names and not _absorbed(name, names)]
-    if not lacks and not surplus:
-        return
-    arch = spec.arch
-    parts = f"a {arch.backbone} with neck {arch.neck}, coarsest level by {arch.coarsest}, masks by {arch.mask_upsample}"
-    faults = [f"it has no place for {len(surplus)} tensors, such as {surplus[0]}"] if surplus else []
-    faults += [f"it needs {len(lacks)} tensors that the model lacks, such as {lacks[0]}"] if lacks else []
-    message = f"{' and '.join(faults)} ({parts}; rpn norm {arch.rpn_norm})"
-    raise CheckpointError(Finding("family.unknown", "error", message, names=(*surplus[:10], *lacks[:10])))
+    faults = [
+        f"it {does} {len(which)} tensors{that}, such as {which[0]}"
+        for does, that, which in (("has no place for", "", surplus), ("needs", " that the model lacks", lacks))
+        if which
+    ]
+    if faults:
+        message = " and ".join(faults)
+        raise CheckpointError(Finding("family.unknown", "error", message, names=(*surplus[:10], *lacks[:10])))
 
 
 def _absorbed(name: str, names: set[str]) -> bool:
@@ -159,23 +175,21 @@ def _theirs(table: tuple[Link, ...], held: Arrays) -> Arrays:
 
 
 def _read(
-    there: Family,
-    home: Home,
-    table: tuple[Link, ...],
-    held: Arrays,
-    config: str,
-    about: Mapping[str, Any],
-    labels: str = "",
+    there: Family, table: tuple[Link, ...], held: Arrays, config: Mapping[str, Any] | None, about: Mapping[str, Any]
 ) -> Reading:
-    """What the family's own reader makes of the tensors, their config and their label map."""
+    """What the family's own reader makes of the tensors, and of the settings that go with them."""
     lazy = {name: LazyArray.of(array) for name, array in _theirs(table, held).items()}
-    tensors = Tensors(Path("converted"), "memory", lazy, about)
-    if not config:
-        return there.read(tensors, None)
-    parsed = dict(read_text(config) if home.language == "protobuf" else parse_yaml(config))
+    return there.read(Tensors(Path("converted"), "memory", lazy, about), config)
+
+
+def _parsed(text: str, labels: str, home: Home) -> Mapping[str, Any] | None:
+    """A config and the label map that it names, read back."""
+    if not text:
+        return None
+    parsed = dict(read_text(text) if home.language == "protobuf" else parse_yaml(text))
     if labels:
         parsed["label_map"] = {item["id"]: item["name"] for item in entries(read_text(labels), "item")}
-    return there.read(tensors, parsed)
+    return parsed
 
 
 def _same_arch(wanted: Arch, got: Arch, there: Family) -> None:
@@ -194,15 +208,14 @@ def _same_arch(wanted: Arch, got: Arch, there: Family) -> None:
         Finding(
             "family.unknown",
             "error",
-            f"{there.title} cannot hold this model: {one.name} is {getattr(wanted, one.name)!r}, "
-            f"where it has {getattr(got, one.name)!r}",
+            _unlike(one.name, getattr(wanted, one.name), (getattr(got, one.name),)),
             names=(f"arch.{one.name}",),
         )
         for one in fields(Arch)
         if one.name not in idle and getattr(wanted, one.name) != getattr(got, one.name)
     ]
     if findings:
-        raise CheckpointError(findings)
+        raise CheckpointError([_located(finding, there) for finding in findings])
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------
@@ -282,23 +295,32 @@ def _close(one: tuple[float, float], other: tuple[float, float]) -> bool:
 # ---- what the config says --------------------------------------------------------------------------------------------
 
 
-def _nested(there: Family, home: Home, spec: Spec) -> dict[str, Any]:
-    """The config of the other family, nested."""
+def _flat(there: Family, home: Home, spec: Spec) -> dict[str, Any]:
+    """The settings of the other family, by dotted key."""
     flat: dict[str, Any] = {}
     for key in dict.fromkeys(key for _, key, _ in there.settings):
         readers = [(name, convert) for name, one, convert in there.settings if one == key]
-        value = _said(readers, spec.numerics, whole=key in home.whole)
-        if value is not None:
-            flat[key] = value
+        flat[key] = _said(readers, spec.numerics, whole=key in home.whole)
     flat |= home.settings(spec)
+    return {key: _listed(value) for key, value in flat.items() if value is not None}
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for key, value in flat.items():
         *parents, last = key.split(".")
         within = nested
         for parent in parents:
             within = within.setdefault(parent, {})
-        within[last] = _listed(value)
+        within[last] = value
     return nested
+
+
+def _text(flat: Mapping[str, Any], home: Home) -> str:
+    if not flat:
+        return ""
+    nested = _nested(flat)
+    return write_text(nested) if home.language == "protobuf" else yaml.safe_dump(nested, sort_keys=False)
 
 
 def _said(readers: list[tuple[str, Callable[[Any], Any]]], numerics: Numerics, *, whole: bool) -> Any:
@@ -340,7 +362,7 @@ def _listed(value: Any) -> Any:
 def _differences(wanted: Numerics, got: Numerics, arch: Arch, there: Family) -> Iterator[Finding]:
     training = NUMERICS_FIELDS.index("rpn_pre_nms_train")
     for place, name in enumerate(NUMERICS_FIELDS):
-        mine, theirs = getattr(wanted, name), getattr(got, name)
+        mine, theirs = _in_effect(name, wanted), _in_effect(name, got)
         if _alike(mine, theirs) or not _acts(name, arch, wanted, got):
             continue
         code = next(code for first, code in reversed(_CODES) if NUMERICS_FIELDS.index(first) <= place)
@@ -354,6 +376,13 @@ def _differences(wanted: Numerics, got: Numerics, arch: Arch, there: Family) -> 
             evidence={"source": mine, "target": theirs},
             effect="" if place >= training else effect,
         )
+
+
+def _in_effect(name: str, numerics: Numerics) -> Any:
+    """The value of a convention; 0 candidates are as many as there may be proposals."""
+    value = getattr(numerics, name)
+    proposed = {"rpn_pre_nms": numerics.rpn_post_nms, "rpn_pre_nms_train": numerics.rpn_post_nms_train}
+    return proposed.get(name, value) if value == 0 else value
 
 
 def _alike(one: Any, other: Any) -> bool:

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from math import ceil
 from typing import Any, Literal
 
-from maskgraft.families import mmdet_settings, tf_settings
+from maskgraft.families import detectron_settings, mmdet_settings, tf_settings
+from maskgraft.families.detectron_settings import Settings, depth
 from maskgraft.families.pipeline_settings import FROM_CONFIG
 from maskgraft.families.tf1_object_detection import FIRST, SECOND
 from maskgraft.spec import Arch, Spec
-
-Settings = Mapping[str, Any]
 
 
 def _no_settings(spec: Spec) -> Settings:
@@ -25,20 +25,23 @@ class Home:
     """How a family takes in a model that was another's.
 
     `containers` are the kinds of file that it reads, the usual one first. `changes` says which fields of an `Arch` have
-    another value there, either always or by the value that they have; each such change is exact. `config` is the name
-    of the file in which it reads its settings, "" where a constructor or a class is told them, and `language` that of
-    its text. `settings` are those that come of the whole spec, `sets` the fields of `Numerics` among them. `told` are
-    the fields that are set by hand, with the name they go by. `era` gives the era of its names where that depends on
-    the architecture. `lacks` is how our names of tensors end that it has none for. `whole` are the keys of its config
-    that take integers only. `labels` is the name of the file beside it that names the classes. `unread` gives a
-    further name under which the home framework asks for a tensor, and makes no use of it, or "".
+    another value there, either always or by the value that they have; each such change is exact. `holds` are the values
+    that fields of an `Arch` may have. `config` is the name of the file in which it reads its settings, "" where no file
+    beside the weights holds them, and `language` that of its text. `settings` are those that come of the whole spec,
+    `sets` the fields of `Numerics` among them; `printed`: they stand in a module of the user's, who must be told them.
+    `told` are the fields that a constructor is given, with the names of its arguments. `era` gives the era of its names
+    where that depends on the architecture. `lacks` is how our names of tensors end that it has none for. `whole` are
+    the keys of its config that take integers only. `labels` is the name of the file beside it that names the classes.
+    `unread` gives a further name under which the home framework asks for a tensor, and makes no use of it, or "".
     """
 
     containers: tuple[str, ...]
     changes: Mapping[str, Any]
+    holds: Mapping[str, tuple[Any, ...]]
     config: str = ""
     language: Literal["yaml", "protobuf"] = "yaml"
     settings: Callable[[Spec], Settings] = _no_settings
+    printed: bool = False
     told: Mapping[str, str] = field(default_factory=dict)
     sets: frozenset[str] = frozenset()
     era: Callable[[Arch], str] | None = None
@@ -50,7 +53,7 @@ class Home:
     def arch(self, arch: Arch) -> Arch:
         """The architecture in which the family would hold a model of `arch`."""
         one: dict[str, Any] = {name: "batch" for name in _NORMS if getattr(arch, name) == "sync"}
-        arch = replace(arch, **one)
+        arch = _one_class(replace(arch, **one))
         changed = {
             name: change.get(getattr(arch, name), getattr(arch, name)) if isinstance(change, Mapping) else change
             for name, change in self.changes.items()
@@ -63,6 +66,18 @@ class Home:
         return result
 
 
+def _one_class(arch: Arch) -> Arch:
+    """Of one class, a row for each class and one for all are the same."""
+    if arch.classes > 1:
+        return arch
+    kinds = {"agnostic": "foreground", "agnostic-with-background": "with-background"}
+    return replace(
+        arch,
+        box_rows=kinds.get(arch.box_rows, arch.box_rows),  # type: ignore[arg-type]
+        mask_rows=kinds.get(arch.mask_rows, arch.mask_rows),  # type: ignore[arg-type]
+    )
+
+
 # Norms of all GPUs are those of one in a file, whose framework is told at training which they are.
 _NORMS = ("norm", "neck_norm", "rpn_norm", "box_norm", "fc_norm", "mask_norm", "upsample_norm")
 _FOLDED = {"frozen": "none", "affine": "none"}
@@ -71,6 +86,24 @@ _FIXED = {"affine": "frozen", "batch": "frozen"}
 _TRAINED = dict.fromkeys(("none", "affine", "frozen"), "batch")
 _EACH = dict.fromkeys(("foreground", "agnostic", "agnostic-with-background"), "with-background")
 _WITHOUT_BACKGROUND = {"with-background": "foreground", "agnostic-with-background": "agnostic"}
+
+# What most of them hold: a ResNet of bottlenecks with a pyramid, and one layer that proposes.
+_RESNET: dict[str, tuple[Any, ...]] = {
+    "backbone": ("resnet",),
+    "block": ("bottleneck",),
+    "stem": ("7x7",),
+    "neck": ("fpn",),
+    "rpn_convs": (1,),
+    "mask_upsample": ("deconv",),
+}
+_ON_C4: dict[str, tuple[Any, ...]] = {**_RESNET, "neck": ("fpn", "c4")}
+_CROPS: dict[str, tuple[Any, ...]] = {**_RESNET, "neck": ("c4",), "mask_upsample": ("resize",)}
+_TORCHVISION_HOLDS: dict[str, tuple[Any, ...]] = {
+    "backbone": ("resnet", "mobilenet_v3_large"),
+    "stem": ("7x7",),
+    "neck": ("fpn",),
+    "mask_upsample": ("deconv",),
+}
 
 _PLAIN: dict[str, Any] = {
     "stem_bias": False,
@@ -96,125 +129,44 @@ _OBJECT_DETECTION: dict[str, Any] = {
 }
 
 
-def _named_norm(kind: str) -> str:
-    return {"frozen": "FrozenBN", "batch": "BN", "group": "GN"}.get(kind, "")
-
-
-def _depth(arch: Arch) -> int:
-    return sum(arch.blocks) * (3 if arch.block == "bottleneck" else 2) + 2
-
-
-def _detectron2(spec: Spec) -> Settings:
-    """What builds the architecture, and the sizes of its anchors."""
-    arch, numerics, pyramid = spec.arch, spec.numerics, spec.arch.neck == "fpn"
-    levels = ["p2", "p3", "p4", "p5"] if pyramid else ["res4" if arch.neck == "c4" else "res5"]
-    pooler = "ROIAlignV2" if numerics.roi_aligned else "ROIAlign"
-    model: dict[str, Any] = {
-        "META_ARCHITECTURE": "GeneralizedRCNN",
-        "MASK_ON": True,
-        "BACKBONE.NAME": "build_resnet_fpn_backbone" if pyramid else "build_resnet_backbone",
-        "RESNETS.DEPTH": _depth(arch),
-        "RESNETS.STRIDE_IN_1X1": numerics.stride_in == "1x1",
-        "RESNETS.NUM_GROUPS": arch.groups,
-        "RESNETS.WIDTH_PER_GROUP": arch.width_per_group,
-        "RESNETS.STEM_OUT_CHANNELS": arch.stem_width,
-        "RESNETS.RES2_OUT_CHANNELS": 256 if arch.block == "bottleneck" else 64,
-        "RESNETS.RES5_DILATION": 2 if arch.neck == "dc5" else 1,
-        "RESNETS.NORM": _named_norm(arch.norm),
-        "RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"] if pyramid else levels,
-        "ANCHOR_GENERATOR.SIZES": [list(sizes) for sizes in numerics.anchor_sizes],
-        "RPN.IN_FEATURES": [*levels, "p6"] if pyramid else levels,
-        "RPN.CONV_DIMS": [arch.rpn_channels] * arch.rpn_convs,
-        "ROI_HEADS.NAME": "Res5ROIHeads" if arch.neck == "c4" else "StandardROIHeads",
-        "ROI_HEADS.IN_FEATURES": levels,
-        "ROI_HEADS.NUM_CLASSES": arch.classes,
-        "ROI_BOX_HEAD.NAME": "" if arch.neck == "c4" else "FastRCNNConvFCHead",
-        "ROI_BOX_HEAD.POOLER_TYPE": pooler,
-        "ROI_BOX_HEAD.NUM_CONV": arch.box_convs,
-        "ROI_BOX_HEAD.CONV_DIM": arch.box_conv_channels,
-        "ROI_BOX_HEAD.NUM_FC": arch.box_fcs,
-        "ROI_BOX_HEAD.FC_DIM": arch.box_fc_width,
-        "ROI_BOX_HEAD.NORM": _named_norm(arch.box_norm),
-        "ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": arch.box_rows == "agnostic",
-        "ROI_MASK_HEAD.NAME": "MaskRCNNConvUpsampleHead",
-        "ROI_MASK_HEAD.POOLER_TYPE": pooler,
-        "ROI_MASK_HEAD.POOLER_SAMPLING_RATIO": numerics.roi_sampling,
-        "ROI_MASK_HEAD.NUM_CONV": arch.mask_convs,
-        "ROI_MASK_HEAD.CONV_DIM": arch.mask_channels,
-        "ROI_MASK_HEAD.NORM": _named_norm(arch.mask_norm),
-        "ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": arch.mask_rows == "agnostic",
+def _matterport(spec: Spec) -> Settings:
+    """Attributes of `Config`. A side that is no multiple of 64 is refused by `MaskRCNN.build`."""
+    numerics = spec.numerics
+    said: dict[str, Any] = {
+        "IMAGE_MAX_DIM": 64 * ceil(numerics.max_size / 64),
+        "PRE_NMS_LIMIT": numerics.rpn_pre_nms or (None if numerics.rpn_pre_nms is None else numerics.rpn_post_nms),
+        "USE_MINI_MASK": numerics.mask_targets == "mini-crop",
     }
-    if pyramid:
-        model |= {
-            "FPN.IN_FEATURES": ["res2", "res3", "res4", "res5"],
-            "FPN.OUT_CHANNELS": arch.neck_channels,
-            "FPN.NORM": _named_norm(arch.neck_norm),
-        }
-    masks = "polygon" if numerics.mask_targets.startswith("polygon") else "bitmask"
-    said = {"VERSION": 2, "INPUT.FORMAT": numerics.channel_order.upper(), "INPUT.MASK_FORMAT": masks}
-    return {**said, **{f"MODEL.{key}": value for key, value in model.items()}}
+    if not numerics.pad_square and numerics.pad_multiple == 64:
+        said["IMAGE_RESIZE_MODE"] = "pad64"
+    return said
 
 
-def _maskrcnn_benchmark(spec: Spec) -> Settings:
-    """What builds the architecture, and the settings that a pyramid has under names of its own."""
-    arch, numerics, pyramid = spec.arch, spec.numerics, spec.arch.neck == "fpn"
+def _tensorpack(spec: Spec) -> Settings:
+    """Keys of `config.py`; colours stand in RGB there, and a pyramid counts proposals by level."""
+    numerics, pyramid = spec.numerics, spec.arch.neck == "fpn"
     sizes = numerics.anchor_sizes
-    model: dict[str, Any] = {
-        "META_ARCHITECTURE": "GeneralizedRCNN",
-        "MASK_ON": True,
-        "BACKBONE.CONV_BODY": f"R-{_depth(arch)}-{'FPN' if pyramid else 'C4'}",
-        "RESNETS.STRIDE_IN_1X1": numerics.stride_in == "1x1",
-        "RESNETS.NUM_GROUPS": arch.groups,
-        "RESNETS.WIDTH_PER_GROUP": arch.width_per_group,
-        "RESNETS.STEM_OUT_CHANNELS": arch.stem_width,
-        "RESNETS.BACKBONE_OUT_CHANNELS": arch.neck_channels if pyramid else 1024,
-        "CLS_AGNOSTIC_BBOX_REG": arch.box_rows.startswith("agnostic"),
-        "RPN.ANCHOR_SIZES": [one for level in sizes for one in level] if pyramid else list(sizes[0]),
-        "RPN.POST_NMS_TOP_N_TEST": numerics.rpn_level_post_nms or numerics.rpn_post_nms,
-        "RPN.POST_NMS_TOP_N_TRAIN": numerics.rpn_level_post_nms_train or numerics.rpn_post_nms_train,
-        "ROI_BOX_HEAD.NUM_CLASSES": arch.classes + 1,
-        "RPN.FPN_POST_NMS_PER_BATCH": numerics.rpn_post_nms_shared,
-        "GROUP_NORM.EPSILON": numerics.eps_of_heads or 1e-5,
-        "ROI_MASK_HEAD.POOLER_SAMPLING_RATIO": numerics.roi_sampling,
-        "ROI_MASK_HEAD.SHARE_BOX_FEATURE_EXTRACTOR": not pyramid,
+    said: dict[str, Any] = {
+        "PREPROC.MAX_SIZE": numerics.max_size,
+        "PREPROC.PIXEL_MEAN": list(numerics.pixel_mean[::-1]),
+        "PREPROC.PIXEL_STD": list(numerics.pixel_std[::-1]),
+        "BACKBONE.STRIDE_1X1": numerics.stride_in == "1x1",
+        "BACKBONE.TF_PAD_MODE": numerics.conv_padding == "same-after",
+        "RPN.ANCHOR_SIZES": [level[0] for level in sizes] if pyramid else list(sizes[0]),
+        "RPN.MIN_SIZE": numerics.rpn_min_size or 0,
+        "MRCNN.ACCURATE_PASTE": numerics.mask_paste != "centre-box",
     }
-    if arch.norm == "group":
-        model |= {"RESNETS.STEM_FUNC": "StemWithGN", "RESNETS.TRANS_FUNC": "BottleneckWithGN"}
-    if pyramid:
-        scales = [1 / 4, 1 / 8, 1 / 16, 1 / 32]
-        model |= {
-            "RPN.USE_FPN": True,
-            "RPN.ANCHOR_STRIDE": [4, 8, 16, 32, 64],
-            "RPN.FPN_POST_NMS_TOP_N_TEST": numerics.rpn_post_nms,
-            "RPN.FPN_POST_NMS_TOP_N_TRAIN": numerics.rpn_post_nms_train,
-            "FPN.USE_GN": arch.neck_norm == "group",
-            "ROI_HEADS.USE_FPN": True,
-            "ROI_BOX_HEAD.POOLER_SCALES": scales,
-            "ROI_BOX_HEAD.FEATURE_EXTRACTOR": f"FPN{'Xconv1fc' if arch.box_convs else '2MLP'}FeatureExtractor",
-            "ROI_BOX_HEAD.PREDICTOR": "FPNPredictor",
-            "ROI_BOX_HEAD.USE_GN": arch.box_norm == "group" or arch.fc_norm == "group",
-            "ROI_BOX_HEAD.NUM_STACKED_CONVS": arch.box_convs or 4,
-            "ROI_BOX_HEAD.CONV_HEAD_DIM": arch.box_conv_channels,
-            "ROI_BOX_HEAD.MLP_HEAD_DIM": arch.box_fc_width,
-            "ROI_MASK_HEAD.POOLER_SCALES": scales,
-            "ROI_MASK_HEAD.FEATURE_EXTRACTOR": "MaskRCNNFPNFeatureExtractor",
-            "ROI_MASK_HEAD.USE_GN": arch.mask_norm == "group",
-            "ROI_MASK_HEAD.CONV_LAYERS": [arch.mask_channels] * arch.mask_convs,
-            "ROI_MASK_HEAD.RESOLUTION": 2 * numerics.mask_pool_size,
-        }
-    return {"INPUT.TO_BGR255": numerics.channel_order == "bgr", **{f"MODEL.{key}": one for key, one in model.items()}}
-
-
-def _detectron(spec: Spec) -> Settings:
-    sizes = spec.numerics.anchor_sizes
-    said = {
-        "MODEL.NUM_CLASSES": spec.arch.classes + 1,
-        "RESNETS.STRIDE_1X1": spec.numerics.stride_in == "1x1",
-        "MRCNN.ROI_XFORM_SAMPLING_RATIO": spec.numerics.roi_sampling,
-    }
-    if spec.arch.neck == "fpn":
-        return {**said, "FPN.RPN_ANCHOR_START_SIZE": int(sizes[0][0])}
-    return {**said, "RPN.SIZES": list(sizes[0])}
+    if pyramid and numerics.rpn_scope == "level":
+        counts = {"TEST_PER_LEVEL_NMS_TOPK": numerics.rpn_post_nms}
+        counts["TRAIN_PER_LEVEL_NMS_TOPK"] = numerics.rpn_post_nms_train
+    else:
+        counts = {"TEST_POST_NMS_TOPK": numerics.rpn_post_nms, "TRAIN_POST_NMS_TOPK": numerics.rpn_post_nms_train}
+        for when, count in (("TEST", numerics.rpn_pre_nms), ("TRAIN", numerics.rpn_pre_nms_train)):
+            if count is not None:
+                counts[f"{when}_PRE_NMS_TOPK"] = count or counts[f"{when}_POST_NMS_TOPK"]
+    if pyramid and numerics.rpn_scope == "image":
+        said["FPN.PROPOSAL_MODE"] = "Joint"
+    return {**said, **{f"RPN.{key}": count for key, count in counts.items()}}
 
 
 def _chainer(spec: Spec) -> Settings:
@@ -267,7 +219,7 @@ def _model_garden(spec: Spec) -> Settings:
 
 
 def _tf1_era(arch: Arch) -> str:
-    return f"resnet_v1_{_depth(arch)}" if arch.backbone == "resnet" else ""
+    return f"resnet_v1_{depth(arch)}" if arch.backbone == "resnet" else ""
 
 
 def _tf1_unread(name: str) -> str:
@@ -295,33 +247,6 @@ _TORCHVISION = {
     "nms_threshold": "box_nms_thresh",
     "max_detections": "box_detections_per_img",
 }
-_MATTERPORT = {
-    "min_size": "IMAGE_MIN_DIM",
-    "max_size": "IMAGE_MAX_DIM",
-    "pixel_mean": "MEAN_PIXEL",
-    "anchor_sizes": "RPN_ANCHOR_SCALES",
-    "rpn_nms_threshold": "RPN_NMS_THRESHOLD",
-    "rpn_pre_nms": "PRE_NMS_LIMIT",
-    "rpn_post_nms": "POST_NMS_ROIS_INFERENCE",
-    "box_pool_size": "POOL_SIZE",
-    "mask_pool_size": "MASK_POOL_SIZE",
-    "score_threshold": "DETECTION_MIN_CONFIDENCE",
-    "nms_threshold": "DETECTION_NMS_THRESHOLD",
-    "max_detections": "DETECTION_MAX_INSTANCES",
-}
-_TENSORPACK = {
-    "min_size": "PREPROC.TEST_SHORT_EDGE_SIZE",
-    "max_size": "PREPROC.MAX_SIZE",
-    "pixel_mean": "PREPROC.PIXEL_MEAN, which stands in RGB",
-    "pixel_std": "PREPROC.PIXEL_STD, which stands in RGB",
-    "anchor_sizes": "RPN.ANCHOR_SIZES",
-    "anchor_ratios": "RPN.ANCHOR_RATIOS",
-    "rpn_nms_threshold": "RPN.PROPOSAL_NMS_THRESH",
-    "score_threshold": "TEST.RESULT_SCORE_THRESH",
-    "nms_threshold": "TEST.FRCNN_NMS_THRESH",
-    "max_detections": "TEST.RESULTS_PER_IM",
-}
-
 _PIPELINE: dict[str, Any] = {
     "config": "pipeline.config",
     "language": "protobuf",
@@ -332,21 +257,26 @@ _PIPELINE: dict[str, Any] = {
 
 HOMES: Mapping[str, Home] = {
     "torchvision": Home(
-        ("torch",), {**_PLAIN, "norm": {"affine": "frozen"}, "box_rows": _EACH, "mask_rows": _EACH}, told=_TORCHVISION
+        ("torch",),
+        {**_PLAIN, "norm": {"affine": "frozen"}, "box_rows": _EACH, "mask_rows": _EACH},
+        _TORCHVISION_HOLDS,
+        told=_TORCHVISION,
     ),
     "detectron2": Home(
         ("pickle model", "torch model"),
         {**_PLAIN, "norm": {"affine": "frozen"}, "box_rows": _WITHOUT_BACKGROUND, "mask_rows": _WITHOUT_BACKGROUND},
+        {"backbone": ("resnet",), "stem": ("7x7",), "neck": ("fpn", "c4", "dc5"), "mask_upsample": ("deconv",)},
         config="config.yaml",
-        settings=_detectron2,
+        settings=detectron_settings.detectron2,
         sets=_SIZES,
         whole=frozenset({"MODEL.PROPOSAL_GENERATOR.MIN_SIZE", "MODEL.RPN.BOUNDARY_THRESH"}),
     ),
     "maskrcnn-benchmark": Home(
         ("torch model stream",),  # it runs on PyTorch 1.0 to 1.4
         {**_PLAIN_HEADS, "norm": _FIXED, "box_rows": _DETECTRON_ROWS, "mask_rows": _EACH},
+        _ON_C4,
         config="config.yaml",
-        settings=_maskrcnn_benchmark,
+        settings=detectron_settings.maskrcnn_benchmark,
         sets=_SIZES,
         whole=frozenset({"MODEL.RPN.MIN_SIZE", "MODEL.RPN.STRADDLE_THRESH"}),
     ),
@@ -358,7 +288,8 @@ HOMES: Mapping[str, Home] = {
             "box_rows": _DETECTRON_ROWS,
             "mask_rows": {"foreground": "with-background"},
         },
-        settings=_detectron,
+        _ON_C4,
+        settings=detectron_settings.detectron,
         sets=_SIZES,
         whole=frozenset({"TEST.RPN_MIN_SIZE", "TRAIN.RPN_MIN_SIZE", "TRAIN.RPN_STRADDLE_THRESH"}),
     ),
@@ -371,6 +302,7 @@ HOMES: Mapping[str, Home] = {
             "box_rows": _WITHOUT_BACKGROUND,
             "mask_rows": _WITHOUT_BACKGROUND,
         },
+        {"backbone": ("resnet",), "neck": ("fpn", "c4", "dc5"), "mask_upsample": ("deconv",)},
         settings=mmdet_settings.settings,
         sets=mmdet_settings.FIELDS,
     ),
@@ -386,7 +318,9 @@ HOMES: Mapping[str, Home] = {
             "box_rows": _EACH,
             "mask_rows": _EACH,
         },
-        told=_MATTERPORT,
+        {**_RESNET, "box_convs": (0,), "box_fcs": (2,)},
+        settings=_matterport,
+        printed=True,
     ),
     "tensorpack": Home(
         ("npz",),
@@ -395,9 +329,11 @@ HOMES: Mapping[str, Home] = {
             "head_bias": True,
             "norm": _FIXED,
             "box_rows": {"foreground": "with-background", "agnostic-with-background": "agnostic"},
-            "mask_rows": _WITHOUT_BACKGROUND,
+            "mask_rows": {**_WITHOUT_BACKGROUND, "agnostic": "foreground"},
         },
-        told=_TENSORPACK,
+        _ON_C4,
+        settings=_tensorpack,
+        printed=True,
     ),
     "chainer-mask-rcnn": Home(
         ("npz",),
@@ -408,6 +344,7 @@ HOMES: Mapping[str, Home] = {
             "box_rows": _EACH,
             "mask_rows": {**_WITHOUT_BACKGROUND, "agnostic": "foreground"},
         },
+        {**_RESNET, "neck": ("c4",)},
         config="params.yaml",
         settings=_chainer,
         sets=_SIZES,
@@ -420,12 +357,26 @@ HOMES: Mapping[str, Home] = {
             "box_rows": {**_WITHOUT_BACKGROUND, "agnostic": "foreground"},
             "mask_rows": {**_WITHOUT_BACKGROUND, "agnostic": "foreground"},
         },
+        {**_ON_C4, "stem": ("7x7", "3x3")},
         config="config.yml",
         settings=_paddle,
         sets=frozenset({"min_size", "max_size", "resize", "pixel_mean", "pixel_std", "pad_multiple"}),
     ),
-    "tf1_object_detection_api": Home(("bundle",), _OBJECT_DETECTION, era=_tf1_era, unread=_tf1_unread, **_PIPELINE),
-    "tf2_object_detection_api": Home(("bundle of objects",), _OBJECT_DETECTION, era=lambda arch: "", **_PIPELINE),
+    "tf1_object_detection_api": Home(
+        ("bundle",),
+        _OBJECT_DETECTION,
+        {**_CROPS, "backbone": ("resnet", "inception_v2", "inception_resnet_v2")},
+        era=_tf1_era,
+        unread=_tf1_unread,
+        **_PIPELINE,
+    ),
+    "tf2_object_detection_api": Home(
+        ("bundle of objects",),
+        _OBJECT_DETECTION,
+        {**_CROPS, "backbone": ("resnet", "inception_resnet_v2")},
+        era=lambda arch: "",
+        **_PIPELINE,
+    ),
     "tf_model_garden": Home(
         ("bundle of objects",),
         {
@@ -440,6 +391,7 @@ HOMES: Mapping[str, Home] = {
             "box_rows": {"foreground": "with-background", "agnostic-with-background": "agnostic"},
             "mask_rows": {"foreground": "with-background"},
         },
+        {name: values for name, values in _RESNET.items() if name != "rpn_convs"},
         config="params.yaml",
         settings=_model_garden,
         lacks=(".num_batches_tracked",),

@@ -275,4 +275,5 @@ FAMILY = Family(
     links=links,
     ignored=ignored,
     read_config=matterport_config.read_class,
+    settings=matterport_config.FROM_CONFIG,
 )

@@ -5,8 +5,8 @@ from typing import Any
 
 from maskgraft.families.family import Config, Family, Reading, count, learned, shape, unsupported
 from maskgraft.families.tensorpack_config import C4 as C4
+from maskgraft.families.tensorpack_config import FROM_CONFIG, classes_of, numerics_of
 from maskgraft.families.tensorpack_config import NUMERICS as NUMERICS
-from maskgraft.families.tensorpack_config import classes_of, numerics_of
 from maskgraft.files import Tensors
 from maskgraft.links import Link, Step, Transpose, background_last
 from maskgraft.spec import Arch, NormKind, Spec
@@ -151,4 +151,5 @@ FAMILY = Family(
     links=links,
     ignored=ignored,
     eras=ERAS,
+    settings=FROM_CONFIG,
 )

@@ -89,7 +89,7 @@ def _padding(tensorflows: Any) -> str:
 
 
 # Field of Numerics ← (key of the config, how its value reads)
-_FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("min_size", "PREPROC.TEST_SHORT_EDGE_SIZE", int),
     ("pixel_mean", "PREPROC.PIXEL_MEAN", _rgb),
     ("pixel_std", "PREPROC.PIXEL_STD", _rgb),
@@ -132,7 +132,7 @@ _OF_C4: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
 )
 # Settings that no file says.
 _CONFIGURED = (
-    *(name for name, _, _ in (*_FROM_CONFIG, *_OF_PYRAMID, *_BY_LEVEL)),
+    *(name for name, _, _ in (*FROM_CONFIG, *_OF_PYRAMID, *_BY_LEVEL)),
     "rpn_pre_nms",
     "delta_clip",
     "mask_paste",
@@ -168,7 +168,7 @@ def numerics_of(
         numerics = replace(numerics, rpn_scope="image", **_TOGETHER)
         how["numerics.rpn_scope"] = Learned("read", "config: FPN.PROPOSAL_MODE")
     of_neck = _OF_PYRAMID if arch.neck == "fpn" else _OF_C4
-    table = (*_FROM_CONFIG, *of_neck, *(_JOINT if joint else _BY_LEVEL))
+    table = (*FROM_CONFIG, *of_neck, *(_JOINT if joint else _BY_LEVEL))
     numerics = replace(numerics, **changes_from(config, table, how))
     numerics = replace(numerics, delta_clip=math.log(numerics.max_size / 16))
     how["numerics.delta_clip"] = how["numerics.max_size"]
