@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from maskgraft.errors import CheckpointError
-from maskgraft.families import identify, model_garden, recognise, tf1_object_detection, tf2_object_detection
+from maskgraft.families import (
+    identify,
+    model_garden,
+    model_garden_config,
+    recognise,
+    tf1_object_detection,
+    tf2_object_detection,
+)
 from maskgraft.families.class_names import COCO_90, numbered
 from maskgraft.families.homes import HOMES
 from maskgraft.families.tf_object_detection import INCEPTION, NUMERICS
@@ -417,6 +424,39 @@ task:
 
 
 @pytest.mark.parametrize(
+    ("said", "changes"),
+    [
+        ("nms_version: v2", {}),
+        ("nms_version: v1", {"nms_tiled": False}),
+        *(
+            (said, {"nms_tiled": False, "nms_at_threshold": False, "detect_filled": True})
+            for said in ("nms_version: batched, pre_nms_top_k: 70", "nms_version: v1, soft_nms_sigma: 0.0")
+        ),
+    ],
+)
+def test_each_version_of_model_gardens_suppression_is_obeyed(
+    tmp_path: Path, said: str, changes: dict[str, bool]
+) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(f"task: {{model: {{detection_generator: {{{said}}}}}}}")
+    known = identify(file_of("model garden, one head"), config=path)
+    assert known.spec.numerics == replace(model_garden.NUMERICS, **changes)
+
+
+def test_a_threshold_of_0_suppresses_no_proposals_of_model_garden(tmp_path: Path) -> None:
+    """Nor are candidates chosen, by number or by score: `roi_generator.py` takes the best as they are."""
+    path = tmp_path / "params.yaml"
+    path.write_text(
+        "task: {model: {roi_generator: {test_nms_iou_threshold: 0.0, test_pre_nms_top_k: 50, test_num_proposals: 90, "
+        "test_pre_nms_score_threshold: 0.2}}}"
+    )
+    numerics = identify(file_of("model garden, one head"), config=path).spec.numerics
+    assert not numerics.rpn_nms_tiled
+    assert numerics.rpn_nms_threshold > 1
+    assert (numerics.rpn_pre_nms, numerics.rpn_post_nms, numerics.rpn_score_threshold) == (0, 90, None)
+
+
+@pytest.mark.parametrize(
     ("old", "new", "said"),
     [
         ("activation: relu", "activation: swish", "activation is 'swish'"),
@@ -585,5 +625,5 @@ def test_model_garden_is_told_the_weights_of_losses_by_its_huber_losses(betas: t
     spec = Spec(family=name, arch=arch, numerics=numerics, classes=numbered(arch.classes))
     said = HOMES[name].settings(spec)
     losses = {key.removeprefix("task.losses."): value for key, value in said.items()}
-    assert model_garden._loss_weights(losses) == pytest.approx((1, 2, 3, 4, 5))
+    assert model_garden_config._loss_weights(losses) == pytest.approx((1, 2, 3, 4, 5))
     assert losses["rpn_huber_loss_delta"] == max(betas[0], 1e-3)

@@ -1,188 +1,20 @@
 """TF Model Garden (tensorflow/models `official/vision`): `maskrcnn` with a ResNet and a pyramid, by its Trainer.
 
-Conventions: official/vision `configs/maskrcnn.py`, `dataloaders/maskrcnn_input.py`, `modeling/`, `ops/`;
-field by field in `_FROM_CONFIG`.
+Names: official/vision `modeling/` and what `core/base_trainer.py` saves. Conventions: `model_garden_config`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterator
 
 from maskgraft.errors import CheckpointError, Finding
 from maskgraft.families.class_names import COCO_90, numbered
-from maskgraft.families.configs import changes_from, setting
-from maskgraft.families.family import (
-    Config,
-    Family,
-    Reading,
-    class_count_fault,
-    count,
-    learned,
-    not_taken_up,
-    refuse_what_cannot_be_obeyed,
-    shape,
-    unsupported,
-)
+from maskgraft.families.family import Config, Family, Reading, count, learned, shape, unsupported
+from maskgraft.families.model_garden_config import FROM_CONFIG, numerics_of
+from maskgraft.families.model_garden_config import NUMERICS as NUMERICS
 from maskgraft.files import Tensors
 from maskgraft.links import Link, Reorder, Reshape, Transpose, background_last, xy_first
-from maskgraft.spec import NUMERICS_FIELDS, Arch, Learned, Numerics, Spec
+from maskgraft.spec import Arch, Learned, Spec
 
 TITLE = "TF Model Garden"
-
-NUMERICS = Numerics(
-    channel_order="rgb",
-    pixel_scale=0.003921568859368563,  # 1 / 255 as float32: TensorFlow multiplies, and does not divide by 255
-    pixel_mean=(0.485, 0.456, 0.406),
-    pixel_std=(0.229, 0.224, 0.225),
-    resize="tensorflow",
-    normalise_first=True,
-    size_rounding="even-float",
-    fixed_size=(1024, 1024),
-    fixed_fit="inside",
-    pad_multiple=64,
-    norm_eps=1e-4,
-    stride_in="3x3",
-    conv_padding="same",
-    pool_padding="same",
-    anchor_ratios=(2.0, 1.0, 0.5),  # aspect_ratios are width / height
-    anchor_order="size",
-    anchor_rounding=False,
-    anchor_stride="nominal",
-    anchor_offset=0.5,
-    nms_at_threshold=True,
-    nms_apart=True,
-    nms_tiled=True,
-    rpn_nms_tiled=True,
-    rpn_rank="probability-first",
-    rpn_min_size=None,
-    level_epsilon="outside",
-    level_epsilon_value=0.0,
-    roi_aligned=False,
-    roi_any_size=True,
-    roi_sampling=1,
-    box_min_size=0.0,
-    detect_padded=True,
-    mask_paste="integer-box",
-    rpn_post_nms_train=1000,
-    rpn_rescue="first",
-    rpn_normaliser="regions",
-    rpn_box_mean=True,
-    rpn_box_levels=True,
-    rpn_beta=1 / 9,
-    rpn_filled=True,
-    box_beta=1.0,
-    box_mean=True,
-    mean_offset=0.01,
-    mask_targets="mini-sample",
-    loss_weights=(1.0, 1 / 9, 1.0, 1.0, 1.0),  # the Huber loss is smooth L1 times its delta
-)
-
-_MODEL = "task.model"
-
-
-def _sizes(anchor: Mapping[str, Any]) -> tuple[tuple[float, ...], ...]:
-    scales = int(anchor.get("num_scales", 1))
-    steps = [float(anchor.get("anchor_size", 8.0)) * 2 ** (octave / scales) for octave in range(scales)]
-    return tuple(tuple(2**level * step for step in steps) for level in (2, 3, 4, 5, 6))
-
-
-def _weights(value: Any) -> tuple[float, ...]:
-    y, x, height, width = map(float, value)
-    return x, y, width, height
-
-
-def _loss_weights(losses: Mapping[str, Any]) -> tuple[float, ...]:
-    """Its Huber losses are smooth L1 times their deltas."""
-    weights = {"rpn_score": 1.0, "rpn_box": losses.get("rpn_huber_loss_delta", 1 / 9), "frcnn_class": 1.0}
-    weights |= {"frcnn_box": losses.get("frcnn_huber_loss_delta", 1.0), "mask": 1.0}
-    every = float(losses.get("loss_weight", 1.0))
-    return tuple(every * weight * float(losses.get(f"{name}_weight", 1.0)) for name, weight in weights.items())
-
-
-def _above_nothing(value: Any) -> float | None:
-    return float(value) or None
-
-
-# Field of Numerics ← (key of the config, how its value reads)
-_FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
-    ("fixed_size", f"{_MODEL}.input_size", lambda size: (int(size[0]), int(size[1]))),
-    ("norm_eps", f"{_MODEL}.norm_activation.norm_epsilon", float),
-    ("anchor_sizes", f"{_MODEL}.anchor", _sizes),
-    ("anchor_ratios", f"{_MODEL}.anchor.aspect_ratios", lambda ratios: tuple(1 / float(ratio) for ratio in ratios)),
-    ("rpn_pre_nms", f"{_MODEL}.roi_generator.test_pre_nms_top_k", int),
-    ("rpn_score_threshold", f"{_MODEL}.roi_generator.test_pre_nms_score_threshold", _above_nothing),
-    ("rpn_post_nms", f"{_MODEL}.roi_generator.test_num_proposals", int),
-    ("rpn_nms_threshold", f"{_MODEL}.roi_generator.test_nms_iou_threshold", float),
-    ("rpn_pre_nms_train", f"{_MODEL}.roi_generator.pre_nms_top_k", int),
-    ("rpn_post_nms_train", f"{_MODEL}.roi_generator.num_proposals", int),
-    ("box_pool_size", f"{_MODEL}.roi_aligner.crop_size", int),
-    ("mask_pool_size", f"{_MODEL}.mask_roi_aligner.crop_size", int),
-    ("score_threshold", f"{_MODEL}.detection_generator.pre_nms_score_threshold", float),
-    ("nms_threshold", f"{_MODEL}.detection_generator.nms_iou_threshold", float),
-    ("max_detections", f"{_MODEL}.detection_generator.max_num_detections", int),
-    ("roi_samples", f"{_MODEL}.roi_sampler.num_sampled_rois", int),
-    ("roi_positive_fraction", f"{_MODEL}.roi_sampler.foreground_fraction", float),
-    ("roi_positive_iou", f"{_MODEL}.roi_sampler.foreground_iou_threshold", float),
-    ("roi_truth", f"{_MODEL}.roi_sampler.mix_gt_boxes", bool),
-    ("rpn_samples", "task.train_data.parser.rpn_batch_size_per_im", int),
-    ("rpn_positive_fraction", "task.train_data.parser.rpn_fg_fraction", float),
-    ("rpn_positive_iou", "task.train_data.parser.rpn_match_threshold", float),
-    ("rpn_negative_iou", "task.train_data.parser.rpn_unmatched_threshold", float),
-    ("rpn_beta", "task.losses.rpn_huber_loss_delta", float),
-    ("box_beta", "task.losses.frcnn_huber_loss_delta", float),
-    ("loss_weights", "task.losses", _loss_weights),
-)
-
-# The same of settings that its later versions have.
-_OF_LATER: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
-    ("box_delta_weights", f"{_MODEL}.detection_generator.box_coder_weights", _weights),
-    # all versions but v2 are greedy; "batched", TensorFlow's `combined_non_max_suppression`, keeps boxes of no area
-    ("nms_tiled", f"{_MODEL}.detection_generator.nms_version", lambda version: version == "v2"),
-    ("nms_at_threshold", f"{_MODEL}.detection_generator.nms_version", lambda version: version != "batched"),
-    ("detect_filled", f"{_MODEL}.detection_generator.nms_version", lambda version: version == "batched"),
-)
-
-# Settings whose other values change what is computed in ways that the model does not have.
-_REQUIRED: tuple[tuple[str, tuple[Any, ...]], ...] = (
-    (f"{_MODEL}.min_level", (2,)),
-    (f"{_MODEL}.max_level", (6,)),
-    (f"{_MODEL}.norm_activation.activation", ("relu",)),
-    (f"{_MODEL}.backbone.resnet.stem_type", ("v0",)),
-    (f"{_MODEL}.backbone.resnet.resnetd_shortcut", (False,)),
-    (f"{_MODEL}.backbone.resnet.replace_stem_max_pool", (False,)),
-    (f"{_MODEL}.decoder.fpn.fusion_type", ("sum",)),
-    (f"{_MODEL}.roi_generator.test_pre_nms_min_size_threshold", (0,)),
-    (f"{_MODEL}.roi_aligner.sample_offset", (0.5,)),
-    (f"{_MODEL}.mask_roi_aligner.sample_offset", (0.5,)),
-    (f"{_MODEL}.mask_head.upsample_factor", (2,)),
-    (f"{_MODEL}.detection_generator.apply_nms", (True,)),
-    (f"{_MODEL}.roi_generator.use_batched_nms", (False,)),
-    (f"{_MODEL}.detection_generator.nms_version", ("v1", "v2", "batched")),
-    (f"{_MODEL}.detection_generator.use_sigmoid_probability", (False,)),
-    (f"{_MODEL}.detection_generator.use_class_agnostic_nms", (False,)),
-    (f"{_MODEL}.backbone.type", ("resnet",)),
-    (f"{_MODEL}.decoder.type", ("fpn",)),
-    (f"{_MODEL}.outer_boxes_scale", (1,)),
-    ("task.train_data.parser.pad", (True,)),
-    ("task.train_data.parser.keep_aspect_ratio", (True,)),
-)
-
-# Settings of trainings alone, which one here does not take up.
-_OF_TRAINING: tuple[tuple[str, Any], ...] = (
-    (f"{_MODEL}.roi_generator.pre_nms_min_size_threshold", 0),
-    (f"{_MODEL}.roi_sampler.background_iou_low_threshold", 0),
-    ("task.train_data.parser.mask_crop_size", 112),
-    ("task.losses.frcnn_class_use_binary_cross_entropy", False),
-    ("task.losses.frcnn_class_loss_top_k_percent", 1),
-    ("task.losses.class_weights", None),
-    ("task.allowed_mask_class_ids", None),
-)
-# … and those that are the same as another, here.
-_SAME_IN_TRAINING = (
-    (f"{_MODEL}.roi_generator.nms_iou_threshold", f"{_MODEL}.roi_generator.test_nms_iou_threshold"),
-    (f"{_MODEL}.roi_generator.pre_nms_score_threshold", f"{_MODEL}.roi_generator.test_pre_nms_score_threshold"),
-    (f"{_MODEL}.roi_sampler.background_iou_high_threshold", f"{_MODEL}.roi_sampler.foreground_iou_threshold"),
-)
 
 _KERNEL = Transpose((3, 2, 0, 1))  # height, width, in, out; of a transposed convolution height, width, out, in
 _DENSE = Transpose((1, 0))
@@ -206,37 +38,9 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
     if era is None or (era.endswith("/0") and f"{era[:-1]}1/_classifier/kernel" in tensors):
         raise unsupported(tensors, TITLE, "more than one detection head (cascade)")
     arch = _arch(tensors, era)
-    how = {
-        **learned("tensor names and shapes", "implied", [f"arch.{name}" for name in Arch.__dataclass_fields__]),
-        **learned("Model Garden's maths", "implied", [f"numerics.{name}" for name in NUMERICS_FIELDS]),
-        **learned(
-            "Model Garden's defaults; params.yaml would say",
-            "assumed",
-            [f"numerics.{one}" for one, _, _ in _FROM_CONFIG],
-        ),
-    }
-    found, findings = NUMERICS, []
-    if config is not None:
-        refuse_what_cannot_be_obeyed(tensors, config, _REQUIRED, TITLE)
-        found = replace(found, **changes_from(config, (*_FROM_CONFIG, *_OF_LATER), how))
-        said = setting(config, f"{_MODEL}.num_classes")
-        key = f"{_MODEL}.num_classes, which counts the background"
-        findings += class_count_fault(tensors, arch.classes, None if said is None else int(said) - 1, key)
-        masks, positives = (
-            f"{_MODEL}.mask_sampler.num_sampled_masks",
-            int(found.roi_samples * found.roi_positive_fraction),
-        )
-        enough = (masks, max(positives, int(setting(config, masks) or 0)))  # as many masks as there are positives
-        alike = [(key, other) for key, like in _SAME_IN_TRAINING if (other := setting(config, like)) is not None]
-        findings += not_taken_up(config, (*_OF_TRAINING, enough, *alike))
-        generator = f"{_MODEL}.detection_generator"
-        most, version = setting(config, f"{generator}.pre_nms_top_k"), setting(config, f"{generator}.nms_version")
-        if isinstance(most, int) and most < found.rpn_post_nms and version != "batched":
-            what = f"{generator}.pre_nms_top_k is {most}, and there are {found.rpn_post_nms} proposals"
-            raise unsupported(tensors, TITLE, what)
-        if version == "v1" and setting(config, f"{generator}.soft_nms_sigma"):
-            raise unsupported(tensors, TITLE, f"{generator}.soft_nms_sigma with nms_version v1")
-    anchors = len(found.anchor_ratios) * len(found.anchor_sizes[0])
+    numerics, how, findings = numerics_of(tensors, arch.classes, config, TITLE)
+    how |= learned("tensor names and shapes", "implied", [f"arch.{name}" for name in Arch.__dataclass_fields__])
+    anchors = len(numerics.anchor_ratios) * len(numerics.anchor_sizes[0])
     if anchors != arch.anchors_per_cell:
         message = (
             f"{tensors.path.name} has {arch.anchors_per_cell} anchors a cell, its config {anchors} (num_scales × "
@@ -247,7 +51,7 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
     how["classes"] = Learned(
         "assumed", "91 rows: COCO's category ids" if classes is COCO_90 else "Model Garden's files have no class names"
     )
-    spec = Spec(family="tf_model_garden", arch=arch, numerics=found, classes=classes, learned=how)
+    spec = Spec(family="tf_model_garden", arch=arch, numerics=numerics, classes=classes, learned=how)
     return Reading(spec, era, tuple(findings))
 
 
@@ -438,5 +242,5 @@ FAMILY = Family(
     ignored=ignored,
     eras=_HEADS,
     configs=("params.yaml",),
-    settings=_FROM_CONFIG,
+    settings=FROM_CONFIG,
 )
