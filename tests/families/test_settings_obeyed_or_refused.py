@@ -352,6 +352,30 @@ TestReader:
         "task: {model: {detection_generator: {box_coder_weights: [5, 6, 2, 3]}}}",
         {"box_delta_weights": (6, 5, 3, 2)},
     ),
+    (
+        "benchmark",
+        "MODEL: {ROI_HEADS: {NMS: 0.0, DETECTIONS_PER_IMG: 0}, RPN: {NMS_THRESH: -0.1, PRE_NMS_TOP_N_TEST: 80, "
+        "POST_NMS_TOP_N_TEST: 50, FPN_POST_NMS_TOP_N_TEST: 90, POST_NMS_TOP_N_TRAIN: 0}}",
+        {
+            "nms_threshold": 2,
+            "rpn_nms_threshold": 2,
+            "rpn_post_nms": 90,
+            "rpn_level_post_nms": None,  # nothing is counted that is not suppressed
+            "rpn_level_post_nms_train": None,
+            "max_detections": 90 * 3,
+        },
+    ),
+    (
+        "benchmark c4",
+        "MODEL: {RPN: {NMS_THRESH: 0, PRE_NMS_TOP_N_TEST: 80, POST_NMS_TOP_N_TEST: 50}}",
+        {"rpn_nms_threshold": 2, "rpn_post_nms": 80},
+    ),
+    (
+        "benchmark c4",
+        "MODEL: {RPN: {PRE_NMS_TOP_N_TEST: 80, POST_NMS_TOP_N_TEST: 50, PRE_NMS_TOP_N_TRAIN: 70, "
+        "POST_NMS_TOP_N_TRAIN: 0}}",
+        {"rpn_nms_threshold": 0.7, "rpn_post_nms": 50, "rpn_post_nms_train": 70},
+    ),
     ("mmdet", MMDET["head"].format("bbox_head=dict(loss_bbox=dict(type='GIoULoss'))"), {"box_loss": "giou"}),
     (
         "mmdet",

@@ -26,9 +26,12 @@ from maskgraft.spec import NUMERICS_FIELDS, Arch, Learned, Numerics
 NUMERICS = Numerics(**SHARED, resize="pil", size_rounding="long-floor", rpn_normaliser="sampled")
 
 
+_NEVER = 2.0  # an overlap that no two boxes have
+
+
 def _overlap(threshold: Any) -> float:
     """A threshold of suppression; there is none at 0 or below (`structures/boxlist_ops.py`)."""
-    return float(threshold) if threshold > 0 else 2.0
+    return float(threshold) if threshold > 0 else _NEVER
 
 
 # Field of Numerics ← (key of the config, how its value reads)
@@ -180,13 +183,16 @@ def _by_neck(arch: Arch, config: Config, numerics: Numerics, how: dict[str, Lear
         ("_train", "TRAIN", numerics.rpn_pre_nms_train, numerics.rpn_post_nms_train),
     ):
         of_level, of_all = f"MODEL.RPN.POST_NMS_TOP_N_{when}", f"MODEL.RPN.FPN_POST_NMS_TOP_N_{when}"
-        of_all = of_all if pyramid else of_level
-        if (said := setting(config, of_all)) is not None:
+        if pyramid and (said := setting(config, of_all)) is not None:
             most = int(said)
             say(f"rpn_post_nms{suffix}", most, of_all)
-        if pyramid and (said := setting(config, of_level)) is not None:
-            reached = int(said) < min(most, candidates or most)
-            say(f"rpn_level_post_nms{suffix}", int(said) if reached else None, of_level)
+        if (said := setting(config, of_level)) is not None:
+            # what is not suppressed is not counted either (`boxlist_nms`), and 0 or below is no limit
+            limit = int(said) if said > 0 and numerics.rpn_nms_threshold < _NEVER else candidates or most
+            if pyramid:
+                say(f"rpn_level_post_nms{suffix}", limit if limit < min(most, candidates or most) else None, of_level)
+            else:
+                say(f"rpn_post_nms{suffix}", limit, of_level)
     return changes
 
 
