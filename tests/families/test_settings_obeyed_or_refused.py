@@ -174,7 +174,7 @@ REFUSED = [
         "mmdet",
         MMDET["model"].format("data_preprocessor=dict(pad_size_divisor=32)")
         + "\ntest_pipeline = [dict(type='Pad', size_divisor=64)]",
-        "the step {'type': 'Pad', 'size_divisor': 64}, and there is a data_preprocessor",
+        "before the data_preprocessor does",
     ),
     ("mmdet", MMDET["model"].format("test_cfg=dict(rpn=dict(max_per_img=-1))"), "rpn.max_per_img is -1"),
     (

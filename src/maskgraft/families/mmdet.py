@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from maskgraft.families import mmdet_config
+from maskgraft.families import mmdet_config, mmdet_places, mmdet_refused
 from maskgraft.families.class_names import COCO_80, numbered
 from maskgraft.families.class_shift import class_shift, version
 from maskgraft.families.configs import base_fault, setting
@@ -126,8 +126,8 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
     source = "config"
     if config is None:
         config, source = own_config(meta), f"{tensors.path.name}: its config"
-    config = mmdet_config.plain(config or {})
-    legacy = (era == "1" or version(meta) < (2,)) and "roi_head" not in mmdet_config.model_of(config)
+    config = mmdet_places.plain(config or {})
+    legacy = (era == "1" or version(meta) < (2,)) and "roi_head" not in mmdet_places.model_of(config)
     how = {
         **learned("tensor names and shapes", "implied", [f"arch.{name}" for name in Arch.__dataclass_fields__]),
         **learned(
@@ -145,7 +145,7 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
     changes |= {"box_pool_size": 14 if arch.neck == "c4" else 7, "stride_pooled": _pools(tensors.arrays)}
     findings = list(class_shift(tensors, meta)) if era == "2" else []
     if config:
-        what = mmdet_config.refusal(config, arch.neck)
+        what = mmdet_refused.refusal(config, arch.neck)
         if what:
             raise unsupported(tensors, FAMILY.title, what)
         said = mmdet_config.read(config)
@@ -153,7 +153,7 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
         how |= learned(source, "read", [f"numerics.{name}" for name in said])
         fix = "give the config that MMDetection wrote into the work_dir"
         findings += [*base_fault(config, fix), *mmdet_config.told(config)]
-        rows = setting(mmdet_config.head_of(config), "bbox_head.num_classes")
+        rows = setting(mmdet_places.head_of(config), "bbox_head.num_classes")
         rows = rows - 1 if era == "1" and isinstance(rows, int) else rows  # one was the background's
         findings += class_count_fault(tensors, arch.classes, rows, "bbox_head.num_classes")
     classes, how["classes"] = _classes(meta, arch)

@@ -1,275 +1,19 @@
-"""What an MMDetection config says about numbers: the three ways in which its versions wrote the same settings."""
+"""What an MMDetection config says about numbers, and what of it is told."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from maskgraft.errors import CheckpointError, Finding
 from maskgraft.families import mmdet_training
 from maskgraft.families.configs import setting
-
-Config = Mapping[str, Any]
-
-
-def plain(config: Any) -> Any:
-    """A config in which every "type" is a name alone.
-
-        plain({"type": "mmdet.models.detectors.MaskRCNN"})      # {"type": "MaskRCNN"}
-
-    Since 3.1 configs may import what they name, and say in a checkpoint where that stands; before, a scope may stand
-    in front.
-    """
-    if isinstance(config, Mapping):
-        return {
-            key: value.rpartition(".")[2] if key == "type" and isinstance(value, str) else plain(value)
-            for key, value in config.items()
-        }
-    if isinstance(config, list | tuple):
-        inside = [plain(one) for one in config]
-        return inside if isinstance(config, list) else tuple(inside)
-    return config
-
-
-def model_of(config: Config) -> Config:
-    """The settings of the model; MMDetection 1 spread its heads over the model itself."""
-    model = config.get("model")
-    return model if isinstance(model, Mapping) else {}
-
-
-def head_of(config: Config) -> Config:
-    """The settings of what works on regions: `model.roi_head` since 2.0, the model itself before."""
-    model = model_of(config)
-    head = model.get("roi_head")
-    return head if isinstance(head, Mapping) else model
-
-
-def stage_settings(config: Config, name: str) -> Config:
-    """`test_cfg` or `train_cfg` of the model: inside it since 2.3, at the top before."""
-    for holder in (model_of(config), config):
-        found = holder.get(name)
-        if isinstance(found, Mapping) and ("rpn" in found or "rcnn" in found):
-            return found
-    return {}
-
-
-def transforms(config: Config) -> list[Config]:
-    """The steps that prepare an image for testing, those inside of a test-time augmentation too.
-
-    They stand in the loader of the data, which is what is run, and mostly a second time under a name of their own.
-    """
-    for key in ("test_dataloader.dataset.pipeline", "data.test.pipeline", "test_pipeline"):
-        steps = setting(config, key)
-        if isinstance(steps, list | tuple):
-            flat: list[Config] = []
-            for step in steps:
-                if isinstance(step, Mapping):
-                    inner = step.get("transforms")
-                    inside = [one for one in inner if isinstance(one, Mapping)] if isinstance(inner, list) else []
-                    flat += [step, *inside]
-            return flat
-    return []
-
+from maskgraft.families.mmdet_places import TRUNK, Config, head_of, model_of, norms, stage_settings, transforms
 
 # Fields that a config may set to nothing.
 _NONE = (
-    *("rpn_min_size", "rpn_straddle", "roi_rescue_iou", "rpn_pre_nms"),
-    *("rpn_pre_nms_train", "rpn_min_size_train"),
+    *("rpn_pre_nms", "rpn_min_size", "rpn_pre_nms_train", "rpn_min_size_train"),
+    *("rpn_straddle", "roi_rescue_iou"),
 )
-_TRUNK = ("backbone", "shared_head")  # the second is C5 of a C4 model
-_NORMS = ("BN", "BN2d", "SyncBN", "MMSyncBN", "GN", "BatchNorm2d", "SyncBatchNorm", "GroupNorm")
-
-# The steps of a test pipeline that either change nothing of the pixels or are read.
-_STEPS = (
-    *("LoadImageFromFile", "LoadImageFromNDArray", "LoadImageFromWebcam", "InferencerLoader", "LoadAnnotations"),
-    *("Resize", "RandomFlip", "Normalize", "Pad", "ImageToTensor", "ToTensor", "DefaultFormatBundle", "Collect"),
-    *("PackDetInputs", "MultiScaleFlipAug", "TestTimeAug"),
-)
-
-
-# Strides, dilations and which stages are looked at, of the backbone before each neck.
-_STAGES = {
-    "fpn": ((1, 2, 2, 2), (1, 1, 1, 1), (0, 1, 2, 3)),
-    "c4": ((1, 2, 2), (1, 1, 1), (2,)),
-    "dc5": ((1, 2, 2, 1), (1, 1, 1, 2), (3,)),
-}
-
-
-def refusal(config: Config, neck: str) -> str:
-    """What in a config changes the computation in ways that maskgraft does not have, or ""; `neck` as of `Arch`."""
-    model, head = model_of(config), head_of(config)
-    testing = stage_settings(config, "test_cfg")
-    coders = ("DeltaXYWHBBoxCoder", "LegacyDeltaXYWHBBoxCoder")
-    nothing = (0.0,) * 4
-    strides, dilations, seen = _STAGES[neck]
-    allowed: tuple[tuple[Any, str, tuple[Any, ...]], ...] = (
-        (model, "type", ("MaskRCNN",)),
-        (model, "data_preprocessor.type", ("DetDataPreprocessor",)),
-        (model, "data_preprocessor.pad_value", (0,)),
-        (model, "data_preprocessor.rgb_to_bgr", (False,)),
-        (model, "backbone.type", ("ResNet", "ResNeXt", "ResNetV1c", "ResNetV1d")),
-        (model, "backbone.conv_cfg.type", ("Conv", "Conv2d")),
-        (model, "backbone.base_channels", (64,)),
-        (model, "backbone.strides", (strides,)),
-        (model, "backbone.dilations", (dilations,)),
-        (model, "backbone.out_indices", (seen,)),
-        (model, "neck.type", ("FPN",)),
-        (model, "neck.conv_cfg.type", ("Conv", "Conv2d")),
-        (model, "neck.start_level", (0,)),
-        (model, "neck.end_level", (-1, 3)),
-        (model, "neck.num_outs", (5,)),
-        (model, "neck.act_cfg", ()),
-        (model, "neck.upsample_cfg.mode", ("nearest",)),
-        (model, "rpn_head.type", ("RPNHead",)),
-        (model, "rpn_head.loss_cls.use_sigmoid", (True,)),
-        (model, "rpn_head.anchor_generator.type", ("AnchorGenerator", "LegacyAnchorGenerator")),
-        (model, "rpn_head.bbox_coder.type", coders),
-        (model, "rpn_head.bbox_coder.target_means", (nothing,)),
-        (model, "rpn_head.bbox_coder.clip_border", (True,)),
-        (model, "rpn_head.bbox_coder.add_ctr_clip", (False,)),
-        (head, "bbox_roi_extractor.type", ("SingleRoIExtractor",)),
-        (head, "bbox_roi_extractor.finest_scale", (56,)),
-        (head, "bbox_roi_extractor.featmap_strides", ((4, 8, 16, 32), (16,))),
-        (head, "bbox_roi_extractor.roi_layer.type", ("RoIAlign",)),
-        (head, "bbox_roi_extractor.roi_layer.pool_mode", ("avg",)),
-        (head, "mask_roi_extractor.type", ("SingleRoIExtractor",)),
-        (head, "mask_roi_extractor.finest_scale", (56,)),
-        (head, "mask_roi_extractor.featmap_strides", ((4, 8, 16, 32), (16,))),
-        (head, "mask_roi_extractor.roi_layer.type", ("RoIAlign",)),
-        (head, "mask_roi_extractor.roi_layer.pool_mode", ("avg",)),
-        *(
-            (head, f"mask_roi_extractor.roi_layer.{name}", (said,))
-            for name in ("aligned", "sampling_ratio", "sample_num")
-            if (said := setting(head, f"bbox_roi_extractor.roi_layer.{name}")) is not None
-        ),
-        (head, "bbox_head.bbox_coder.type", coders),
-        (head, "bbox_head.bbox_coder.target_means", (nothing,)),
-        (head, "bbox_head.target_means", (nothing,)),
-        (head, "bbox_head.bbox_coder.clip_border", (True,)),
-        (head, "bbox_head.bbox_coder.add_ctr_clip", (False,)),
-        (head, "bbox_head.loss_cls.type", ("CrossEntropyLoss",)),
-        (head, "bbox_head.loss_cls.use_sigmoid", (False,)),
-        (head, "bbox_head.cls_predictor_cfg.type", ("Linear",)),
-        (head, "bbox_head.reg_predictor_cfg.type", ("Linear",)),
-        (head, "mask_head.type", ("FCNMaskHead",)),
-        (head, "mask_head.conv_cfg.type", ("Conv", "Conv2d")),
-        (head, "mask_head.conv_kernel_size", (3,)),
-        (head, "mask_head.upsample_cfg.type", ("deconv",)),
-        (head, "mask_head.predictor_cfg.type", ("Conv", "Conv2d")),
-        (testing, "rpn.nms_across_levels", (False,)),
-        *(
-            (testing, f"{stage}.nms.{name}", usual)
-            for stage in ("rpn", "rcnn")
-            for name, usual in (
-                ("type", ("nms",)),
-                ("class_agnostic", (False,)),
-                ("offset", (0,)),
-                ("max_num", (-1, 0)),
-                ("score_threshold", (0,)),
-            )
-        ),
-    )
-    for part, key, values in allowed:
-        said = setting(part, key)
-        if said is not None and (tuple(said) if isinstance(said, list) else said) not in values:
-            return f"{key} is {said!r}"
-    steps = (_step_fault(step) for step in transforms(config))
-    faults = (
-        *steps,
-        _padding_fault(config),
-        _norm_fault(model, head),
-        _legacy_fault(model, head),
-        _count_fault(testing),
-    )
-    return next(filter(None, faults), "")
-
-
-def _lengths(values: Any) -> list[Any]:
-    """Strides, or sizes; of a pair the shorter one."""
-    return [min(one) if isinstance(one, list | tuple) else one for one in values or ()]
-
-
-def _norm_fault(model: Config, head: Config) -> str:
-    """Norms that are none of those known, or of which those of the heads differ in what they add to the variance."""
-    every = _norms(model, head)
-    for name, norm in every.items():
-        if norm.get("type") not in _NORMS or norm.get("num_groups", 32) != 32:
-            return f"{name}.norm_cfg is {dict(norm)!r}"
-    trunk = [norm.get("eps", 1e-5) for name, norm in every.items() if name in _TRUNK]
-    heads = [norm.get("eps", 1e-5) for name, norm in every.items() if name not in _TRUNK]
-    if len(set(trunk)) > 1 or len(set(heads)) > 1:
-        return f"norms of {', '.join(every)} add {trunk + heads!r} to variances"
-    return ""
-
-
-def _norms(model: Config, head: Config) -> dict[str, Config]:
-    """The settings of norms, by the part of the model that they are in."""
-    parts = [(model, "backbone"), (model, "neck"), *((head, f"{name}_head") for name in ("shared", "bbox", "mask"))]
-    found = {name: setting(part, f"{name}.norm_cfg") for part, name in parts}
-    return {name: norm for name, norm in found.items() if isinstance(norm, Mapping)}
-
-
-def _legacy_fault(model: Config, head: Config) -> str:
-    """Boxes that are part of MMDetection 1 and part of what came after, or ""."""
-    coders = [setting(model, "rpn_head.bbox_coder.type"), setting(head, "bbox_head.bbox_coder.type")]
-    made = setting(model, "rpn_head.anchor_generator.type")
-    legacy = [str(one).startswith("Legacy") for one in (*coders, made) if one is not None]
-    return "" if all(legacy) or not any(legacy) else f"coders {coders[0]} and {coders[1]} with a {made}"
-
-
-def _step_fault(step: Config) -> str:
-    """What a step of the test pipeline does to pixels that maskgraft does not do, or ""."""
-    kind = step.get("type")
-    if kind not in _STEPS:
-        return f"the test pipeline has the step {kind}"
-    if kind == "MultiScaleFlipAug" and step.get("img_scale") is None:
-        return "images are resized by a factor"
-    if kind in ("LoadImageFromFile", "LoadImageFromNDArray"):
-        for key, usual in (("to_float32", False), ("color_type", "color")):
-            if step.get(key, usual) != usual:
-                return f"images are read with {key} {step[key]!r}"
-    if kind == "Resize":
-        if step.get("scale_factor") is not None:
-            return "images are resized by a factor"
-        # since 3.0 a `scale` is taken without its ratio where nothing else is said
-        if not step.get("keep_ratio", "scale" not in step):
-            return "images are resized without keeping their ratio"
-        for key, usual in (("backend", "cv2"), ("interpolation", "bilinear")):
-            if step.get(key, usual) != usual:
-                return f"images are resized with {key} {step[key]!r}"
-    if kind == "Pad":
-        filled = step.get("pad_val", 0)
-        filled = filled.get("img", 0) if isinstance(filled, Mapping) else filled
-        if step.get("size") is not None or step.get("pad_to_square") or filled not in (0, (0, 0, 0), [0, 0, 0]):
-            return "images are padded to a size of their own, or with another colour than 0"
-    return ""
-
-
-def _padding_fault(config: Config) -> str:
-    """Padding by the pipeline, up to whose end boxes are cut since 3.0, and by what comes after it, or ""."""
-    padded = next((step for step in transforms(config) if step.get("type") == "Pad"), None)
-    if padded is None or setting(config, "model.data_preprocessor") is None:
-        return ""
-    return f"the test pipeline has the step {dict(padded)!r}, and there is a data_preprocessor"
-
-
-def _count_fault(testing: Config) -> str:
-    """A number of proposals that is none: the last of them would be left out, or all."""
-    most = mmdet_training.none_or_fewer(testing.get("rpn") or {})
-    return "" if most is None else f"rpn.max_per_img is {most!r}"
-
-
-def _augmented(config: Config) -> list[Finding]:
-    """What to say where the home framework looks at an image several times, at other sizes or flipped."""
-    for step in transforms(config):
-        if step.get("type") == "MultiScaleFlipAug":
-            scales = step.get("img_scale")
-            several = isinstance(scales, list) and len(scales) > 1 and isinstance(scales[0], list | tuple)
-            if several or step.get("flip"):
-                message = "the config tests each image " + " and ".join(
-                    said for said, yes in (("at several sizes", several), ("flipped too", step.get("flip"))) if yes
-                )
-                effect = "here it is looked at once, at the first size; the home framework merges what it finds"
-                return [Finding("numerics.resize", "warning", message, evidence={"img_scale": scales}, effect=effect)]
-    return []
+_MASK_THRESHOLD = 0.5  # in place of one that is none
 
 
 def read(config: Config) -> dict[str, Any]:
@@ -323,7 +67,7 @@ def _pixels(config: Config) -> dict[str, Any]:
 def _backbone(config: Config) -> dict[str, Any]:
     model = model_of(config)
     style = setting(model, "backbone.style")
-    heads = [norm for name, norm in _norms(model, head_of(config)).items() if name not in _TRUNK]
+    heads = [norm for name, norm in norms(model, head_of(config)).items() if name not in TRUNK]
     return {
         "stride_in": {"caffe": "1x1", "pytorch": "3x3"}.get(str(style)),
         "norm_eps": _when(float, setting(model, "backbone.norm_cfg.eps")),
@@ -355,6 +99,11 @@ def _proposals(config: Config) -> dict[str, Any]:
     if setting(head, "bbox_coder.type") == "LegacyDeltaXYWHBBoxCoder":
         changes |= {"inclusive_boxes": True, "decoded_wider": True}
     return changes
+
+
+def _lengths(values: Any) -> list[Any]:
+    """Strides, or sizes; of a pair the shorter one."""
+    return [min(one) if isinstance(one, list | tuple) else one for one in values or ()]
 
 
 def _offset(made: Config, head: Config, strides: list[Any], bases: list[Any]) -> float | None:
@@ -395,7 +144,7 @@ def _testing(config: Config) -> dict[str, Any]:
         "score_threshold": _when(float, rcnn.get("score_thr")),
         "nms_threshold": _overlap(rcnn),
         "max_detections": _when(int, rcnn.get("max_per_img")),
-        "mask_threshold": None if _soft_masks(testing) else _when(float, rcnn.get("mask_thr_binary")),
+        "mask_threshold": _mask_threshold(rcnn),
         "rpn_nms_threshold": _overlap(rpn),
     }
 
@@ -408,10 +157,10 @@ def _overlap(stage: Config) -> float | None:
     return next((float(one) for one in said if one is not None), None)
 
 
-def _soft_masks(testing: Config) -> bool:
-    """Whether the home framework gives masks as grey levels of their probabilities."""
-    said = setting(testing, "rcnn.mask_thr_binary")
-    return isinstance(said, int | float) and said < 0
+def _mask_threshold(rcnn: Config) -> float | None:
+    """From which probability on a pixel is the object's; below 0 none is said (`_soft_masks`)."""
+    said = rcnn.get("mask_thr_binary")
+    return None if said is None else float(said) if said >= 0 else _MASK_THRESHOLD
 
 
 def _training(config: Config) -> dict[str, Any]:
@@ -422,18 +171,38 @@ def _training(config: Config) -> dict[str, Any]:
 def told(config: Config) -> list[Finding]:
     """What to say of settings that results do not follow, and of those that a training does not."""
     training, testing = stage_settings(config, "train_cfg"), stage_settings(config, "test_cfg")
-    soft = [
+    of_training = mmdet_training.told(model_of(config), head_of(config), training, testing)
+    return [*_augmented(config), *_soft_masks(testing), *of_training]
+
+
+def _augmented(config: Config) -> list[Finding]:
+    """What to say where the home framework looks at an image several times, at other sizes or flipped."""
+    for step in transforms(config):
+        if step.get("type") == "MultiScaleFlipAug":
+            scales = step.get("img_scale")
+            several = isinstance(scales, list) and len(scales) > 1 and isinstance(scales[0], list | tuple)
+            if several or step.get("flip"):
+                message = "the config tests each image " + " and ".join(
+                    said for said, yes in (("at several sizes", several), ("flipped too", step.get("flip"))) if yes
+                )
+                effect = "here it is looked at once, at the first size; the home framework merges what it finds"
+                return [Finding("numerics.resize", "warning", message, evidence={"img_scale": scales}, effect=effect)]
+    return []
+
+
+def _soft_masks(testing: Config) -> list[Finding]:
+    """What to say where the home framework gives the probabilities of pixels for masks."""
+    said = setting(testing, "rcnn.mask_thr_binary")
+    if not isinstance(said, int | float) or said >= 0:
+        return []
+    message = f"rcnn.mask_thr_binary is {said!r}: MMDetection gives each pixel's probability as a grey level"
+    return [
         Finding(
             "numerics.assumed",
             "warning",
-            f"rcnn.mask_thr_binary is {setting(testing, 'rcnn.mask_thr_binary')!r}: MMDetection gives each pixel's "
-            "probability as a grey level; here a pixel is the object's from 0.5 on",
-            effect="masks are bool; `Detections.mask_probs` has the probabilities within the boxes",
-            fix='numerics={"mask_threshold": 0.3} cuts them elsewhere',
+            f"{message}; here a pixel is the object's from {_MASK_THRESHOLD} on",
+            evidence={"mask_thr_binary": said},
+            effect="`Detections.masks` are bool; the probabilities within the boxes are `Detections.mask_probs`",
+            fix='numerics={"mask_threshold": 0.3} cuts masks elsewhere',
         )
-    ]
-    return [
-        *_augmented(config),
-        *(soft if _soft_masks(testing) else []),
-        *mmdet_training.told(model_of(config), head_of(config), training, testing),
     ]

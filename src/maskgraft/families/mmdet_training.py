@@ -19,7 +19,7 @@ _PLAIN = {"L1Loss": "smooth-l1", "SmoothL1Loss": "smooth-l1"}
 def read(model: Config, head: Config, training: Config, testing: Config) -> dict[str, Any]:
     """The fields of `Numerics` that a training's settings set.
 
-    `model` and `head` as of `mmdet_config.model_of` and `head_of`; `training` and `testing` are `train_cfg` and
+    `model` and `head` as of `mmdet_places.model_of` and `head_of`; `training` and `testing` are `train_cfg` and
     `test_cfg` with `rpn` and `rcnn` in them.
     """
     return {
