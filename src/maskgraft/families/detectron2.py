@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from maskgraft.families.class_names import COCO_80, numbered
-from maskgraft.families.detectron2_config import FROM_CONFIG, numerics_of
 from maskgraft.families.detectron2_config import NUMERICS as NUMERICS
+from maskgraft.families.detectron2_config import numerics_of
+from maskgraft.families.detectron2_yacs import SETTINGS
 from maskgraft.families.family import (
     Config,
     Family,
@@ -196,5 +197,5 @@ FAMILY = Family(
     links=links,
     ignored=ignored,
     configs=("config.yaml", "config.yml"),
-    settings=FROM_CONFIG,
+    settings=SETTINGS,
 )
