@@ -1,17 +1,14 @@
 """MMDetection: Mask R-CNN of 3.x and 2.x, and of 1.x with its inclusive boxes; FPN, C4, DC5; pytorch and caffe style.
 
-The settings of the training stand in the file itself (`meta`), as Python text. Conventions: mmdet 3.3.0 `models/`,
-mmcv 2.1.0 `ops/`, mmengine 0.10.7; for 1.x mmdet 1.2.0 `core/`, `models/`, `ops/roi_align`.
+The settings of the training stand in the file itself (`meta`), as Python text.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
-from maskgraft.families import mmdet_config, mmdet_places, mmdet_refused
 from maskgraft.families.class_names import COCO_80, numbered
 from maskgraft.families.class_shift import class_shift, version
-from maskgraft.families.configs import base_fault, setting
+from maskgraft.families.configs import setting
 from maskgraft.families.family import (
     Config,
     Family,
@@ -20,88 +17,20 @@ from maskgraft.families.family import (
     conv_links,
     count,
     learned,
-    limited,
     norm_kind,
     norm_links,
     shape,
     unsupported,
 )
-from maskgraft.families.python_configs import parse_python
+from maskgraft.families.mmdet_config import numerics_of
+from maskgraft.families.mmdet_maths import LEGACY as LEGACY
+from maskgraft.families.mmdet_maths import NUMERICS as NUMERICS
+from maskgraft.families.mmdet_places import head_of, model_of, own_config, plain
 from maskgraft.files import Tensors
 from maskgraft.links import Link, background_last
-from maskgraft.spec import NUMERICS_FIELDS, Arch, Learned, Numerics, Spec
+from maskgraft.spec import Arch, Learned, Spec
 
 ERAS = ("2", "1")  # since 2.0 the heads stand under "roi_head.", and no box or mask row is the background's
-
-NUMERICS = Numerics(
-    channel_order="rgb",
-    pixel_scale=1.0,
-    pixel_mean=(123.675, 116.28, 103.53),
-    pixel_std=(58.395, 57.12, 57.375),
-    resize="opencv",
-    normalise_first=False,
-    size_rounding="both-round",
-    norm_eps=1e-5,
-    stride_in="3x3",
-    anchor_order="ratio",
-    anchor_rounding=False,
-    anchor_stride="nominal",
-    rpn_rank="probability-first",
-    rpn_min_size=0.0,
-    delta_clip_both=True,
-    level_epsilon="inside",
-    level_epsilon_value=2.5e-7,  # of a base of 56 pixels 1e-6
-    roi_aligned=True,
-    roi_sampling=0,
-    box_min_size=0.0,
-    mask_paste="grid-sample",
-    rpn_post_nms_train=1000,
-    rpn_outside="unmatched",
-    rpn_rescue="taken",
-    rpn_rescue_iou=0.3,
-    rpn_own_cells=True,
-    rpn_normaliser="sampled",
-    rpn_both=True,
-    roi_rescue_iou=0.5,
-    rpn_beta=0.0,
-    box_beta=0.0,
-    mask_targets="bitmap",
-)
-
-# What MMDetection 1 computed in other ways.
-LEGACY: dict[str, Any] = {
-    "box_scale": "factor",
-    "anchor_rounding": True,
-    "anchor_offset": 0.5,
-    "inclusive_boxes": True,
-    "inclusive_areas": True,
-    "nms_apart": True,
-    "roi_aligned": False,
-    "roi_sampling": 2,
-    "roi_inclusive": True,
-    "roi_any_size": True,
-    "detect_in": "input-photograph",
-    "mask_paste": "whole-box",
-    "rpn_post_nms_train": 2000,
-    "rpn_straddle": 0.0,
-    "rpn_beta": 1 / 9,
-    "box_beta": 1.0,
-    "mask_targets": "cut",
-}
-
-# `configs/_base_/models/faster-rcnn_r50-caffe-{c4,dc5}.py`.
-_ONE_MAP: dict[str, Any] = {
-    "anchor_sizes": ((32.0, 64.0, 128.0, 256.0, 512.0),),
-    "rpn_pre_nms": 6000,
-    "rpn_pre_nms_train": 12000,
-    "rpn_post_nms_train": 2000,
-    "rpn_straddle": 0.0,
-    "roi_rescue_iou": None,
-    "stride_in": "1x1",
-    "channel_order": "bgr",
-    "pixel_mean": (103.53, 116.28, 123.675),
-    "pixel_std": (1.0, 1.0, 1.0),
-}
 
 # Names by which a detector that is not a plain Mask R-CNN gives itself away, under "roi_head." or not.
 _REFUSED = (
@@ -126,58 +55,18 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
     source = "config"
     if config is None:
         config, source = own_config(meta), f"{tensors.path.name}: its config"
-    config = mmdet_places.plain(config or {})
-    legacy = (era == "1" or version(meta) < (2,)) and "roi_head" not in mmdet_places.model_of(config)
-    how = {
-        **learned("tensor names and shapes", "implied", [f"arch.{name}" for name in Arch.__dataclass_fields__]),
-        **learned(
-            "MMDetection 1's maths" if legacy else "MMDetection's maths",
-            "implied",
-            [f"numerics.{name}" for name in NUMERICS_FIELDS],
-        ),
-        **learned(
-            "the settings of MMDetection's configs; the file's own config would say",
-            "assumed",
-            [f"numerics.{name}" for name in _ASSUMED],
-        ),
-    }
-    changes = (LEGACY if legacy else {}) | ({} if arch.neck == "fpn" else _ONE_MAP)
-    changes |= {"box_pool_size": 14 if arch.neck == "c4" else 7, "stride_pooled": _pools(tensors.arrays)}
-    findings = list(class_shift(tensors, meta)) if era == "2" else []
-    if config:
-        what = mmdet_refused.refusal(config, arch.neck)
-        if what:
-            raise unsupported(tensors, FAMILY.title, what)
-        said = mmdet_config.read(config)
-        changes |= said
-        how |= learned(source, "read", [f"numerics.{name}" for name in said])
-        fix = "give the config that MMDetection wrote into the work_dir"
-        findings += [*base_fault(config, fix), *mmdet_config.told(config)]
-        rows = setting(mmdet_places.head_of(config), "bbox_head.num_classes")
-        rows = rows - 1 if era == "1" and isinstance(rows, int) else rows  # one was the background's
-        findings += class_count_fault(tensors, arch.classes, rows, "bbox_head.num_classes")
+    config = plain(config or {})
+    legacy = (era == "1" or version(meta) < (2,)) and "roi_head" not in model_of(config)
+    numerics, how, findings = numerics_of(tensors, arch, config, legacy=legacy, source=source)
+    how |= learned("tensor names and shapes", "implied", [f"arch.{name}" for name in Arch.__dataclass_fields__])
     classes, how["classes"] = _classes(meta, arch)
-    numerics = limited(replace(NUMERICS, **changes), arch, least=1)
+    if era == "2":
+        findings += class_shift(tensors, meta)
+    rows = setting(head_of(config), "bbox_head.num_classes")
+    rows = rows - 1 if era == "1" and isinstance(rows, int) else rows  # one was the background's
+    findings += class_count_fault(tensors, arch.classes, rows, "bbox_head.num_classes")
     spec = Spec(family=FAMILY.name, arch=arch, numerics=numerics, classes=classes, learned=how)
     return Reading(spec, era, tuple(findings))
-
-
-_ASSUMED = (
-    "channel_order pixel_mean pixel_std min_size max_size pad_multiple stride_in anchor_sizes anchor_ratios "
-    "rpn_pre_nms rpn_post_nms rpn_nms_threshold score_threshold nms_threshold max_detections roi_sampling "
-    "box_pool_size mask_pool_size rpn_beta box_beta rpn_straddle roi_rescue_iou"
-).split()
-
-
-def own_config(meta: Mapping[str, Any]) -> Config | None:
-    """The config that MMDetection saved with the weights: text since 3.0 under "cfg", before under "config"."""
-    for key in ("cfg", "config"):
-        said = meta.get(key)
-        if isinstance(said, str):
-            return parse_python(said) or None
-        if isinstance(said, Mapping):
-            return said
-    return None
 
 
 def _classes(meta: Mapping[str, Any], arch: Arch) -> tuple[tuple[str, ...], Learned]:
@@ -260,11 +149,6 @@ def _arch(tensors: Tensors, era: str) -> Arch:
         mask_norm=_conv_norm_kind(names, f"{head}mask_head.convs.0"),
         mask_rows="agnostic" if mask_rows == 1 and rows > 2 else per_class,  # type: ignore[arg-type]
     )
-
-
-def _pools(names: Mapping[str, Any]) -> bool:
-    """Whether a shortcut that strides averages before its convolution, whose place in it is the second then."""
-    return "backbone.layer2.0.downsample.1.weight" in names and "backbone.layer2.0.downsample.2.weight" in names
 
 
 def _conv_norm_kind(names: Mapping[str, Any], theirs: str) -> Any:

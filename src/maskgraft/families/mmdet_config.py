@@ -1,12 +1,18 @@
-"""What an MMDetection config says about numbers, and what of it is told."""
+"""With which numbers MMDetection runs a model: its maths, what a config says, and what of it is told."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from maskgraft.errors import CheckpointError, Finding
 from maskgraft.families import mmdet_training
-from maskgraft.families.configs import setting
+from maskgraft.families.configs import base_fault, setting
+from maskgraft.families.family import learned, limited, unsupported
+from maskgraft.families.mmdet_maths import LEGACY, NUMERICS, ONE_MAP
 from maskgraft.families.mmdet_places import TRUNK, Config, head_of, model_of, norms, stage_settings, transforms
+from maskgraft.families.mmdet_refused import refusal
+from maskgraft.files import Tensors
+from maskgraft.spec import NUMERICS_FIELDS, Arch, Learned, Numerics
 
 # Fields that a config may set to nothing.
 _NONE = (
@@ -16,7 +22,47 @@ _NONE = (
 _MASK_THRESHOLD = 0.5  # in place of one that is none
 
 
-def read(config: Config) -> dict[str, Any]:
+# Fields whose values are those of the published configs where no config says otherwise.
+_ASSUMED = (
+    "channel_order pixel_mean pixel_std min_size max_size pad_multiple stride_in anchor_sizes anchor_ratios "
+    "rpn_pre_nms rpn_post_nms rpn_nms_threshold score_threshold nms_threshold max_detections roi_sampling "
+    "box_pool_size mask_pool_size rpn_beta box_beta rpn_straddle roi_rescue_iou"
+).split()
+
+
+def numerics_of(
+    tensors: Tensors, arch: Arch, config: Config, *, legacy: bool, source: str
+) -> tuple[Numerics, dict[str, Learned], list[Finding]]:
+    """The numbers with which MMDetection runs an architecture under a config, and how each was learned.
+
+    `legacy`: it is MMDetection 1 that runs it; `source` says where the config is from. Raises `CheckpointError` for
+    settings that maskgraft does not have.
+    """
+    maths = "MMDetection 1's maths" if legacy else "MMDetection's maths"
+    assumed = "the settings of MMDetection's configs; the file's own config would say"
+    how = {
+        **learned(maths, "implied", [f"numerics.{name}" for name in NUMERICS_FIELDS]),
+        **learned(assumed, "assumed", [f"numerics.{name}" for name in _ASSUMED]),
+    }
+    changes = {**(LEGACY if legacy else {}), **({} if arch.neck == "fpn" else ONE_MAP)}
+    changes |= {"box_pool_size": 14 if arch.neck == "c4" else 7, "stride_pooled": _pools(tensors.arrays)}
+    findings: list[Finding] = []
+    if config:
+        if what := refusal(config, arch.neck):
+            raise unsupported(tensors, "MMDetection", what)
+        said = _said(config)
+        changes |= said
+        how |= learned(source, "read", [f"numerics.{name}" for name in said])
+        findings = [*base_fault(config, "give the config that MMDetection wrote into the work_dir"), *_told(config)]
+    return limited(replace(NUMERICS, **changes), arch, least=1), how, findings
+
+
+def _pools(names: Mapping[str, Any]) -> bool:
+    """Whether a shortcut that strides averages before its convolution, whose place in it is the second then."""
+    return "backbone.layer2.0.downsample.1.weight" in names and "backbone.layer2.0.downsample.2.weight" in names
+
+
+def _said(config: Config) -> dict[str, Any]:
     """The fields of `Numerics` that a config sets. Raises `CheckpointError` naming what in it cannot be understood."""
     changes: dict[str, Any] = {}
     faults = []
@@ -168,7 +214,7 @@ def _training(config: Config) -> dict[str, Any]:
     return mmdet_training.read(*parts)
 
 
-def told(config: Config) -> list[Finding]:
+def _told(config: Config) -> list[Finding]:
     """What to say of settings that results do not follow, and of those that a training does not."""
     training, testing = stage_settings(config, "train_cfg"), stage_settings(config, "test_cfg")
     of_training = mmdet_training.told(model_of(config), head_of(config), training, testing)

@@ -4,8 +4,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from maskgraft.families.configs import setting
+from maskgraft.families.python_configs import parse_python
 
 Config = Mapping[str, Any]
+
+
+def own_config(meta: Mapping[str, Any]) -> Config | None:
+    """The config that MMDetection saved with the weights: text since 3.0 under "cfg", before under "config"."""
+    for key in ("cfg", "config"):
+        said = meta.get(key)
+        if isinstance(said, str):
+            return parse_python(said) or None
+        if isinstance(said, Mapping):
+            return said
+    return None
 
 
 def plain(config: Any) -> Any:
