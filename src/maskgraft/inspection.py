@@ -16,7 +16,7 @@ import numpy as np
 
 from maskgraft.diagnosis import components, summary
 from maskgraft.errors import CheckpointError, Finding, worst_first
-from maskgraft.families import extractor_offer, identify, other_detector, recognise
+from maskgraft.families import extractor_offer, identify, other_network, recognise
 from maskgraft.files import LazyArray, Tensors, open_checkpoint
 from maskgraft.files.unreadable import is_document
 from maskgraft.links import Shape
@@ -91,7 +91,7 @@ def describe(path: str | Path, *, key: str | None = None, salvage: bool = False,
         findings += damaged(tensors)
     likeness, family, _, _ = recognise(tensors)[0]
     if likeness < 0.5:
-        other = other_detector(tensors)
+        other = other_network(tensors)
         if other and (offer := extractor_offer(tensors)):
             findings.append(Finding("family.backbone-only", "info", "of this file the backbone can be had", fix=offer))
         return Description(path, tensors, "", likeness, other, (), _by_top(tensors), worst_first(findings))

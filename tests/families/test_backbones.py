@@ -2,8 +2,10 @@
 
 import pickle
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,8 @@ import maskgraft as mg
 from maskgraft.errors import CheckpointError
 from maskgraft.families import identify, recognise
 from maskgraft.families.imagenet_resnet import CAFFE, TORCH
+from maskgraft.files import LazyArray, Tensors
+from maskgraft.graft import rebuilt
 from maskgraft.preprocess import prepare
 
 HERE = Path(__file__).parent / "keras-resnet50"
@@ -199,3 +203,111 @@ def test_every_table_of_keras_names_every_tensor_once(tmp_path: Path) -> None:
         table = list(known.family.links(known.spec, era))
         assert [link.ours for link in table] == [link.ours for link in known.links]
         assert len({link.theirs for link in table}) == len(table)
+
+
+@pytest.mark.parametrize("era", ["keras-1", "keras-2-older"])
+@torch.inference_mode()
+def test_the_resnet50_that_keras_had_until_2018(era: str, tmp_path: Path) -> None:
+    """`resnet50_weights_tf_dim_ordering_tf_kernels.h5`, from which Matterport starts: Keras 1 wrote its names."""
+    with tarfile.open(HERE / "keras2-resnet50.tar.xz") as tar:
+        tar.extractall(tmp_path, filter="data")
+    newer = mg.load(next(tmp_path.iterdir()))
+    known = identify(mg.open(next(tmp_path.iterdir())))
+    names = {link.ours: link.theirs for link in known.links}
+    with h5py.File(tmp_path / "older.h5", "w") as file:
+        layers: dict[str, list[bytes]] = {}
+        for link in known.family.links(known.spec, era):
+            layer, _, weight = link.theirs.partition("/")
+            file[link.theirs] = known.tensors[names[link.ours]].read()
+            layers.setdefault(layer, []).append(weight.encode())
+        for layer, weights in layers.items():
+            file[layer].attrs["weight_names"] = weights
+        file.attrs["layer_names"] = [layer.encode() for layer in layers]
+        expected = {
+            "keras-1": ("res4f_branch2b/res4f_branch2b_W:0", "bn5a_branch1/bn5a_branch1_running_std:0"),
+            "keras-2-older": ("res4f_branch2b/res4f_branch2b/kernel:0", "bn_conv1/bn_conv1/moving_variance:0"),
+        }[era]
+        assert all(name in file for name in expected)
+    model = mg.load(tmp_path / "older.h5")
+    assert (model.spec.family, model.spec.arch.blocks) == ("keras-applications", (3, 4, 6, 3))
+    assert (model.spec.numerics.norm_eps, newer.spec.numerics.norm_eps) == (1e-3, 1.001e-5)
+    pixels = torch.rand(1, 3, 64, 64)
+    model = rebuilt(model, model.spec.with_numerics({"norm_eps": 1.001e-5}))
+    torch.testing.assert_close(model.backbone(pixels)["c5"], newer.backbone(pixels)["c5"], rtol=0, atol=0)
+
+
+def named(*names: str) -> Tensors:
+    return Tensors(Path("net"), "drawn", {name: LazyArray.of(np.zeros(1, np.float32)) for name in names})
+
+
+@pytest.mark.parametrize(
+    ("network", "title"),
+    [
+        ("vgg16", "VGG-16"),
+        ("vgg19_bn", "VGG-19"),
+        ("alexnet", "AlexNet"),
+        ("mobilenet_v2", "MobileNet v2"),
+        ("mobilenet_v3_large", "MobileNet v3"),
+        ("efficientnet_b0", "EfficientNet"),
+        ("convnext_tiny", "ConvNeXt"),
+        ("vit_b_32", "vision transformer"),
+        ("swin_t", "Swin transformer"),
+        ("swin_v2_t", "Swin transformer"),
+        ("densenet121", "DenseNet"),
+        ("squeezenet1_1", "SqueezeNet"),
+        ("shufflenet_v2_x0_5", "ShuffleNet v2"),
+        ("mnasnet0_5", "MNASNet"),
+        ("maxvit_t", "MaxViT"),
+    ],
+)
+def test_classifiers_of_torchvision_that_are_no_backbone_are_refused_by_name(network: str, title: str) -> None:
+    with torch.device("meta"):
+        state = getattr(torchvision.models, network)(num_classes=3).state_dict()
+    one = np.zeros(1, np.float32)
+    arrays = {
+        name: LazyArray.of(np.broadcast_to(one, tuple(tensor.shape) or (1,)))  # no memory behind it
+        for name, tensor in state.items()
+    }
+    with pytest.raises(CheckpointError, match=f"recognised as {title} for classifying images"):
+        identify(Tensors(Path("net.pth"), "drawn", arrays))
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (["cls_token", "pos_embed", "blocks.0.attn.qkv.weight"], "vision transformer"),
+        (["module.stem.0.weight", "module.stages.0.blocks.0.conv_dw.weight"], "ConvNeXt"),
+        (["conv1.weight", "bn1.running_mean", "layer1.0.convs.0.weight"], "Res2Net"),
+        (["conv1.conv.weight", "inception3a.branch1.conv.weight"], "GoogLeNet"),
+        (["Conv2d_1a_3x3.conv.weight", "Mixed_5b.branch1x1.conv.weight"], "Inception v3"),
+        (["stem.0.weight", "trunk_output.block1.block1-0.f.a.0.weight"], "RegNet"),
+        (["vit.embeddings.cls_token", "classifier.weight"], "vision transformer"),
+        (["block1_conv1/block1_conv1/kernel:0", "block5_conv3/block5_conv3/kernel:0"], "VGG-16"),
+        (["Conv1/Conv1/kernel", "block_1_expand/block_1_expand/kernel"], "MobileNet v2"),
+        (["vgg_16/conv1/conv1_1/weights", "vgg_16/fc8/weights"], "VGG-16"),
+        (["resnet_v2_50/conv1/weights", "resnet_v2_50/postnorm/gamma"], "ResNet-50 v2"),
+        (["layers/conv2d/vars/0", "layers/depthwise_conv2d/vars/0"], "MobileNet or EfficientNet"),
+        (["layers/dense/vars/0", "layers/functional/layers/conv2d/vars/0"], "a layer of another"),
+        (["dense/kernel", "resnet50/conv1_conv/kernel"], "a layer of another"),
+    ],
+)
+def test_other_classifiers_too(names: list[str], says: str) -> None:
+    with pytest.raises(CheckpointError, match=f"recognised as .*{says}"):
+        identify(named(*names))
+
+
+def test_a_resnet_of_keras_whose_norms_stand_elsewhere_is_refused(tmp_path: Path) -> None:
+    with tarfile.open(HERE / "keras3-resnet50.tar.xz") as tar:
+        tar.extractall(tmp_path, filter="data")
+    whole = mg.open(next(tmp_path.iterdir()))
+    late = {name: array for name, array in whole.items() if not name.startswith("layers/batch_normalization_52/")}
+    assert len(late) < len(whole)
+    with pytest.raises(CheckpointError, match="v2 and DenseNet have other norms"):
+        identify(replace(whole, arrays=late))
+
+
+def test_a_stem_of_three_widths_is_refused_by_name(tmp_path: Path) -> None:
+    state = deep(network("resnet50").state_dict()) | {"conv1.0.weight": torch.ones(24, 3, 3, 3)}
+    torch.save(state, tmp_path / "resnet26t.pth")
+    with pytest.raises(CheckpointError, match="tiered stem"):
+        mg.load(tmp_path / "resnet26t.pth")

@@ -14,7 +14,7 @@ from maskgraft.causes.canonical import canonical_shape, rows
 from maskgraft.causes.layouts import back, relaid, same_but_for_layout
 from maskgraft.causes.reference import all_reference_names, era_names, eras, likely_architectures, reference_names
 from maskgraft.errors import CheckpointError, Finding
-from maskgraft.families import Identified, identify, other_detector, unwrapped
+from maskgraft.families import Identified, identify, other_network, unwrapped
 from maskgraft.families.family import Family
 from maskgraft.files import LazyArray, Tensors
 from maskgraft.links import Link, Shape
@@ -81,7 +81,7 @@ def unrecognised(tensors: Tensors, error: CheckpointError) -> list[Finding]:
     turned = next((told for told in map(_identified, relaid(tensors)) if told is not None), None)
     if turned is not None and not mismatched(turned.tensors, turned.links, turned.spec):
         return [_layout(turned.tensors, len(turned.tensors), turned.family.title)]
-    if other_detector(tensors):
+    if other_network(tensors):
         return list(error.findings)
     refused = [one.message for one in error.findings if "architecture not supported" in one.message]
     if any("a backbone that" not in message and "no mask head" not in message for message in refused):

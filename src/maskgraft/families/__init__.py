@@ -20,6 +20,7 @@ from maskgraft.families import (
     mmdet,
     model_garden,
     other_detectors,
+    other_networks,
     paddle,
     tensorpack,
     tf1_object_detection,
@@ -151,7 +152,7 @@ def identify(tensors: Tensors, *, config: str | Path | None = None, family_name:
         candidates = [candidate for candidate in candidates if candidate[1] is wanted]
     likeness, found, prefix, plain = candidates[0]
     if likeness < 0.5 and family_name is None:
-        other = other_detector(tensors)
+        other = other_network(tensors)
         raise CheckpointError(_another(tensors, other) if other else _unknown(tensors, likeness, found))
     path = Path(config) if config is not None else configs.find(tensors.path, found.configs)
     if path is not None and not path.is_file():
@@ -184,9 +185,12 @@ def identify(tensors: Tensors, *, config: str | Path | None = None, family_name:
     )
 
 
-def other_detector(tensors: Tensors) -> str:
-    """What a file of no family is when it is another detector from one of their homes, or ""."""
-    return next((told for _, names in unwrapped(tensors) if (told := other_detectors.told(names))), "")
+def other_network(tensors: Tensors) -> str:
+    """What a file of no family is when it is another detector from one of their homes, or a classifier, or ""."""
+    for _, names in unwrapped(tensors):
+        if told := other_detectors.told(names) or other_networks.told(names):
+            return told
+    return ""
 
 
 def extractor_offer(tensors: Tensors) -> str:

@@ -63,6 +63,8 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
     if "layer1.0.bn1.weight" in names and "layer1.0.bn1.running_mean" not in names:
         raise unsupported(tensors, "ResNet", "group normalisation")
     deep = "conv1.0.weight" in names
+    if deep and len({shape(tensors, f"conv1.{index}.weight")[0] for index in (0, 3)}) > 1:
+        raise unsupported(tensors, "ResNet", "a stem of three widths (timm's tiered stem)")
     averages = "layer1.0.downsample.1.running_mean" not in names and "layer2.0.downsample.2.running_mean" in names
     arch = _arch(tensors, "conv1.6" if deep else "conv1", _layer)
     return _reading(
