@@ -1,4 +1,8 @@
-"""Values that OpenCV 4.11's wheel for Intel gave with INTER_CUBIC and fx = fy."""
+"""Values that OpenCV 4.11's wheel for Intel gave with INTER_CUBIC and fx = fy (`golden/make_cubic.py`)."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +29,30 @@ CUBIC = {
 @pytest.mark.parametrize("factor", list(CUBIC))
 def test_cubic_to_the_last_grey_level(factor: float) -> None:
     assert resize.opencv_cubic(IMAGE, factor)[..., 0].tolist() == CUBIC[factor]
+
+
+GOLDEN = np.load(Path(__file__).with_name("golden") / "cubic.npz")
+
+
+@pytest.mark.parametrize("place", range(len(GOLDEN["patterns"])))
+def test_between_two_levels_it_takes_the_one_that_opencv_takes(place: int) -> None:
+    """Where they are equally near: float64 takes the other one at some, in each pattern."""
+    pattern = np.tile(GOLDEN["patterns"][place], (10, 10, 1))
+    assert np.array_equal(resize.opencv_cubic(pattern, 5 / 3), GOLDEN["enlarged"][place])
+
+
+@pytest.mark.parametrize(("index", "factor"), list(enumerate(GOLDEN["factors"].tolist())))
+def test_whether_the_size_was_rounded_or_not(index: int, factor: float) -> None:
+    ours, theirs = resize.opencv_cubic(GOLDEN["noise"], factor), GOLDEN[f"noise.{index}"]
+    assert np.array_equal(ours[4:-4, 4:-4], theirs[4:-4, 4:-4])  # OpenCV adds in another order at the rim
+    assert np.abs(ours.astype(int) - theirs).max() <= 1
+
+
+@pytest.mark.parametrize("resized", [resize.opencv_cubic, resize.opencv_float])
+def test_what_has_its_size_already_is_not_sampled_again(resized: Callable[..., Any]) -> None:
+    """`cv::resize` copies it, though the factor is not 1."""
+    assert np.array_equal(resized(IMAGE, 1.04), IMAGE)
+    assert np.array_equal(resize.opencv(IMAGE, (4, 5), factor=1.04), IMAGE)
 
 
 def test_paddle_scales_by_the_factor_whatever_was_rounded() -> None:
