@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from maskgraft.families import chainer, identify, matterport, paddle, recognise, tensorpack
+from maskgraft.families import chainer, identify, matterport, paddle, paddle_config, recognise, tensorpack
 from maskgraft.families.class_names import numbered
 from maskgraft.links import check
 from maskgraft.spec import Arch, Numerics, Spec
@@ -79,7 +79,7 @@ CASES: dict[str, tuple[str, Arch, Numerics, str]] = {
         paddle.NUMERICS,
         "",
     ),
-    "paddle c4": ("paddledetection", PADDLE_C4, replace(paddle.NUMERICS, **paddle.C4), ""),
+    "paddle c4": ("paddledetection", PADDLE_C4, replace(paddle.NUMERICS, **paddle_config.C4), ""),
 }
 
 
