@@ -443,6 +443,21 @@ def test_each_version_of_model_gardens_suppression_is_obeyed(
     assert known.spec.numerics == replace(model_garden.NUMERICS, **changes)
 
 
+def test_a_kernel_suppresses_all_anchors_of_model_garden_where_it_is_told_so(tmp_path: Path) -> None:
+    """`use_batched_nms`: what else are candidates is then the most that a level keeps."""
+    path = tmp_path / "params.yaml"
+    path.write_text("task: {model: {roi_generator: {use_batched_nms: true, test_pre_nms_top_k: 50}}}")
+    assert identify(file_of("model garden, one head"), config=path).spec.numerics == replace(
+        model_garden.NUMERICS,
+        rpn_nms_tiled=False,
+        nms_at_threshold=False,
+        rpn_pre_nms=None,
+        rpn_level_post_nms=50,
+        rpn_pre_nms_train=None,
+        rpn_level_post_nms_train=2000,
+    )
+
+
 def test_a_threshold_of_0_suppresses_no_proposals_of_model_garden(tmp_path: Path) -> None:
     """Nor are candidates chosen, by number or by score: `roi_generator.py` takes the best as they are."""
     path = tmp_path / "params.yaml"

@@ -118,11 +118,10 @@ FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("loss_weights", "task.losses", _loss_weights),
 )
 
-# The same of settings that are not written for it: those of later versions, and what follows from another's value.
+# The same of settings that are not written for it: words, and those of later versions.
 _READ_TOO: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("box_delta_weights", f"{_DETECTIONS}.box_coder_weights", lambda yxhw: tuple(float(yxhw[i]) for i in (1, 0, 3, 2))),
     ("nms_tiled", f"{_DETECTIONS}.nms_version", lambda version: version == "v2"),
-    ("rpn_nms_tiled", f"{_MODEL}.roi_generator.test_nms_iou_threshold", bool),
 )
 
 # Settings whose other values change what is computed in ways that the model does not have.
@@ -139,7 +138,6 @@ _REQUIRED: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (f"{_MODEL}.mask_roi_aligner.sample_offset", (0.5,)),
     (f"{_MODEL}.mask_head.upsample_factor", (2,)),
     (f"{_DETECTIONS}.apply_nms", (True,)),
-    (f"{_MODEL}.roi_generator.use_batched_nms", (False,)),
     (f"{_DETECTIONS}.nms_version", ("v1", "v2", "batched")),
     (f"{_DETECTIONS}.use_sigmoid_probability", (False,)),
     (f"{_DETECTIONS}.use_class_agnostic_nms", (False,)),
@@ -187,12 +185,26 @@ def numerics_of(
         return NUMERICS, how, []
     refuse_what_cannot_be_obeyed(tensors, config, _REQUIRED, title)
     numerics = replace(NUMERICS, **changes_from(config, (*FROM_CONFIG, *_READ_TOO), how))
-    if not numerics.rpn_nms_tiled:  # nor are there candidates
-        numerics = replace(numerics, rpn_pre_nms=0, rpn_score_threshold=None)
-    numerics = _of_detections(tensors, config, numerics, title)
+    numerics = _of_detections(tensors, config, _of_proposals(config, numerics), title)
     said, key = setting(config, f"{_MODEL}.num_classes"), f"{_MODEL}.num_classes, which counts the background"
     findings = class_count_fault(tensors, classes, None if said is None else int(said) - 1, key)
     return numerics, how, [*findings, *_idle(config, numerics)]
+
+
+def _of_proposals(config: Config, numerics: Numerics) -> Numerics:
+    """How proposals are suppressed: in tiles, by a kernel of TensorFlow that takes all anchors, or not at all."""
+    if numerics.rpn_nms_threshold == _NEVER:  # nor are candidates chosen
+        return replace(numerics, rpn_nms_tiled=False, rpn_pre_nms=0, rpn_score_threshold=None)
+    if not setting(config, f"{_MODEL}.roi_generator.use_batched_nms"):
+        return numerics
+    return replace(
+        numerics,
+        rpn_nms_tiled=False,
+        rpn_pre_nms=None,
+        rpn_level_post_nms=numerics.rpn_pre_nms,
+        rpn_pre_nms_train=None,
+        rpn_level_post_nms_train=numerics.rpn_pre_nms_train,
+    )
 
 
 def _of_detections(tensors: Tensors, config: Config, numerics: Numerics, title: str) -> Numerics:
@@ -205,7 +217,7 @@ def _of_detections(tensors: Tensors, config: Config, numerics: Numerics, title: 
         what = f"{_DETECTIONS}.pre_nms_top_k is {most}, and there are {numerics.rpn_post_nms} proposals"
         raise unsupported(tensors, title, what)
     kernel = version == "batched" or (version == "v1" and sigma is not None)
-    return replace(numerics, nms_at_threshold=not kernel, detect_filled=kernel)
+    return replace(numerics, nms_at_threshold=not kernel and numerics.rpn_nms_tiled, detect_filled=kernel)
 
 
 def _idle(config: Config, numerics: Numerics) -> Iterator[Finding]:
