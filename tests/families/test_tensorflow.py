@@ -335,6 +335,19 @@ def test_a_config_of_another_model_is_told(tmp_path: Path, old: str, new: str, c
     assert said in findings[0].message
 
 
+def test_tf2_has_no_other_stride_than_16(tmp_path: Path) -> None:
+    """`faster_rcnn_resnet_keras_feature_extractor.py` raises; that of Inception-ResNet v2 fails where it joins maps."""
+    path = pipeline(tmp_path)
+    path.write_text(
+        path.read_text()
+        .replace("stride: 16", "stride: 8")
+        .replace("height: 64", "height_stride: 8 width_stride: 8 height: 64")
+    )
+    with pytest.raises(CheckpointError, match="first_stage_features_stride is 8, not 16"):
+        identify(file_of("tf2 r101"), config=path)
+    assert identify(file_of("tf1 r101"), config=path).spec.numerics.c4_stride == 8
+
+
 def test_what_is_glued_to_a_string_is_told(tmp_path: Path) -> None:
     """As in a published pipeline.config, at which TensorFlow's own parser stops."""
     path = pipeline(tmp_path)

@@ -47,6 +47,7 @@ _LISTED: dict[str, tuple[str, ...]] = {
     "_mask_rcnn_box_predictor": (LAYERS["deltas"], LAYERS["cls"], *(_MASK.format(3 * one) for one in range(32))),
 }
 
+STRIDE = 16  # at 8 the ResNets' extractor raises, and that of Inception-ResNet v2 joins maps of two sizes
 ASSUMED: dict[str, dict[str, Any]] = {
     "resnet": {"stride_in": "1x1", "res5_stride": 2},
     "inception_resnet_v2": {**INCEPTION, "fixed_size": (1024, 1024), "box_pool_size": 17, "roi_max_pool": (1, 1)},
@@ -78,6 +79,8 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
     era = "dropout" if f"{_DROPOUT['cls']}/kernel" in tensors else ""
     arch = _arch(tensors, backbone, _DROPOUT if era else LAYERS)
     found, how = numerics(tensors, config, ASSUMED[backbone], title=TITLE)
+    if found.c4_stride != STRIDE:
+        raise unsupported(tensors, TITLE, f"first_stage_features_stride is {found.c4_stride}, not {STRIDE}")
     names, how["classes"] = class_names(arch, config)
     extractor = f"faster_rcnn_resnet{depth}_keras" if depth else f"faster_rcnn_{backbone}_keras"
     findings = tuple(disagreements(tensors, arch, config, extractor=extractor)) if config is not None else ()

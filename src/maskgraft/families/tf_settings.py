@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from maskgraft.families import tf2_object_detection
 from maskgraft.families.pipeline_settings import LOSS_WEIGHTS, METHODS, SCORES
 from maskgraft.spec import Numerics, Spec
 
@@ -28,19 +29,20 @@ _DENSE = {
 def settings(spec: Spec) -> Mapping[str, Any]:
     """The settings by dotted key, as `protobuf_text.write_text` nests them; words in capitals are enum values."""
     arch, numerics = spec.arch, spec.numerics
+    stride = tf2_object_detection.STRIDE if spec.family == tf2_object_detection.FAMILY.name else numerics.c4_stride
     said: dict[str, Any] = {"number_of_stages": 3, "num_classes": arch.classes}
     said |= {f"image_resizer.{key}": value for key, value in _resizer(numerics).items()}
     anchors: dict[str, Any] = {
-        "height_stride": numerics.c4_stride,
-        "width_stride": numerics.c4_stride,
+        "height_stride": stride,
+        "width_stride": stride,
         "scales": [size / 256 for size in numerics.anchor_sizes[0]],
         "aspect_ratios": [1 / ratio for ratio in numerics.anchor_ratios],
     }
-    if offset := numerics.anchor_offset * numerics.c4_stride:
+    if offset := numerics.anchor_offset * stride:
         anchors |= {"height_offset": round(offset), "width_offset": round(offset)}
     said |= {
         "feature_extractor.type": _extractor(spec),
-        "feature_extractor.first_stage_features_stride": numerics.c4_stride,
+        "feature_extractor.first_stage_features_stride": stride,
         **{f"first_stage_anchor_generator.grid_anchor_generator.{key}": value for key, value in anchors.items()},
         "first_stage_atrous_rate": numerics.rpn_dilation,
         **{f"first_stage_box_predictor_conv_hyperparams.{key}": value for key, value in _CONV.items()},
