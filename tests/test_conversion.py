@@ -23,6 +23,7 @@ from maskgraft.spec import NUMERICS_FIELDS, Spec
 from tests.families.containers import CONTAINERS
 from tests.families.slim import SLIM
 from tests.families.test_every_family import arrays_of
+from tests.families.test_tensorflow import as_saved_model
 from tests.tiny import tiny_model
 
 ENDINGS = {
@@ -525,6 +526,16 @@ def test_slim_is_given_the_block_that_its_first_stage_never_reads(home_file, tmp
     last = {name for name in names if name.startswith("SecondStageFeatureExtractor/resnet_v1_50/block4/")}
     assert len(last) == 50
     assert {name.replace("Second", "First") for name in last} <= names
+    assert mg.open(done.files[0]).about["global_step"] == 0  # which the exporter asks for
+
+
+def test_a_saved_model_is_written_as_the_checkpoint_it_was_made_of(home_file, tmp_path: Path) -> None:
+    checkpoint = mg.open(home_file("tf2"))
+    arrays = {name: array.read() for name, array in as_saved_model(checkpoint, "variables").items()}
+    write_bundle(tmp_path / "variables", arrays, objects=True)
+    again = mg.open(converted(tmp_path / "variables.index", "tf2_object_detection_api", tmp_path).files[0])
+    assert set(again) == set(checkpoint)
+    assert all(np.array_equal(again[name].read(), checkpoint[name].read()) for name in checkpoint)
 
 
 def test_a_norm_without_scale_takes_another_eps_into_its_variance() -> None:

@@ -108,7 +108,8 @@ def convert(
     for path, text in beside.items():
         with atomic(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    write(place, written.arrays, written.about)
+    steps = {"global_step": np.array(0, np.int64)} if container == "bundle" else {}  # TF1's exporter asks for it
+    write(place, written.arrays | steps, written.about)
     return Conversion(files, to, written.spec, written.settings, written.numerics, worst_first(findings))
 
 
@@ -151,6 +152,8 @@ def _same(
     """Every tensor of the file as it is, and its config; what of the training cannot go along is said."""
     findings = []
     plain = next(tensors for prefix, tensors in unwrapped(opened) if prefix == known.prefix)
+    if not set(known.tensors) <= set(plain):  # read under the names of a checkpoint: a SavedModel
+        plain = known.tensors
     arrays = {name: array.read() for name, array in plain.items()}
     left: dict[str, LazyArray] = dict(opened.slots)
     if container.startswith("bundle"):

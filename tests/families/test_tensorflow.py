@@ -150,7 +150,7 @@ COUNTED = {
 }
 
 
-def saved(tensors: Tensors, kind: str) -> Tensors:
+def as_saved_model(tensors: Tensors, kind: str) -> Tensors:
     """The file as the exporter's SavedModel has it."""
     arrays = {}
     for name, array in tensors.items():
@@ -172,14 +172,14 @@ def saved(tensors: Tensors, kind: str) -> Tensors:
 @pytest.mark.parametrize("case", ["tf2 r101", "tf2 inception-resnet v2"])
 def test_a_saved_model_is_the_checkpoint_that_it_was_made_of(case: str, kind: str) -> None:
     checkpoint = file_of(case)
-    known, before = identify(saved(checkpoint, kind)), identify(checkpoint)
+    known, before = identify(as_saved_model(checkpoint, kind)), identify(checkpoint)
     assert (known.spec, known.era, known.findings) == (before.spec, before.era, before.findings)
     assert set(known.tensors) == set(checkpoint)
     assert all(known.tensors[name] is array for name, array in checkpoint.items())
 
 
 def test_a_saved_model_without_masks_is_named_and_its_extractor_offered() -> None:
-    boxes = without(saved(file_of("tf2 r101"), "variables"), "_mask_rcnn_box_predictor")
+    boxes = without(as_saved_model(file_of("tf2 r101"), "variables"), "_mask_rcnn_box_predictor")
     with pytest.raises(CheckpointError, match=r"no mask head \(Faster R-CNN with ResNet-101\)"):
         identify(boxes)
     known = identify(boxes, family_name="tf_object_detection_extractor")
@@ -520,6 +520,17 @@ def test_faster_rcnn_is_refused_by_name(case: str, masks: str, said: str) -> Non
 
 def renamed(tensors: Tensors, old: str, new: str) -> Tensors:
     return replace(tensors, arrays={name.replace(old, new): array for name, array in tensors.items()})
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_a_pyramid_of_tf2_is_refused_by_name_and_nothing_of_it_offered(masks: bool) -> None:
+    first = "model/_feature_extractor_for_proposal_features/"
+    tensors = renamed(file_of("tf2 r101"), first, f"{first}classification_backbone/")
+    top = {f"{first}fpn_features_generator/top_layers/0/kernel": LazyArray.of(np.zeros((1, 1, 2048, 256), np.float32))}
+    tensors = replace(tensors, arrays=tensors.arrays | top)
+    with pytest.raises(CheckpointError, match="a feature pyramid") as raised:
+        identify(tensors if masks else without(tensors, "_mask_predictor_layers"), family_name=TF2)
+    assert "extractor" not in raised.value.findings[0].fix
 
 
 @pytest.mark.parametrize("case", ["model garden, one head", "model garden, by its trainer"])
