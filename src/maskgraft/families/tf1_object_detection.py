@@ -64,7 +64,7 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
     backbone = "resnet" if scope.startswith("resnet_v1_") else SCOPES.get(scope)
     title = SLIM_SCOPES.get(scope, scope) or "a backbone of no name"
     if f"{_MASKS}/Conv/weights" not in tensors:
-        raise without_masks(tensors, TITLE, title)
+        raise without_masks(tensors, TITLE, title, built=backbone is not None)
     if backbone is None:
         raise unsupported(tensors, TITLE, title)
     arch = _arch(tensors, backbone, scope)

@@ -26,6 +26,7 @@ from maskgraft.spec import Arch, Spec
 TITLE = "TF2 Object Detection API"
 FIRST = "model/_feature_extractor_for_proposal_features/layer_with_weights-{}"
 SECOND = "model/_feature_extractor_for_box_classifier_features/layer_with_weights-{}"
+_PYRAMID = "model/_feature_extractor_for_proposal_features/fpn_features_generator/"
 _RPN = "model/_first_stage_box_predictor/_prediction_heads"
 _HEADS = "model/_mask_rcnn_box_predictor"
 _MASK = f"{_HEADS}/_third_stage_heads/mask_predictions/_mask_predictor_layers/{{}}"
@@ -72,8 +73,12 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
     title = {"resnet": f"ResNet-{depth or blocks}", "inception_resnet_v2": "Inception-ResNet v2"}.get(
         backbone or "", "another backbone"
     )
+    pyramid = any(name.startswith(_PYRAMID) for name in tensors)
     if f"{_MASK.format(0)}/kernel" not in tensors:
-        raise without_masks(tensors, TITLE, title)
+        title = "a feature pyramid" if pyramid else title
+        raise without_masks(tensors, TITLE, title, built=backbone is not None)
+    if pyramid:
+        raise unsupported(tensors, TITLE, "a feature pyramid")
     if backbone is None:
         raise unsupported(tensors, TITLE, "a backbone that is neither a ResNet nor Inception-ResNet v2")
     era = "dropout" if f"{_DROPOUT['cls']}/kernel" in tensors else ""

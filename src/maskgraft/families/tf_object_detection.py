@@ -104,9 +104,11 @@ INCEPTION: dict[str, Any] = {
 }
 
 
-def without_masks(tensors: Tensors, title: str, backbone: str) -> CheckpointError:
-    """The refusal of a Faster R-CNN, and how its backbone can be had all the same."""
+def without_masks(tensors: Tensors, title: str, backbone: str, *, built: bool) -> CheckpointError:
+    """The refusal of a Faster R-CNN, and how its backbone can be had all the same where it is `built` here."""
     refusal = unsupported(tensors, title, f"no mask head (Faster R-CNN with {backbone})")
+    if not built:
+        return refusal
     fix = f'mg.load("{tensors.path.name}", family="{EXTRACTOR}") takes its feature extractor and its proposal head'
     return CheckpointError([replace(finding, fix=fix) for finding in refusal.findings])
 
