@@ -57,6 +57,8 @@ FAMILIES: tuple[Family, ...] = (
 # What training wrappers put before every name: DataParallel and DDP, Lightning and plain attributes, torch.compile.
 _MOST = 0.9  # of the names begin with a wrapper's prefix; what is left is the wrapper's own
 WRAPPERS = ("module.", "_orig_mod.", "model.", "detector.", "net.", "student.", "ema.")
+# What PyTorch puts between the parts of a name, where a part of a model was compiled, sharded or checkpointed.
+INNER_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +97,11 @@ def family(name: str) -> Family:
 def unwrapped(tensors: Tensors) -> Iterator[tuple[str, Tensors]]:
     """The tensors as they are, then with each wrapper prefix that all names share taken off: (prefix, tensors).
 
-    A few that do not share a wrapper's prefix are its own, counters of an average or metrics, and are left out.
+    A few that do not share a wrapper's prefix are its own, counters of an average or metrics, and are left out. What
+    wraps a part of the model is taken out of every name.
     """
     prefix = ""
-    yield prefix, tensors
+    yield prefix, _without_inner(tensors)
     while len(tensors):
         first = next((w for w in WRAPPERS if _wraps(w, tensors)), _shared_part(tensors))
         if not first:
@@ -108,7 +111,19 @@ def unwrapped(tensors: Tensors) -> Iterator[tuple[str, Tensors]]:
             name.removeprefix(first): array for name, array in tensors.items() if name.startswith(first)
         }
         tensors = replace(tensors, arrays=shorter)
-        yield prefix, tensors
+        yield prefix, _without_inner(tensors)
+
+
+def _without_inner(tensors: Tensors) -> Tensors:
+    inside = [f".{wrapper}." for wrapper in INNER_WRAPPERS]
+    if not any(part in name for name in tensors for part in inside):
+        return tensors
+    arrays = {}
+    for name, array in tensors.items():
+        for part in inside:
+            name = name.replace(part, ".")
+        arrays[name] = array
+    return replace(tensors, arrays=arrays) if len(arrays) == len(tensors) else tensors
 
 
 def _wraps(prefix: str, tensors: Tensors) -> bool:
@@ -168,6 +183,10 @@ def identify(tensors: Tensors, *, config: str | Path | None = None, family_name:
     if prefix:
         message = f"every name begins with {prefix!r}, which a training wrapper put there; it is taken off"
         findings.append(Finding("names.prefix", "info", message, evidence={"prefix": prefix}))
+    inner = [one for one in INNER_WRAPPERS if any(f".{one}." in name.removeprefix(prefix) for name in tensors)]
+    if inner:
+        message = f"{' and '.join(inner)} stands within names, where a part of the model was wrapped; it is taken out"
+        findings.append(Finding("names.prefix", "info", message, evidence={"inner": inner}))
     beside = [name for name in tensors if not name.startswith(prefix)]
     if beside:
         message = f"beside the model, and no part of it: {', '.join(beside[:3])}{' …' * (len(beside) > 3)}"

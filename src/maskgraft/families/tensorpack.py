@@ -134,7 +134,8 @@ def links(spec: Spec, era: str) -> Iterator[Link]:
 
 def ignored(name: str) -> str:
     """Why a tensor of the file is no part of the model, or ""."""
-    return "of the training, not of the model" if name.split(":")[0] in _OF_TRAINING else ""
+    of_training = name.split(":")[0] in _OF_TRAINING or name.startswith("EMA/")  # means of what it logged
+    return "of the training, not of the model" if of_training else ""
 
 
 def _landmarks(era: str) -> tuple[str, ...]:

@@ -356,12 +356,15 @@ def _placed(array: LazyArray, place: str) -> LazyArray:
 def _flat_copies(names: Mapping[str, Any]) -> set[str]:
     """Moving averages and momenta that stand among the weights themselves.
 
-    MMDetection before 3 keeps the average of `a.b` as `ema_a_b`, Detectron the momentum of `a_w` as `a_w_momentum`,
-    a Chainer snapshot the optimizer under `updater/optimizer:main/`.
+    MMDetection before 3 keeps the average of `a.b` as `ema_a_b`, Detectron the momentum of `a_w` as `a_w_momentum`. Of
+    a snapshot of Chainer's trainer the model stands under `updater/model:`, and all else is the training's.
     """
+    model = [name for name in names if name.startswith("updater/model:")]
+    if model:
+        return {*names}.difference(model)
     averages = {"ema_" + name.replace(".", "_") for name in names}
     momenta = {f"{name}_momentum" for name in names}
-    return {name for name in names if name in averages or name in momenta or name.startswith("updater/optimizer:")}
+    return {name for name in names if name in averages or name in momenta}
 
 
 def _beside(root: Any, models: list[Model], chosen: Model) -> dict[str, LazyArray]:
