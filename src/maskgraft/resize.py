@@ -77,41 +77,73 @@ def opencv_cubic(image: Grey, factor: float) -> Grey:
     """OpenCV's `INTER_CUBIC` on uint8 with `fx = fy = factor`, as its wheels compute it on Intel's processors (IPP).
 
     The size is each side times `factor`, rounded (half to even) and at least 1; the step is 1 / `factor`, whatever was
-    rounded. Weights and sums are float32: along each row one after another, then two pairs of rows. Grey levels are
-    those of IPP with AVX-512; with AVX2 or SSE, which add in other orders, 1 pixel of 100 000 is one level off, as is
-    one of the reduced to less than 0.66 and at the rims. Builds without IPP have weights of 11 bits, and are one level
-    off at 4 % of the pixels.
+    rounded. Sums are float32 with fused products, and their order is that of IPP 2021 with AVX-512; with AVX2 or SSE it
+    is another, by which 1 pixel of 100 000 is one level off. Builds without IPP have weights of 11 bits, and are one
+    level off at 4 % of the pixels.
     """
     size = _times(image, factor)
     if image.shape[:2] == size:
         return image
-    rows, columns = (_cubic(before, after, 1 / factor) for before, after in zip(image.shape[:2], size, strict=True))
-    wide: npt.NDArray[Any] = np.zeros((image.shape[0], size[1], image.shape[2]), np.float32)
-    for taken, weight in columns:
-        wide = (image[:, taken] * weight[:, None] + wide).astype(np.float32)  # rounded once, as fused operations are
-    (first, second), (third, fourth) = (
-        [(wide[taken], weight[:, None, None]) for taken, weight in pair] for pair in (rows[:2], rows[2:])
-    )
-    values: Floats = _fused(*first, *second) + _fused(*third, *fourth)
+    sides = list(zip(image.shape[:2], size, strict=True))
+    warped = any(abs(after / before - factor) > 1e-10 * factor for before, after in sides)  # else IPP resizes
+    at_once = warped and factor < 2 / 3  # 4 × 4 pixels are gathered for each of the result
+    down, across = (_cubic(*side, 1 / factor, at_once=at_once) for side in sides)
+    values = (_columns_first if at_once else _rows_first)(image, down, across)
     return np.rint(values).clip(0, 255).astype(np.uint8)
 
 
-def _fused(one: Floats, weight: npt.NDArray[np.float64], other: Floats, its_weight: npt.NDArray[np.float64]) -> Floats:
-    """one · weight + other · its_weight, where only the second product is rounded to float32 before they are added."""
-    result: Floats = (one * weight + (other * its_weight).astype(np.float32)).astype(np.float32)
+Taps = tuple[Indices, Floats]  # the four neighbours of each sample and their weights, [4, after] both
+
+
+def _rows_first(image: Grey, down: Taps, across: Taps) -> Floats:
+    """Along each row one neighbour after another, then two pairs of rows."""
+    one, two, three, four = ((image.take(taken, 1), weight[:, None]) for taken, weight in zip(*across, strict=True))
+    wide = _fused(four, _fused(three, _fused(two, _product(one))))
+    one, two, three, four = ((wide.take(taken, 0), weight[:, None, None]) for taken, weight in zip(*down, strict=True))
+    return _fused(one, _product(two)) + _fused(three, _product(four))
+
+
+def _columns_first(image: Grey, down: Taps, across: Taps) -> Floats:
+    """Down each column one neighbour after another, then two pairs of columns."""
+    one, two, three, four = ((image.take(taken, 0), weight[:, None, None]) for taken, weight in zip(*down, strict=True))
+    high = _fused(four, _fused(three, _fused(two, _product(one))))
+    one, two, three, four = ((high.take(taken, 1), weight[:, None]) for taken, weight in zip(*across, strict=True))
+    return _fused(one, _product(two)) + _fused(four, _product(three))
+
+
+def _product(part: tuple[npt.NDArray[Any], Floats]) -> Floats:
+    pixels, weight = part
+    return pixels * weight
+
+
+def _fused(part: tuple[npt.NDArray[Any], Floats], added: Floats) -> Floats:
+    """pixels · weight + added, rounded to float32 once."""
+    pixels, weight = part
+    result: Floats = (pixels * weight.astype(np.float64) + added).astype(np.float32)
     return result
 
 
-def _cubic(before: int, after: int, step: float) -> list[tuple[Indices, npt.NDArray[np.float64]]]:
-    """The four neighbours of each sample, each with its weight in float32: Keys' kernel with a = -¾.
+def _cubic(before: int, after: int, step: float, *, at_once: bool) -> Taps:
+    """Keys' kernel with a = -¾ at each sample; beyond the image its last pixel goes on.
 
-    The place between two pixels is rounded to float32, once more after 1 is added to it, and the weight at the end.
+    The place between two pixels is float32. With `at_once` weights are float32 after each operation; else the place is
+    rounded once more after 1 is added to it, and the weights at the end.
     """
     at = (np.arange(after) + 0.5) * step - 0.5
     first = np.floor(at).astype(np.int64)
-    place = (at - first).astype(np.float32) + np.float32(1) - np.float32(1)
-    weights = (weight.astype(np.float32).astype(np.float64) for weight in _keys(place.astype(np.float64)))
-    return [((first + shift - 1).clip(0, before - 1), weight) for shift, weight in enumerate(weights)]
+    place = (at - first).astype(np.float32)
+    taken = (first + np.arange(-1, 3)[:, None]).clip(0, before - 1)
+    if not at_once:
+        place = place + np.float32(1) - np.float32(1)
+        return taken, np.stack(_keys(place.astype(np.float64))).astype(np.float32)
+    weights = np.zeros((4, after), np.float32)
+    for power in _POWERS:
+        weights = (weights.astype(np.float64) * place + np.array(power)[:, None]).astype(np.float32)
+    return taken, weights
+
+
+# Keys' kernel with a = -¾ as polynomials of the place between the second and the third pixel: from its cube down.
+_POWERS = ((-0.75, 1.25, -1.25, 0.75), (1.5, -2.25, 1.5, -0.75), (-0.75, 0, 0.75, 0), (0, 1, 0, 0))
 
 
 def _times(image: Grey, factor: float) -> Size:
