@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from maskgraft.causes.tables import table_faults
 from maskgraft.errors import CheckpointError
 from maskgraft.families import identify, mmdet
 from maskgraft.files import LazyArray, Tensors
@@ -149,6 +150,24 @@ def test_settings_that_change_the_computation_are_refused(old: str, new: str) ->
     assert old in NOW
     with pytest.raises(CheckpointError, match="architecture not supported"):
         identify(file({"cfg": NOW.replace(old, new)}))
+
+
+def test_a_regnet_which_has_the_names_of_a_resnext_is_refused() -> None:
+    tensors = file(None)
+    stem = {"backbone.conv1.weight": LazyArray.of(np.zeros((32, 3, 3, 3), np.float32))}
+    with pytest.raises(CheckpointError, match="not a plain ResNet"):
+        identify(replace(tensors, arrays={**tensors.arrays, **stem}))
+
+
+def test_a_resnext_of_odd_shapes_is_diagnosed() -> None:
+    tensors = file(None, groups=2, width_per_group=16)
+    odd = {
+        name: LazyArray.of(np.zeros((array.shape[0] + 1, *array.shape[1:]), np.float32))
+        for name, array in tensors.arrays.items()
+        if name.startswith("backbone.layer4.") and array.shape
+    }
+    (finding,) = table_faults(identify(replace(tensors, arrays={**tensors.arrays, **odd})))
+    assert finding.code == "shape.width"
 
 
 def test_odd_settings_are_told() -> None:

@@ -401,6 +401,7 @@ TestReader:
         .replace("test_cfg", "roi_head=dict(type='StandardRoIHead'), test_cfg"),
         {
             "rpn_pre_nms": None,  # where a model is built, what is not said is no limit
+            "rpn_min_size": None,
             "rpn_level_post_nms": None,  # MMDetection 1's
             "rpn_post_nms": 90,
             "rpn_pre_nms_train": None,

@@ -69,7 +69,8 @@ def _block(rest: str, arch: Arch) -> Shape | None:
     """res3.0.conv2.conv: of a stage, a block and a convolution."""
     stage_name, block, conv = rest.split(".")[:3]
     stage = int(stage_name[3:])
-    inner, outer = arch.groups * arch.width_per_group * 2 ** (stage - 2), _outer(arch, stage)
+    of_group, outer = arch.width_per_group * 2 ** (stage - 2), _outer(arch, stage)
+    inner = arch.groups * of_group
     before = outer if block != "0" else arch.stem_width if stage == 2 else _outer(arch, stage - 1)
     if conv == "shortcut":
         return (outer, before, 1, 1)
@@ -77,7 +78,7 @@ def _block(rest: str, arch: Arch) -> Shape | None:
         return (outer, before if conv == "conv1" else outer, 3, 3)
     return {
         "conv1": (inner, before, 1, 1),
-        "conv2": (inner, inner // arch.groups, 3, 3),
+        "conv2": (inner, of_group, 3, 3),
         "conv3": (outer, inner, 1, 1),
     }.get(conv)
 

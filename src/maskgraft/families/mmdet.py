@@ -88,7 +88,9 @@ def _refuse(tensors: Tensors, head: str) -> None:
     names = tensors.arrays
     faults = [what for name, what in _REFUSED if head + name in names or "roi_head." + name in names]
     stems = "backbone.conv1.weight", "backbone.stem.6.weight"
-    if "backbone.layer1.0.conv2.weight" not in names or not any(stem in names for stem in stems):
+    stem = next((tensors[name].shape for name in stems if name in names), ())
+    regnet = stem[2:] == (3, 3) and "backbone.conv1.weight" in names  # which has the names of a ResNeXt
+    if "backbone.layer1.0.conv2.weight" not in names or not stem or regnet:
         faults.append("a backbone that is not a plain ResNet or ResNeXt")
     if any(".conv2.conv_offset." in name or ".conv2_offset." in name for name in names):
         faults.append("deformable convolutions")

@@ -77,8 +77,9 @@ def _proposals(model: Config, head: Config, training: Config, testing: Config) -
 def made(said: Config, suffix: str, *, whole: bool, by_level: bool) -> dict[str, Any]:
     """The fields of `Numerics`, of this `suffix`, that say how many proposals are made, and how small they may be.
 
-    Candidates are all where there are 0 of them or fewer, and where a config that is `whole` does not say; sides below
-    0 are none that is dropped. `by_level`: the config is MMDetection 1's, which took so many of each level at first.
+    Candidates are all where there are 0 of them or fewer, and where the least side is below 0 none is dropped for its
+    own; so where a config that is `whole` does not say. `by_level`: the config is MMDetection 1's, which took so many
+    of each level at first.
     """
     changes: dict[str, Any] = {}
     candidates: int | None = said.get("nms_pre")
@@ -90,8 +91,8 @@ def made(said: Config, suffix: str, *, whole: bool, by_level: bool) -> dict[str,
         changes[f"rpn_post_nms{suffix}"] = int(of_all)
     if by_level and of_level is not None and candidates is not None and of_level < candidates:
         changes[f"rpn_level_post_nms{suffix}"] = int(of_level)
-    if least is not None:
-        changes[f"rpn_min_size{suffix}"] = float(least) if least >= 0 else None
+    if least is not None or (said and whole):
+        changes[f"rpn_min_size{suffix}"] = float(least) if least is not None and least >= 0 else None
     return changes
 
 
