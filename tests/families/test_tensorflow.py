@@ -1,5 +1,6 @@
 """The TF Object Detection API and Model Garden: variants that no golden case has, and what their configs change."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import maskgraft as mg
 from maskgraft.errors import CheckpointError
 from maskgraft.families import (
     identify,
@@ -63,6 +65,8 @@ TF1_RESNET = replace(TF1_NUMERICS, **ATROUS, stride_at="before", res5_stride=1)
 TF2_RESNET = replace(NUMERICS, stride_in="1x1")
 TF1, TF2, MODEL_GARDEN = "tf1_object_detection_api", "tf2_object_detection_api", "tf_model_garden"
 IN_DICT = "model/_config_dict/detection_head"
+
+ZOO = Path(os.environ.get("MASKGRAFT_SHARED", Path(__file__).parents[3] / "shared")) / "checkpoints" / "tf2_zoo_index"
 
 CASES: dict[str, tuple[str, Arch, Numerics, str]] = {
     "tf1 r50": (TF1, OD, TF1_RESNET, "resnet_v1_50"),
@@ -176,6 +180,22 @@ def test_a_saved_model_is_the_checkpoint_that_it_was_made_of(case: str, kind: st
     assert (known.spec, known.era, known.findings) == (before.spec, before.era, before.findings)
     assert set(known.tensors) == set(checkpoint)
     assert all(known.tensors[name] is array for name, array in checkpoint.items())
+
+
+@pytest.mark.skipif(not ZOO.is_dir(), reason=f"{ZOO} is not there (MASKGRAFT_SHARED)")
+@pytest.mark.parametrize("one", ["mask_rcnn_inception_resnet_v2_1024x1024_coco17_gpu-8", "inference_graph"])
+def test_published_saved_models_have_the_layers_of_their_checkpoints(one: str) -> None:
+    """Their names and shapes; the first folder's config has a letter glued to a path, which is told."""
+    folder = ZOO / one
+    checkpoint, saved = (
+        identify(mg.open(folder / kind), config=folder / "pipeline.config") for kind in ("checkpoint", "saved_model")
+    )
+    assert saved.spec == checkpoint.spec
+    assert {name: array.shape for name, array in saved.tensors.items()} == {
+        name: array.shape for name, array in checkpoint.tensors.items()
+    }
+    told = [finding.evidence["words"] for finding in saved.findings if "words" in finding.evidence]
+    assert told == ([["line 153: 's'"]] if one.startswith("mask_rcnn") else [])
 
 
 def test_a_saved_model_without_masks_is_named_and_its_extractor_offered() -> None:
