@@ -14,9 +14,10 @@ from tests.families.slim import SLIM
 from tests.families.test_variants import arrays_of
 
 
+@pytest.mark.parametrize("name", ["detectron2 one class", "model garden"])
 @pytest.mark.parametrize("anchors", [1, 5])
-def test_it_is_told_and_not_loaded_until_they_are_given(anchors: int, tmp_path: Path) -> None:
-    spec, era = SLIM["detectron2 one class"]
+def test_it_is_told_and_not_loaded_until_they_are_given(name: str, anchors: int, tmp_path: Path) -> None:
+    spec, era = SLIM[name]
     spec = replace(spec, arch=replace(spec.arch, anchors_per_cell=anchors, blocks=(1, 1, 1, 1)))
     file = CONTAINERS[spec.family](tmp_path, arrays_of(spec, era))
     (finding,) = [one for one in mg.diagnose(file).findings if one.severity == "error"]

@@ -491,6 +491,14 @@ def test_a_kernel_suppresses_all_anchors_of_model_garden_where_it_is_told_so(tmp
     )
 
 
+def test_how_regions_are_pooled_is_told_by_the_first_dense_layer_of_model_garden() -> None:
+    name, arch, numerics, era = CASES["model garden, one head"]
+    spec = Spec(family=name, arch=arch, numerics=replace(numerics, box_pool_size=5), classes=numbered(arch.classes))
+    known = identify(drawn(spec, era)).spec
+    assert known.numerics == spec.numerics
+    assert known.learned["numerics.box_pool_size"].how == "read"
+
+
 def test_a_threshold_of_0_suppresses_no_proposals_of_model_garden(tmp_path: Path) -> None:
     """Nor are candidates chosen, by number or by score: `roi_generator.py` takes the best as they are."""
     path = tmp_path / "params.yaml"

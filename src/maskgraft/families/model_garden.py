@@ -4,6 +4,8 @@ Names: official/vision `modeling/` and what `core/base_trainer.py` saves. Conven
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
+from math import isqrt
 
 from maskgraft.errors import CheckpointError, Finding
 from maskgraft.families.class_names import COCO_90, numbered
@@ -41,12 +43,16 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
     numerics, how, findings = numerics_of(tensors, arch.classes, config, TITLE)
     how |= learned("tensor names and shapes", "implied", [f"arch.{name}" for name in Arch.__dataclass_fields__])
     anchors = len(numerics.anchor_ratios) * len(numerics.anchor_sizes[0])
-    if anchors != arch.anchors_per_cell:
+    if config is not None and anchors != arch.anchors_per_cell:
         message = (
             f"{tensors.path.name} has {arch.anchors_per_cell} anchors a cell, its config {anchors} (num_scales × "
             "aspect_ratios)"
         )
         raise CheckpointError(Finding("config.mismatch", "error", message))
+    if how["numerics.box_pool_size"].how != "read":  # the config does not say, and the first layer that is dense does
+        places = shape(tensors, dense := f"{era}/_fcs/0/kernel")[0] // _pooled_channels(arch)
+        numerics = replace(numerics, box_pool_size=isqrt(places))
+        how["numerics.box_pool_size"] = Learned("read", dense)
     classes = COCO_90 if arch.classes == len(COCO_90) else numbered(arch.classes)
     how["classes"] = Learned(
         "assumed", "91 rows: COCO's category ids" if classes is COCO_90 else "Model Garden's files have no class names"
@@ -139,6 +145,11 @@ def _arch(tensors: Tensors, head: str) -> Arch:
     )
 
 
+def _pooled_channels(arch: Arch) -> int:
+    """Of what the box head flattens."""
+    return arch.box_conv_channels if arch.box_convs else arch.neck_channels
+
+
 def links(spec: Spec, era: str) -> Iterator[Link]:
     """One link a tensor; the era is where the detection head stands."""
     arch = spec.arch
@@ -180,8 +191,7 @@ def links(spec: Spec, era: str) -> Iterator[Link]:
 
 
 def _detection_head(spec: Spec, head: str) -> Iterator[Link]:
-    arch, side = spec.arch, spec.numerics.box_pool_size
-    channels = arch.box_conv_channels if arch.box_convs else arch.neck_channels
+    arch, side, channels = spec.arch, spec.numerics.box_pool_size, _pooled_channels(spec.arch)
     for index in range(arch.box_convs):
         yield from _conv(f"box_head.convs.{index}.conv", f"{head}/_convs/{index}")
         yield from _norm(f"box_head.convs.{index}.norm", f"{head}/_conv_norms/{index}")
