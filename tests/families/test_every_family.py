@@ -12,7 +12,7 @@ from PIL import Image
 import maskgraft as mg
 from maskgraft.causes.tables import table_faults
 from maskgraft.cutouts import Cutouts
-from maskgraft.errors import CheckpointError
+from maskgraft.errors import CheckpointError, UsageError
 from maskgraft.families import FAMILIES, identify, recognise
 from maskgraft.files import LazyArray, Tensors
 from maskgraft.graft import assemble, rebuilt
@@ -50,6 +50,17 @@ def in_memory(arrays: dict[str, np.ndarray]) -> Tensors:
 @pytest.fixture(scope="module", params=list(SLIM))
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+def test_a_shape_that_none_has_is_a_fault_of_the_file(arrays: dict[str, np.ndarray]) -> None:
+    refused = set()
+    for name in [name for name, array in arrays.items() if array.ndim > 1][::3]:
+        for shape in ((), (0, 0, 0, 0)):
+            try:
+                identify(in_memory({**arrays, name: np.zeros(shape, np.float32)}))
+            except (CheckpointError, UsageError):  # of -1 classes
+                refused.add(shape)
+    assert () in refused
 
 
 @pytest.fixture(scope="module")

@@ -140,6 +140,14 @@ def _shared_part(tensors: Tensors) -> str:
     return ""
 
 
+def _misshapen(tensors: Tensors, found: Family, error: Exception) -> Finding:
+    message = (
+        f"{tensors.path}: recognised as {found.title}, but a shape in it, or a value of its config, is none that such "
+        f"a model has ({error})"
+    )
+    return Finding("shape.other", "error", message, fix=f"maskgraft inspect {tensors.path} shows all shapes")
+
+
 def recognise(tensors: Tensors, *, on_request: bool = False) -> list[tuple[float, Family, str, Tensors]]:
     """Likeness of the file to each family, best first: (0..1, family, prefix, tensors without it).
 
@@ -177,7 +185,10 @@ def identify(tensors: Tensors, *, config: str | Path | None = None, family_name:
         fix = "leave the config out; numerics={…} sets conventions"
         raise CheckpointError(Finding("config.mismatch", "error", message, fix=fix))
     settings: Config | None = found.read_config(path) if path is not None and found.read_config is not None else None
-    reading = found.read(plain, settings)
+    try:
+        reading = found.read(plain, settings)
+    except (IndexError, ValueError, ZeroDivisionError) as error:  # axes that are not there, or have no length
+        raise CheckpointError(_misshapen(plain, found, error)) from error
     plain = reading.tensors or plain
     findings = list(reading.findings)
     if prefix:
