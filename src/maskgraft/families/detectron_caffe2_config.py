@@ -14,6 +14,7 @@ from maskgraft.errors import Finding
 from maskgraft.families.configs import changes_from, parse_yaml, setting
 from maskgraft.families.detectron_maths import SHARED, of_arch, quad, straddle
 from maskgraft.families.family import (
+    NO_SUPPRESSION,
     Config,
     learned,
     limited,
@@ -44,7 +45,7 @@ def _most(count: Any) -> int | None:
 
 def _overlap(threshold: Any) -> float:
     """A threshold for proposals, which are not suppressed at 0 or below."""
-    return float(threshold) if threshold > 0 else 2.0
+    return float(threshold) if threshold > 0 else NO_SUPPRESSION
 
 
 # Field of Numerics ← (key of Detectron's config, how its value reads)

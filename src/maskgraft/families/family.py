@@ -63,6 +63,7 @@ class Family:
         return share if self.whole else 0.9 * share
 
 
+NO_SUPPRESSION = 2.0  # a threshold of overlap that no two boxes reach
 NORM_VECTORS = {"weight": "weight", "bias": "bias", "running_mean": "running_mean", "running_var": "running_var"}
 
 

@@ -11,6 +11,7 @@ from maskgraft.errors import Finding
 from maskgraft.families.configs import changes_from, setting
 from maskgraft.families.detectron_maths import SHARED, of_arch, quad, straddle
 from maskgraft.families.family import (
+    NO_SUPPRESSION,
     Config,
     class_count_fault,
     learned,
@@ -26,16 +27,13 @@ from maskgraft.spec import NUMERICS_FIELDS, Arch, Learned, Numerics
 NUMERICS = Numerics(**SHARED, resize="pil", size_rounding="long-floor", rpn_normaliser="sampled")
 
 
-_NEVER = 2.0  # an overlap that no two boxes have
-
-
 def _overlap(threshold: Any) -> float:
     """A threshold of suppression; there is none at 0 or below (`structures/boxlist_ops.py`)."""
-    return float(threshold) if threshold > 0 else _NEVER
+    return float(threshold) if threshold > 0 else NO_SUPPRESSION
 
 
 # Field of Numerics ← (key of the config, how its value reads)
-FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+SETTINGS: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("channel_order", "INPUT.TO_BGR255", lambda yes: "bgr" if yes else "rgb"),
     ("pixel_scale", "INPUT.TO_BGR255", lambda yes: 1.0 if yes else 1 / 255),
     ("pixel_mean", "INPUT.PIXEL_MEAN", quad),
@@ -137,7 +135,7 @@ def numerics_of(
     the setting of the baselines. Raises `CheckpointError` for settings that maskgraft does not have; `title` says of
     which framework the file is.
     """
-    read_by = [f"numerics.{name}" for name, _, _ in FROM_CONFIG] + [f"numerics.{name}" for name in _BY_NECK]
+    read_by = [f"numerics.{name}" for name, _, _ in SETTINGS] + [f"numerics.{name}" for name in _BY_NECK]
     how = {
         **learned("maskrcnn-benchmark's maths", "implied", [f"numerics.{name}" for name in NUMERICS_FIELDS]),
         **learned("the settings of maskrcnn-benchmark's configs; config.yaml would say", "assumed", read_by),
@@ -151,7 +149,7 @@ def numerics_of(
     refuse_what_cannot_be_obeyed(tensors, config, (*_REQUIRED, *_REQUIRED_OF[arch.neck]), title)
     if arch.neck == "fpn":
         refuse_other_pooling(tensors, config, _POOLING, title)
-    numerics = replace(numerics, **changes_from(config, FROM_CONFIG, how))
+    numerics = replace(numerics, **changes_from(config, SETTINGS, how))
     numerics = limited(replace(numerics, **_by_neck(arch, config, numerics, how)), arch, least=1)
     return numerics, how, list(_disagreements(tensors, arch, config))
 
@@ -188,7 +186,7 @@ def _by_neck(arch: Arch, config: Config, numerics: Numerics, how: dict[str, Lear
             say(f"rpn_post_nms{suffix}", most, of_all)
         if (said := setting(config, of_level)) is not None:
             # what is not suppressed is not counted either (`boxlist_nms`), and 0 or below is no limit
-            limit = int(said) if said > 0 and numerics.rpn_nms_threshold < _NEVER else candidates or most
+            limit = int(said) if said > 0 and numerics.rpn_nms_threshold < NO_SUPPRESSION else candidates or most
             if pyramid:
                 say(f"rpn_level_post_nms{suffix}", limit if limit < min(most, candidates or most) else None, of_level)
             else:

@@ -7,7 +7,7 @@ from typing import Any
 from maskgraft.errors import CheckpointError, Finding
 from maskgraft.families import mmdet_training
 from maskgraft.families.configs import base_fault, setting
-from maskgraft.families.family import learned, limited, unsupported
+from maskgraft.families.family import NO_SUPPRESSION, learned, limited, unsupported
 from maskgraft.families.mmdet_maths import LEGACY, NUMERICS, ONE_MAP
 from maskgraft.families.mmdet_places import TRUNK, Config, head_of, model_of, norms, stage_settings, transforms
 from maskgraft.families.mmdet_refused import refusal
@@ -198,7 +198,7 @@ def _testing(config: Config) -> dict[str, Any]:
 def _overlap(stage: Config) -> float | None:
     """From which overlap on a box suppresses others; with `nms=None` none does."""
     if "nms" in stage and stage["nms"] is None:
-        return 2.0
+        return NO_SUPPRESSION
     said = (setting(stage, "nms.iou_threshold"), setting(stage, "nms.iou_thr"), stage.get("nms_thr"))
     return next((float(one) for one in said if one is not None), None)
 
