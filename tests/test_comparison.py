@@ -54,6 +54,31 @@ def test_what_two_families_say_in_two_ways_is_no_difference(tmp_path: Path) -> N
     assert (told.first, told.suspects) == ("", {})
 
 
+@pytest.mark.parametrize(
+    ("change", "first"),
+    [
+        ({"rpn_nms_threshold": 0.3}, "proposals"),
+        ({"roi_sampling": 1}, "roi.pooled"),
+        ({"score_threshold": 0.4}, "detections"),
+        ({"nms_apart": True, "nms_threshold": 0.1}, "detections"),
+        ({"mask_threshold": 0.9}, "masks"),
+    ],
+)
+def test_of_a_converted_pair_only_what_acts_there_is_suspected(
+    change: dict[str, object], first: str, tmp_path: Path
+) -> None:
+    """Colours, the scale of deltas and the order of anchors differ too, and the stages that they act on agree."""
+    model = tiny_model()
+    mg.save(model, tmp_path / "saved")
+    mg.convert(tmp_path / "saved", to="detectron2", out=tmp_path / "model.pkl", accept=True)
+    found = mg.load(tmp_path / "model.pkl")
+    spec = found.spec.with_numerics({**_but_for(found.spec, model.spec), **change})
+    told = compare(model, rebuilt(found, spec), IMAGE)
+    assert told.first == first
+    assert set(told.suspects) == set(change)
+    assert {"channel_order", "pixel_scale"} <= set(told.unseen)
+
+
 def test_conventions_that_do_nothing_here_are_told() -> None:
     model = tiny_model()
     changes = {"max_per_class": 1000, "rpn_dilation": 1, "roi_samples": 7}

@@ -19,7 +19,7 @@ from maskgraft import turning
 from maskgraft.detections import Detections
 from maskgraft.errors import CheckpointError, Finding, UsageError
 from maskgraft.model import MaskRCNN
-from maskgraft.preprocess import as_rgb, prepare
+from maskgraft.preprocess import Prepared, as_rgb, prepare
 from maskgraft.spec import NUMERICS_FIELDS, Spec
 
 # Float32 noise of one model on two machines is about 1e-5 of a stage's largest value; ten times that is a difference.
@@ -41,6 +41,12 @@ _ENDS = (
 # What `_alike` takes off a stage, which no stage before would show.
 _SCALES = {"rpn.deltas": "rpn_delta_weights", "roi.box_deltas": "box_delta_weights"}
 _BOXES = NUMERICS_FIELDS[NUMERICS_FIELDS.index("inclusive_boxes") : NUMERICS_FIELDS.index("rpn_activation")]
+# What acts again where things are found, though it stands earlier.
+_AGAIN = (
+    "box_scale",
+    *_BOXES,
+    *NUMERICS_FIELDS[NUMERICS_FIELDS.index("delta_clip") : NUMERICS_FIELDS.index("level_epsilon")],
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +72,12 @@ class Stage:
 class Comparison:
     """All stages in order; `first` is the first that differs, or ""; `suspects` name → both values.
 
-    Of two models, suspects are the conventions in which they differ and that act up to the first stage that differs.
+    Of two models, suspects are the conventions in which they differ and that act between the last stage that agrees
+    before it and the first one that differs.
     Of a model and a stage dump, those that alone, turned into the second value, make this stage agree; where there is
     none, all that act between the stages that agree and this one, without a second value (None). `unseen` are, of two
-    models that agree, the conventions in which they differ: on this photograph they do nothing, or weights make up for
-    them.
+    models, the conventions in which they differ and that act on stages which agree: on this photograph they do nothing,
+    or weights make up for them.
     """
 
     stages: tuple[Stage, ...]
@@ -115,8 +122,10 @@ def _of_models(one: MaskRCNN, other: MaskRCNN, image: Any) -> Comparison:
     if first == "input" and stages[1].agrees:  # the first convolution has taken up another order or scale of colours
         first = _first(stages[1:])
     if not first:
-        return Comparison(stages, "", {}, unseen=_suspects(one, other, "masks"))
-    return Comparison(stages, first, _suspects(one, other, first))
+        return Comparison(stages, "", {}, unseen=_suspects(one, other, "masks", []))
+    before = [stage.name for stage in stages[: [stage.name for stage in stages].index(first)] if stage.agrees]
+    suspects, acting = _suspects(one, other, first, before), _suspects(one, other, first, [])
+    return Comparison(stages, first, suspects, {name: pair for name, pair in acting.items() if name not in suspects})
 
 
 def _stages(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> tuple[Stage, ...]:
@@ -203,13 +212,20 @@ def _end(stage: str) -> int:
     return NUMERICS_FIELDS.index(next(field for start, field in _ENDS if stage.startswith(start)))
 
 
-def _suspects(one: MaskRCNN, other: MaskRCNN, first: str) -> dict[str, tuple[Any, Any]]:
-    """The conventions in which two models differ and that act no later than the stage `first`.
+def _suspects(one: MaskRCNN, other: MaskRCNN, first: str, before: Sequence[str]) -> dict[str, tuple[Any, Any]]:
+    """The conventions in which two models differ and that act after the stages `before`, up to the stage `first`.
 
     Where the inputs differ, the weights may have taken that up, and what acts on the maps be the cause.
     """
     end = _end("c2" if first == "input" else first)
-    acting = (*NUMERICS_FIELDS[:end], *(field for start, field in _SCALES.items() if first.startswith(start)))
+    begin = max((place for place in map(_end, before) if place < end), default=0)
+    if any(name.startswith("c") for name in before):  # a map that agrees clears all that makes the input
+        begin = max(begin, _end("input"))
+    acting = (*NUMERICS_FIELDS[begin:end], *(field for start, field in _SCALES.items() if first.startswith(start)))
+    if first.startswith(("proposals", "roi.")):
+        acting += _BOXES
+    elif first == "detections":
+        acting += _AGAIN
     pairs = {name: (getattr(one.spec.numerics, name), getattr(other.spec.numerics, name)) for name in acting}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
@@ -220,18 +236,34 @@ def _remedies(
     """The conventions that act after the stages `before` it, and of which another value makes `first` agree."""
     begin = max((end for end in map(_end, before) if end < _end(first)), default=0)
     acting = NUMERICS_FIELDS[begin : _end(first)]
-    found, pixels = {}, as_rgb(image)
+    found, pixels, maps = {}, as_rgb(image), None
+    if begin >= _end("p"):  # what the maps come of is the same for all that is tried
+        stages = model.trace(image, rois)
+        maps = {name: map_ for name, map_ in stages.items() if name[0] in "cp" and name[1:].isdigit()}
     for name in dict.fromkeys((*acting, *(_BOXES if first.startswith(("proposals", "roi.")) else ()))):
         for value, turned in turning.others(model, name):
             try:
                 prepared = prepare(pixels, turned.spec.numerics)
             except UsageError:  # no image can be prepared so
                 continue
-            reached = turned.stacked(prepared) if first == "input" else turned.trace(prepared, rois)[first]
-            if _stage(first, reached, dump[first]).agrees:
+            if _stage(first, _reached(turned, prepared, rois, first, maps), dump[first]).agrees:
                 found[name] = getattr(model.spec.numerics, name), value
                 break
     return found or {name: (getattr(model.spec.numerics, name), None) for name in acting}
+
+
+@torch.inference_mode()
+def _reached(model: MaskRCNN, prepared: Prepared, rois: Tensor, stage: str, maps: dict[str, Tensor] | None) -> Tensor:
+    """A stage of one image, from its maps where they are known, without what comes after it where that takes long."""
+    if maps is None:
+        with model.evaluating():
+            inputs = model.stacked(prepared)
+            if stage == "input":
+                return inputs
+            maps = model.features(inputs)
+    if stage in maps:
+        return maps[stage]
+    return model.trace(prepared, rois if stage.startswith("roi.") else None, maps=maps)[stage]
 
 
 def read_dump(path: Path) -> dict[str, Tensor]:

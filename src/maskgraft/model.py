@@ -339,17 +339,20 @@ class MaskRCNN(nn.Module):
         )
 
     @torch.inference_mode()
-    def trace(self, image: Any, rois: Tensor | None = None) -> dict[str, Tensor]:
+    def trace(
+        self, image: Any, rois: Tensor | None = None, *, maps: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Every stage of one image, in order, by name; a `Prepared` image goes into the network as it is.
 
         "input", "c2".."c5", "p2".."p6", "rpn.logits.p2", "rpn.deltas.p2" …, "anchors", "proposals",
         "proposals.scores", and for given `rois` [N, 4] (pixels of the network's input) "roi.pooled",
-        "roi.features", "roi.class_logits" (background last), "roi.box_deltas", "roi.mask_logits".
+        "roi.features", "roi.class_logits" (background last), "roi.box_deltas", "roi.mask_logits". `maps` are what
+        `features` gave of this image, where that is known.
         """
         with self.evaluating():
             prepared = image if isinstance(image, Prepared) else prepare(as_rgb(image), self.spec.numerics)
             pixels = self.stacked(prepared)
-            maps, logits, deltas, anchors, found = self.to_proposals(pixels, prepared)
+            maps, logits, deltas, anchors, found = self.to_proposals(pixels, prepared, maps)
             stages = {"input": pixels, **maps}
             for name in logits:
                 stages[f"rpn.logits.{name}"], stages[f"rpn.deltas.{name}"] = logits[name], deltas[name]
@@ -379,10 +382,10 @@ class MaskRCNN(nn.Module):
         return stack([prepared], self.spec.numerics.pad_multiple).to(self.device)
 
     def to_proposals(
-        self, pixels: Tensor, prepared: Prepared
+        self, pixels: Tensor, prepared: Prepared, maps: dict[str, Tensor] | None = None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], list[Tensor], selection.Scored]:
         """The first half of `predict`: maps, logits and deltas by level, anchors, and proposals of one image."""
-        maps = self.features(pixels)
+        maps = self.features(pixels) if maps is None else maps
         levels = self.proposal_maps(maps)
         logits, deltas = {}, {}
         for level, (name, map_) in enumerate(levels.items()):

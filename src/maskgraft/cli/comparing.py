@@ -48,13 +48,17 @@ def compare(
                         f"  {name}: {mine} in {one.name}, {yours} {'would agree' if dump else f'in {other.name}'}"
                     )
             if not found.suspects:
-                out.print("  no convention differs up to there: the weights do")
+                differ = (
+                    "no convention that acts there differs" if found.unseen else "no convention differs up to there"
+                )
+                out.print(f"  {differ}: the weights do")
         else:
             out.print("every stage agrees", style="bold")
-            if found.unseen:
-                out.print("conventions differ that do nothing on this photograph, or that the weights make up for:")
-            for name, (mine, yours) in found.unseen.items():
-                out.print(f"  {name}: {mine} in {one.name}, {yours} in {other.name}")
+        if found.unseen:
+            what = "act where stages agree" if found.first else "do nothing on this photograph"
+            out.print(f"conventions differ that {what}, or that the weights make up for:")
+        for name, (mine, yours) in found.unseen.items():
+            out.print(f"  {name}: {mine} in {one.name}, {yours} in {other.name}")
     if found.first:
         raise typer.Exit(1)
 
