@@ -11,6 +11,7 @@ from maskgraft.backbones.resnet import ResNet
 from maskgraft.errors import CheckpointError
 from maskgraft.families import identify, paddle
 from maskgraft.families.class_names import numbered
+from maskgraft.files import LazyArray, Tensors
 from maskgraft.spec import Arch, Spec
 from tests.families.drawn import drawn
 from tests.families.test_shapes import PADDLE, PADDLE_C4, PADDLE_NUMERICS_VD, PADDLE_VD
@@ -82,6 +83,49 @@ def test_the_config_is_followed(tmp_path: Path) -> None:
 def test_what_cannot_be_built_is_refused_by_name(extra: str, says: str) -> None:
     with pytest.raises(CheckpointError, match=says):
         identify(drawn(spec_of(PADDLE), extra={extra: (1,)}))
+
+
+def without(part: str) -> Tensors:
+    whole = drawn(spec_of(PADDLE))
+    return replace(whole, arrays={name: array for name, array in whole.items() if part not in name})
+
+
+def test_faster_rcnn_and_what_else_stands_in_the_way_are_named_together() -> None:
+    with pytest.raises(CheckpointError, match=r"not supported: no mask head \(Faster R-CNN\)\n"):
+        identify(without("mask_head."))
+    hrnet = without("mask_head.")
+    hrnet = replace(hrnet, arrays={name.replace("backbone.res2", "backbone.tr0"): hrnet[name] for name in hrnet})
+    with pytest.raises(CheckpointError, match=r"no mask head \(Faster R-CNN\), a backbone that is not a ResNet"):
+        identify(hrnet)
+
+
+def test_a_cascade_is_refused_with_masks_and_without() -> None:
+    plain = without("mask_head.")
+    names = {name: name for name in plain} | {
+        f"bbox_head.{part}.{kind}": f"bbox_head.{part}_stage0.{kind}"
+        for part in ("bbox_score", "bbox_delta")
+        for kind in ("weight", "bias")
+    }
+    with pytest.raises(CheckpointError, match="recognised as Cascade R-CNN of PaddleDetection, no Mask R-CNN"):
+        identify(replace(plain, arrays={names[name]: plain[name] for name in plain}))
+    masks = drawn(spec_of(PADDLE))
+    with pytest.raises(CheckpointError, match="not supported: cascade heads"):
+        identify(replace(masks, arrays={names.get(name, name): masks[name] for name in masks}))
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("yolo_head.yolo_output.0.weight", "YOLOv3 or PP-YOLO"),
+        ("ssd_head.boxes0.dw_conv.weight", "SSDlite"),
+        ("head.init_proposal_features.weight", "Sparse R-CNN"),
+    ],
+)
+def test_detectors_beside_it_are_known_by_name(name: str, says: str) -> None:
+    arrays = {"backbone.conv1.conv1.conv.weight": (64, 3, 7, 7), name: (4, 4, 1, 1)}
+    tensors = Tensors(Path("x"), "paddle", {one: LazyArray.of(np.zeros(s, np.float32)) for one, s in arrays.items()})
+    with pytest.raises(CheckpointError, match=f"recognised as {says} of PaddleDetection, no Mask R-CNN"):
+        identify(tensors)
 
 
 def test_a_shortcut_averages_before_it_narrows() -> None:

@@ -1,8 +1,9 @@
 """Detectors that are no Mask R-CNN but come from the same homes: told by name, so that a refusal says what a file is.
 
 SSD of the TF Object Detection API under both TensorFlows (`models/*_feature_extractor.py`), torchvision's detectors of
-one stage (`models/detection/`), the RetinaNets of maskrcnn-benchmark and Detectron2. Faster R-CNN is refused by the
-families themselves, whose names it has.
+one stage (`models/detection/`), the RetinaNets of maskrcnn-benchmark and Detectron2, and what stands beside Mask R-CNN
+in PaddleDetection (`ppdet/modeling/heads/`, `transformers/`). Faster R-CNN is refused by the families themselves, whose
+names it has.
 """
 
 from collections.abc import Mapping
@@ -11,13 +12,30 @@ from maskgraft.families.tf_object_detection import SLIM_SCOPES
 from maskgraft.files import LazyArray
 
 # A tensor that only this detector has.
-_OF_PYTORCH = {
+_BY_TENSOR = {
     "head.classification_head.module_list.0.weight": "SSD of torchvision",
     "head.classification_head.module_list.0.0.0.weight": "SSDlite of torchvision",
     "head.regression_head.bbox_ctrness.weight": "FCOS of torchvision",
     "head.classification_head.cls_logits.weight": "RetinaNet of torchvision",
     "rpn.head.cls_tower.0.weight": "RetinaNet of maskrcnn-benchmark",
     "head.cls_subnet.0.weight": "RetinaNet or FCOS of Detectron2",
+    "bbox_head.bbox_score_stage0.weight": "Cascade R-CNN of PaddleDetection",
+    "yolo_head.yolo_output.0.weight": "YOLOv3 or PP-YOLO of PaddleDetection",
+    "yolo_head.pred_reg.0.weight": "PP-YOLOE of PaddleDetection",
+    "head.stem_conv.0.conv.weight": "YOLOX of PaddleDetection",
+    "head.head_cls0.weight": "PicoDet of PaddleDetection",
+    "head.retina_cls.weight": "RetinaNet of PaddleDetection",
+    "fcos_head.fcos_feat.fcos_head_cls_tower_conv_0.conv.weight": "FCOS of PaddleDetection",
+    "head.gfl_head_cls.weight": "GFL of PaddleDetection",
+    "head.cls_decomp.la_conv1.weight": "TOOD of PaddleDetection",
+    "ssd_head.boxes0.weight": "SSD of PaddleDetection",
+    "ssd_head.boxes0.dw_conv.weight": "SSDlite of PaddleDetection",
+    "ttf_head.wh_head.head.weight": "TTFNet of PaddleDetection",
+    "head.offset.2.conv.weight": "CenterNet of PaddleDetection",
+    "solov2_head.solo_cate.weight": "SOLOv2 of PaddleDetection",
+    "head.init_proposal_features.weight": "Sparse R-CNN of PaddleDetection",
+    "detr_head.score_head.weight": "DETR of PaddleDetection",
+    "transformer.dec_bbox_head.0.layers.0.weight": "DINO or RT-DETR of PaddleDetection",
 }
 _KERAS = "model/_feature_extractor/classification_backbone/layer_with_weights-"
 
@@ -41,7 +59,7 @@ def told(arrays: Mapping[str, LazyArray]) -> str:
     for what, era in ((_slim_ssd(arrays), "TF1"), (_keras_ssd(arrays), "TF2")):
         if what:
             return f"SSD {what} of the {era} Object Detection API, no Mask R-CNN"
-    for name, what in _OF_PYTORCH.items():
+    for name, what in _BY_TENSOR.items():
         if name in arrays:
             return f"{what}, no Mask R-CNN"
     return ""

@@ -32,16 +32,8 @@ _DENSE = (Transpose((1, 0)),)
 def read(tensors: Tensors, config: Config | None) -> Reading:
     """The `Spec` of a PaddleDetection file, and of its config where one is given."""
     names = tensors.arrays
-    for missing, what in (
-        ("backbone.res2.res2a.branch2c.conv.weight", "a backbone that is not a ResNet of bottlenecks"),
-        ("bbox_head.bbox_score.weight", "cascade heads"),
-        ("mask_head.mask_fcn_logits.weight", "no mask head (Faster R-CNN)"),
-    ):
-        if missing not in names:
-            raise unsupported(tensors, TITLE, what)
-    for part, what in ((".conv_offset.", "deformable convolutions"), (".se.", "squeeze and excitation")):
-        if any(part in name for name in names):
-            raise unsupported(tensors, TITLE, what)
+    if reasons := list(_not_supported(names)):
+        raise unsupported(tensors, TITLE, ", ".join(reasons))
     arch = _arch(tensors)
     numerics, how, findings = numerics_of(tensors, arch, config)
     averaged = "backbone.res3.res3a.short.conv.conv.weight" in names  # ResNet-D, and not ResNet-C
@@ -55,6 +47,19 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
         learned=how,
     )
     return Reading(spec, "", tuple(findings))
+
+
+def _not_supported(names: Mapping[str, Any]) -> Iterator[str]:
+    """Everything for which a model of the home framework is not one of maskgraft."""
+    if not any(name.startswith("mask_head.") for name in names):
+        yield "no mask head (Faster R-CNN)"
+    if "bbox_head.bbox_score_stage0.weight" in names:
+        yield "cascade heads"
+    if "backbone.res2.res2a.branch2c.conv.weight" not in names:
+        yield "a backbone that is not a ResNet of bottlenecks"
+    for part, what in ((".conv_offset.", "deformable convolutions"), (".se.", "squeeze and excitation")):
+        if any(part in name for name in names):
+            yield what
 
 
 def _body(neck: str, stage: int) -> str:
