@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from maskgraft.errors import CheckpointError, Finding
+from maskgraft.errors import CheckpointError, Finding, UsageError
 from maskgraft.families import (
     caffe2_resnet,
     chainer,
@@ -187,7 +187,7 @@ def identify(tensors: Tensors, *, config: str | Path | None = None, family_name:
     settings: Config | None = found.read_config(path) if path is not None and found.read_config is not None else None
     try:
         reading = found.read(plain, settings)
-    except (IndexError, ValueError, ZeroDivisionError) as error:  # axes that are not there, or have no length
+    except (IndexError, ValueError, ZeroDivisionError, UsageError) as error:  # axes that are not there, or of no length
         raise CheckpointError(_misshapen(plain, found, error)) from error
     plain = reading.tensors or plain
     findings = list(reading.findings)
