@@ -9,7 +9,7 @@ from typing import Any
 from maskgraft.families.class_names import COCO_80, numbered
 from maskgraft.families.detectron2_config import NUMERICS as NUMERICS
 from maskgraft.families.detectron2_config import numerics_of
-from maskgraft.families.detectron2_yacs import SETTINGS
+from maskgraft.families.detectron2_yacs import FROM_CONFIG
 from maskgraft.families.family import (
     Config,
     Family,
@@ -197,5 +197,5 @@ FAMILY = Family(
     links=links,
     ignored=ignored,
     configs=("config.yaml", "config.yml"),
-    settings=SETTINGS,
+    settings=FROM_CONFIG,
 )

@@ -12,7 +12,7 @@ from maskgraft.errors import Finding
 from maskgraft.families.configs import base_fault, changes_from, setting
 from maskgraft.families.detectron2_language import Language, levels
 from maskgraft.families.detectron2_lazy import LAZY
-from maskgraft.families.detectron2_yacs import SETTINGS, YACS
+from maskgraft.families.detectron2_yacs import FROM_CONFIG, YACS
 from maskgraft.families.family import (
     Config,
     class_count_fault,
@@ -67,7 +67,7 @@ _ONE_LEVEL: dict[str, Any] = {
 }
 
 
-_READ = [f"numerics.{name}" for name in ("anchor_sizes", "loss_weights", *(name for name, _, _ in SETTINGS))]
+_READ = [f"numerics.{name}" for name in ("anchor_sizes", "loss_weights", *(name for name, _, _ in FROM_CONFIG))]
 
 
 def numerics_of(

@@ -21,7 +21,7 @@ def _resizing(steps: Any) -> Mapping[str, Any]:
 
 
 # Field of Numerics ← (key, how its value reads), pyramids first.
-_SETTINGS: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+_FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("channel_order", "model.input_format", str.lower),
     ("min_size", "dataloader.test.mapper.augmentations", lambda steps: int(_resizing(steps)["short_edge_length"])),
     ("max_size", "dataloader.test.mapper.augmentations", lambda steps: int(_resizing(steps)["max_size"])),
@@ -112,7 +112,7 @@ def _loss_weights(values: Sequence[Any]) -> tuple[float, ...]:
 
 
 LAZY = Language(
-    settings=_SETTINGS,
+    settings=_FROM_CONFIG,
     defaults=_defaults,
     anchor_sizes="model.proposal_generator.anchor_generator.sizes",
     anchor_ratios="model.proposal_generator.anchor_generator.aspect_ratios",

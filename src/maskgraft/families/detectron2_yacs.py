@@ -13,7 +13,7 @@ from maskgraft.families.family import Config
 from maskgraft.spec import Arch
 
 # Field of Numerics ← (key, how its value reads)
-SETTINGS: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("channel_order", "INPUT.FORMAT", str.lower),
     ("min_size", "INPUT.MIN_SIZE_TEST", int),
     ("max_size", "INPUT.MAX_SIZE_TEST", int),
@@ -121,7 +121,7 @@ def _loss_weights(values: Sequence[Any]) -> tuple[float, ...]:
 
 
 YACS = Language(
-    settings=SETTINGS,
+    settings=FROM_CONFIG,
     defaults=_defaults,
     anchor_sizes="MODEL.ANCHOR_GENERATOR.SIZES",
     anchor_ratios="MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS",

@@ -23,8 +23,8 @@ from maskgraft.families.family import (
     shape,
     unsupported,
 )
+from maskgraft.families.maskrcnn_benchmark_config import FROM_CONFIG, numerics_of
 from maskgraft.families.maskrcnn_benchmark_config import NUMERICS as NUMERICS
-from maskgraft.families.maskrcnn_benchmark_config import SETTINGS, numerics_of
 from maskgraft.files import Tensors
 from maskgraft.links import Link, background_last
 from maskgraft.spec import Arch, Spec
@@ -216,5 +216,5 @@ FAMILY = Family(
     links=links,
     ignored=ignored,
     configs=("config.yaml", "config.yml"),
-    settings=SETTINGS,
+    settings=FROM_CONFIG,
 )

@@ -33,7 +33,7 @@ def _overlap(threshold: Any) -> float:
 
 
 # Field of Numerics ← (key of the config, how its value reads)
-SETTINGS: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("channel_order", "INPUT.TO_BGR255", lambda yes: "bgr" if yes else "rgb"),
     ("pixel_scale", "INPUT.TO_BGR255", lambda yes: 1.0 if yes else 1 / 255),
     ("pixel_mean", "INPUT.PIXEL_MEAN", quad),
@@ -135,7 +135,7 @@ def numerics_of(
     the setting of the baselines. Raises `CheckpointError` for settings that maskgraft does not have; `title` says of
     which framework the file is.
     """
-    read_by = [f"numerics.{name}" for name, _, _ in SETTINGS] + [f"numerics.{name}" for name in _BY_NECK]
+    read_by = [f"numerics.{name}" for name, _, _ in FROM_CONFIG] + [f"numerics.{name}" for name in _BY_NECK]
     how = {
         **learned("maskrcnn-benchmark's maths", "implied", [f"numerics.{name}" for name in NUMERICS_FIELDS]),
         **learned("the settings of maskrcnn-benchmark's configs; config.yaml would say", "assumed", read_by),
@@ -149,7 +149,7 @@ def numerics_of(
     refuse_what_cannot_be_obeyed(tensors, config, (*_REQUIRED, *_REQUIRED_OF[arch.neck]), title)
     if arch.neck == "fpn":
         refuse_other_pooling(tensors, config, _POOLING, title)
-    numerics = replace(numerics, **changes_from(config, SETTINGS, how))
+    numerics = replace(numerics, **changes_from(config, FROM_CONFIG, how))
     numerics = limited(replace(numerics, **_by_neck(arch, config, numerics, how)), arch, least=1)
     return numerics, how, list(_disagreements(tensors, arch, config))
 
