@@ -405,6 +405,29 @@ def test_files_that_are_there_stay(home_file, tmp_path: Path) -> None:
     assert (tmp_path / "config.yaml").read_text() == "mine"
 
 
+def test_a_place_that_cannot_be_written_to_keeps_nothing(
+    home_file, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full once the config is written: no config without its weights."""
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("maskgraft.files.containers.write_pickle", full)
+    with pytest.raises(UsageError, match=r"model\.pkl cannot be written: No space left on device"):
+        converted(home_file("torchvision"), "detectron2", tmp_path, accept=True)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UsageError, match=r"/proc/model\.pth cannot be written"):
+        convert(home_file("detectron2"), to="torchvision", out="/proc/model.pth", accept=True)
+
+
+@pytest.mark.parametrize("spec", ["{", '{"spec": {}}', "[]"])
+def test_a_folder_with_a_broken_spec_is_refused(spec: str, tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_text(spec)
+    with pytest.raises(CheckpointError, match="is not what maskgraft saves"):
+        converted(tmp_path, "torchvision", tmp_path)
+
+
 def test_an_ending_that_the_family_does_not_read_is_refused(home_file, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"\.h5"):
         convert(home_file("torchvision"), to="matterport", out=tmp_path / "model.pth")

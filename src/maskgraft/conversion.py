@@ -1,6 +1,5 @@
 """A checkpoint in another home framework's names, layouts and container, and what that framework will do otherwise."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,10 +17,9 @@ from maskgraft.files.containers import CONTAINERS
 from maskgraft.files.writing import atomic
 from maskgraft.links import check
 from maskgraft.restating import Arrays
+from maskgraft.saved import WEIGHTS, is_saved, read_spec
 from maskgraft.spec import Spec
 from maskgraft.translation import canonical_dtype, translate
-
-_SAVED = ("spec.json", "model.safetensors")  # what `mg.save` writes
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,15 +99,9 @@ def convert(
     if accept:
         findings = [replace(one, severity="warning") if one.severity == "error" else one for one in findings]
     texts = {home.config: written.config, home.labels: written.labels}
-    beside = {place.with_name(name): text for name, text in texts.items() if name}
-    write, places, _ = CONTAINERS[container]
-    files = (*places(place), *beside)
-    _make_room(files, overwrite)
-    for path, text in beside.items():
-        with atomic(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    beside = {place.with_name(name): text.encode() for name, text in texts.items() if name}
     steps = {"global_step": np.array(0, np.int64)} if container == "bundle" else {}  # TF1's exporter asks for it
-    write(place, written.arrays | steps, written.about)
+    files = _write(container, place, written.arrays | steps, written.about, beside, overwrite=overwrite)
     return Conversion(files, to, written.spec, written.settings, written.numerics, worst_first(findings))
 
 
@@ -120,6 +112,36 @@ def _container(home: Home, there: Family, place: Path) -> str:
     endings = [ending for name in home.containers for ending in CONTAINERS[name][2]]
     fault = f"{there.title} keeps its weights in {' or '.join(endings)}, not in {place.suffix or 'a file of no ending'}"
     raise UsageError(Finding("file.unknown-format", "error", fault, fix=f"--out {place.with_suffix(endings[0])}"))
+
+
+def _write(
+    container: str,
+    place: Path,
+    arrays: Arrays,
+    about: Mapping[str, Any],
+    beside: Mapping[Path, bytes],
+    *,
+    overwrite: bool,
+) -> tuple[Path, ...]:
+    """The weights, and before them what lies beside them; where they cannot be written, neither stays.
+
+    Raises `UsageError` for a place that cannot be written to.
+    """
+    write, places, _ = CONTAINERS[container]
+    files = (*places(place), *beside)
+    _make_room(files, overwrite)
+    fresh = [path for path in beside if not path.exists()]
+    try:
+        for path, content in beside.items():
+            with atomic(path) as temporary:
+                temporary.write_bytes(content)
+        write(place, arrays, about)
+    except OSError as error:
+        for path in fresh:
+            path.unlink(missing_ok=True)
+        fault = f"{place} cannot be written: {error.strerror or error}"
+        raise UsageError(Finding("config.path", "error", fault, fix="choose another --out")) from None
+    return files
 
 
 def _make_room(files: tuple[Path, ...], overwrite: bool) -> None:
@@ -136,9 +158,8 @@ def _make_room(files: tuple[Path, ...], overwrite: bool) -> None:
 
 
 def _source(src: Path, config: str | Path | None, key: str | None) -> tuple[Identified | Spec, Tensors]:
-    if (src / _SAVED[0]).is_file():
-        spec = Spec.from_json(json.loads((src / _SAVED[0]).read_text())["spec"])
-        return spec, open_checkpoint(src / _SAVED[1])
+    if is_saved(src):
+        return read_spec(src), open_checkpoint(src / WEIGHTS)
     opened = open_checkpoint(src, key=key)
     return identify(opened, config=config), opened
 
@@ -173,18 +194,12 @@ def _same(
     if lost:
         message = f"entries of the file that are no plain data are not written: {', '.join(lost)}"
         findings.append(Finding("names.unexpected", "info", message, names=tuple(lost)))
-    write, places, _ = CONTAINERS[container]
     beside = {
         place: path.read_bytes()
         for path, place in _companions(opened.path, known.family, config, out)
         if path.resolve() != place.resolve()
     }
-    files = (*places(out), *beside)
-    _make_room(files, overwrite)
-    for path, text in beside.items():
-        with atomic(path) as temporary:
-            temporary.write_bytes(text)
-    write(out, arrays, about)
+    files = _write(container, out, arrays, about, beside, overwrite=overwrite)
     return Conversion(files, known.family.name, known.spec, findings=worst_first(findings))
 
 

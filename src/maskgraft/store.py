@@ -13,18 +13,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import maskgraft
-from maskgraft.errors import CheckpointError, Finding, MaskgraftError, UsageError
+from maskgraft.errors import CheckpointError, Finding, UsageError
 from maskgraft.files.writing import sync_folder
 from maskgraft.grafted import Grafted, Row
 from maskgraft.model import MaskRCNN
-from maskgraft.spec import Spec
-
-WEIGHTS, SPEC = "model.safetensors", "spec.json"
-
-
-def is_saved(path: Path) -> bool:
-    """Whether `path` is a folder that `save` wrote."""
-    return (path / SPEC).is_file()
+from maskgraft.saved import SPEC as SPEC
+from maskgraft.saved import WEIGHTS as WEIGHTS
+from maskgraft.saved import is_saved as is_saved
+from maskgraft.saved import read_spec as read_spec
 
 
 def save(
@@ -89,15 +85,6 @@ def recover(folder: Path) -> None:
 def _old(folder: Path) -> Path:
     """Where the model of before waits while a new one takes its place."""
     return folder.with_name(f".{folder.name}.old")
-
-
-def read_spec(folder: Path) -> Spec:
-    """The spec of what `save` wrote, without its weights. Raises `CheckpointError` when it cannot be read."""
-    try:
-        return Spec.from_json(json.loads((folder / SPEC).read_text())["spec"])
-    except (OSError, ValueError, KeyError, MaskgraftError) as error:
-        fault = f"{folder / SPEC} is not what maskgraft saves: {error}"
-        raise CheckpointError(Finding("file.unknown-format", "error", fault)) from None
 
 
 def load(folder: Path) -> MaskRCNN:

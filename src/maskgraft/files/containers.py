@@ -33,9 +33,9 @@ def _torch(key: str, *, stream: bool = False) -> Callable[[Path, Arrays, About],
             return torch.from_numpy(own)
 
         tensors = {name: tensor(array) for name, array in arrays.items()}
-        with atomic(path) as temporary:
-            content = {key: tensors, **about} if key else tensors
-            torch.save(content, temporary, _use_new_zipfile_serialization=not stream)
+        content = {key: tensors, **about} if key else tensors
+        with atomic(path) as temporary, open(temporary, "wb") as file:
+            torch.save(content, file, _use_new_zipfile_serialization=not stream)
 
     return write
 
