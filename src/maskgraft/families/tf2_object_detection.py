@@ -19,7 +19,7 @@ from maskgraft.families.tf_object_detection import (
     norm_links,
     without_masks,
 )
-from maskgraft.files import LazyArray, Tensors
+from maskgraft.files import Tensors
 from maskgraft.links import Link
 from maskgraft.spec import Arch, Spec
 
@@ -42,10 +42,18 @@ _DROPOUT = LAYERS | {  # dropout is a layer too
     "deltas": f"{_HEADS}/_box_prediction_head/_box_encoder_layers/2",
 }
 
-SAVED = "_model"  # what a SavedModel calls the model
-_LISTED: dict[str, tuple[str, ...]] = {
+_SAVED = "_model"  # what a SavedModel calls the model
+_PREDICTORS = {
     "_first_stage_box_predictor": (LAYERS["rpn.deltas"], LAYERS["rpn.objectness"]),
     "_mask_rcnn_box_predictor": (LAYERS["deltas"], LAYERS["cls"], *(_MASK.format(3 * one) for one in range(32))),
+}
+# What a SavedModel only counts of a predictor: kernel and bias of each layer, boxes before classes before masks.
+_COUNTED = {
+    f"{_SAVED}/{predictor}/{listing}/{2 * place + which}": f"{layer}/{weight}"
+    for predictor, layers in _PREDICTORS.items()
+    for listing in ("variables", "trainable_variables")
+    for place, layer in enumerate(layers)
+    for which, weight in enumerate(("kernel", "bias"))
 }
 
 STRIDE = 16  # at 8 the ResNets' extractor raises, and that of Inception-ResNet v2 joins maps of two sizes
@@ -94,21 +102,10 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
 
 
 def as_checkpoint(tensors: Tensors) -> Tensors:
-    """The variables of a SavedModel under the names that a checkpoint has for them; other files as they are.
-
-    `exporter_lib_v2.py` keeps the model as `_model`. What Keras lists of a predictor's variables it does by number:
-    kernel and bias of each layer, boxes before classes before masks.
-    """
-    if not any(name.startswith(f"{SAVED}/_feature_extractor") for name in tensors):
+    """A SavedModel's variables (`exporter_lib_v2.py`) under the names of a checkpoint; other files as they are."""
+    if not any(name.startswith(f"{_SAVED}/_feature_extractor") for name in tensors):
         return tensors
-    renamed: dict[str, LazyArray] = {}
-    for name, array in tensors.items():
-        part, *rest = name.removeprefix(f"{SAVED}/").split("/")
-        listed = part in _LISTED and len(rest) == 2 and rest[0] in ("variables", "trainable_variables")
-        layer, which = divmod(int(rest[1]), 2) if listed and rest[1].isdecimal() else (len(tensors), 0)
-        known = layer < len(_LISTED.get(part, ()))
-        renamed[f"{_LISTED[part][layer]}/{('kernel', 'bias')[which]}" if known else name.removeprefix("_")] = array
-    return replace(tensors, arrays=renamed)
+    return replace(tensors, arrays={_COUNTED.get(name, name.removeprefix("_")): one for name, one in tensors.items()})
 
 
 def backbone_of(tensors: Tensors) -> str | None:
@@ -270,7 +267,7 @@ FAMILY = Family(
     ),
     older_landmarks=(
         (
-            f"{SAVED}/_first_stage_box_predictor_first_conv/layer_with_weights-0/kernel",
+            f"{_SAVED}/_first_stage_box_predictor_first_conv/layer_with_weights-0/kernel",
             f"_{FIRST.format(0)}/kernel",
             f"_{SECOND.format(0)}/kernel",
         ),
