@@ -363,9 +363,13 @@ def test_tf2_has_no_other_stride_than_16(tmp_path: Path) -> None:
         .replace("stride: 16", "stride: 8")
         .replace("height: 64", "height_stride: 8 width_stride: 8 height: 64")
     )
+    with pytest.raises(CheckpointError, match="its config says faster_rcnn_resnet101 ") as raised:
+        identify(file_of("tf2 r101"), config=path)
+    assert [finding.code for finding in raised.value.findings] == ["config.era"]
+    assert identify(file_of("tf1 r101"), config=path).spec.numerics.c4_stride == 8
+    path.write_text(path.read_text().replace("resnet101", "resnet101_keras"))
     with pytest.raises(CheckpointError, match="first_stage_features_stride is 8, not 16"):
         identify(file_of("tf2 r101"), config=path)
-    assert identify(file_of("tf1 r101"), config=path).spec.numerics.c4_stride == 8
 
 
 def test_what_is_glued_to_a_string_is_told(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from maskgraft.spec import COMPONENTS, Spec, component
 
 _SLOTS = ("momentum", "momentum_buffer", "exp_avg", "exp_avg_sq", "Momentum", "Adam", "Adam_1", "RMSProp", "velocity")
 _OF_MASKS = {"mask_head", "mask_predictor"}  # without them: another detector, which its family names
+_MAY_BE_DAMAGE = ("a backbone that", "no mask head", "a pyramid of maps of")  # in a refusal: or names that were lost
 _BARE = ("backbone.body.", "backbone.bottom_up.", "backbone.", "module.backbone.body.")
 
 Mismatches = dict[str, tuple[Shape, Shape | None, Shape]]  # name → shape in the file, as moved, as it should be
@@ -84,7 +85,7 @@ def unrecognised(tensors: Tensors, error: CheckpointError) -> list[Finding]:
     if other_network(tensors):
         return list(error.findings)
     refused = [one.message for one in error.findings if "architecture not supported" in one.message]
-    if any("a backbone that" not in message and "no mask head" not in message for message in refused):
+    if any(not any(damage in message for damage in _MAY_BE_DAMAGE) for message in refused):
         return list(error.findings)
     best = _best_share(tensors)
     foreign: list[str] = []

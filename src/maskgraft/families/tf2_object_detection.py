@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from maskgraft.errors import CheckpointError
 from maskgraft.families.family import Config, Family, Reading, shape, unsupported
 from maskgraft.families.pipeline_config import read_pipeline
 from maskgraft.families.pipeline_settings import disagreements, numerics
@@ -92,11 +93,13 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
     era = "dropout" if f"{_DROPOUT['cls']}/kernel" in tensors else ""
     arch = _arch(tensors, backbone, _DROPOUT if era else LAYERS)
     found, how = numerics(tensors, config, ASSUMED[backbone], title=TITLE)
-    if found.c4_stride != STRIDE:
-        raise unsupported(tensors, TITLE, f"first_stage_features_stride is {found.c4_stride}, not {STRIDE}")
     names, how["classes"] = class_names(arch, config)
     extractor = f"faster_rcnn_resnet{depth}_keras" if depth else f"faster_rcnn_{backbone}_keras"
     findings = tuple(disagreements(tensors, arch, config, extractor=extractor)) if config is not None else ()
+    if found.c4_stride != STRIDE:
+        of_tf1 = [replace(finding, severity="error") for finding in findings if finding.code == "config.era"]
+        refusal = unsupported(tensors, TITLE, f"first_stage_features_stride is {found.c4_stride}, not {STRIDE}")
+        raise CheckpointError(of_tf1) if of_tf1 else refusal
     spec = Spec(family="tf2_object_detection_api", arch=arch, numerics=found, classes=names, learned=how)
     return Reading(spec, era, findings)
 
