@@ -221,3 +221,25 @@ def test_both_id_spaces_of_coco_have_names() -> None:
         assert torch.equal(fresh.box_predictor.cls.weight[new], model.box_predictor.cls.weight[old])
     back = with_classes(fresh, "coco-91")
     assert torch.equal(back.box_predictor.cls.weight[88], model.box_predictor.cls.weight[88])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code"),
+    [
+        ("rpn.head", "rpn.other", "names.missing"),
+        ("backbone.body.layer3", "module.backbone.body.layer3", "names.prefix"),
+    ],
+)
+def test_names_that_were_lost_are_no_other_architecture(tmp_path: Path, old: str, new: str, code: str) -> None:
+    path = foreign_file(tiny_model(), tmp_path / "model.pth")
+    state = torch.load(path)
+    torch.save({name.replace(old, new): tensor for name, tensor in state.items()}, path)
+    assert mg.diagnose(path).findings[0].code == code
+
+
+@pytest.mark.parametrize("order", [(2, 3, 1, 0), (0, 2, 3, 1)])
+def test_kernels_in_another_order_are_no_other_architecture(tmp_path: Path, order: tuple[int, ...]) -> None:
+    path = foreign_file(tiny_model(), tmp_path / "model.pth")
+    state = torch.load(path)
+    torch.save({name: one.permute(order) if one.dim() == 4 else one for name, one in state.items()}, path)
+    assert mg.diagnose(path).findings[0].code == "shape.layout"

@@ -79,9 +79,9 @@ def mismatched(tensors: Mapping[str, LazyArray], links: Sequence[Link], spec: Sp
 
 def unrecognised(tensors: Tensors, error: CheckpointError) -> list[Finding]:
     """What a file is that could not be identified: a part, a mixture, renamed, in another layout; else the error."""
-    turned = next((told for told in map(_identified, relaid(tensors)) if told is not None), None)
-    if turned is not None and not mismatched(turned.tensors, turned.links, turned.spec):
-        return [_layout(turned.tensors, len(turned.tensors), turned.family.title)]
+    for turned in map(_identified, relaid(tensors)):
+        if turned is not None and not mismatched(turned.tensors, turned.links, turned.spec):
+            return [_layout(turned.tensors, len(turned.tensors), turned.family.title)]
     if other_network(tensors):
         return list(error.findings)
     refused = [one.message for one in error.findings if "architecture not supported" in one.message]
