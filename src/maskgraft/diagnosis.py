@@ -13,7 +13,7 @@ from maskgraft.causes.tables import era_fault, table_faults, unrecognised
 from maskgraft.causes.targets import into_pipeline, is_pipeline, resolve, target_faults
 from maskgraft.causes.values import glances, not_numbers, value_faults
 from maskgraft.errors import CheckpointError, Finding, worst_first
-from maskgraft.families import FAMILIES, Identified, identify
+from maskgraft.families import FAMILIES, Identified, identify, of_file
 from maskgraft.files import Tensors, open_checkpoint
 from maskgraft.links import parameters
 from maskgraft.spec import COMPONENTS, Learned, Spec, component, differences
@@ -114,7 +114,7 @@ def diagnose(
         notes.insert(0, _backbone_only(known))
     for target in targets:
         findings += _into(tensors, known, target)
-    findings += [*notes, *tensors.findings, *assumptions(known.spec)]
+    findings += [*notes, *of_file(known, tensors), *assumptions(known.spec)]
     return Report(
         path=path,
         format=tensors.format,

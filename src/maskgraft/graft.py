@@ -14,7 +14,7 @@ from maskgraft.causes.conventions import anchor_faults
 from maskgraft.class_surgery import CLASS_TENSORS, Synonyms
 from maskgraft.class_surgery import with_classes as with_classes
 from maskgraft.errors import CheckpointError, Finding, UsageError, worst_first
-from maskgraft.families import Identified, identify
+from maskgraft.families import Identified, identify, of_file
 from maskgraft.fields import checked_fields
 from maskgraft.files import LazyArray, open_checkpoint
 from maskgraft.files.mapping import forget
@@ -124,7 +124,7 @@ def assemble(known: Identified, spec: Spec) -> MaskRCNN:
         rows=tuple(Row(name, index if known.family.whole else None) for index, name in enumerate(spec.classes)),
         dropped=(),
         ignored=known.ignored,
-        findings=worst_first((*known.tensors.findings, *known.findings)),
+        findings=worst_first((*of_file(known, known.tensors), *known.findings)),
     )
     return model.eval()
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from maskgraft.diagnosis import components, summary
 from maskgraft.errors import CheckpointError, Finding, worst_first
-from maskgraft.families import extractor_offer, identify, other_network, recognise
+from maskgraft.families import extractor_offer, identify, of_file, other_network, recognise
 from maskgraft.files import LazyArray, Tensors, open_checkpoint
 from maskgraft.files.unreadable import is_document
 from maskgraft.links import Shape
@@ -86,9 +86,8 @@ def describe(path: str | Path, *, key: str | None = None, salvage: bool = False,
         tensors = open_checkpoint(path, key=key, salvage=salvage)
     except CheckpointError as error:
         return Description(path, None, "", 0.0, "", (), {}, error.findings)
-    findings = list(tensors.findings)
-    if values:
-        findings += damaged(tensors)
+    harm = damaged(tensors) if values else []
+    findings = [*tensors.findings, *harm]
     likeness, family, _, _ = recognise(tensors)[0]
     if likeness < 0.5:
         other = other_network(tensors)
@@ -108,7 +107,7 @@ def describe(path: str | Path, *, key: str | None = None, salvage: bool = False,
         summary(known.spec),
         known.spec.classes,
         components(known),
-        worst_first([*findings, *known.findings]),
+        worst_first([*of_file(known, tensors), *harm, *known.findings]),
     )
 
 

@@ -80,5 +80,6 @@ def test_wrappers_within_names_are_taken_out(part: str, wrapped: str, tmp_path: 
     assert model.graft is not None
     told = [finding.message for finding in model.graft.findings if finding.code == "names.prefix"]
     assert any("wrapped; it is taken out" in message for message in told) == bool(part)
+    assert len(told) == 1, "a prefix of all names is told once"
     done = mg.convert(tmp_path / "wrapped.pth", to="torchvision", out=tmp_path / "plain.pth")
     assert set(mg.open(done.files[0])) == set(tensors)

@@ -83,6 +83,11 @@ class Identified:
         return tuple(self.family.links(self.spec, self.era))
 
 
+def of_file(known: Identified, tensors: Tensors) -> tuple[Finding, ...]:
+    """What was found in the file itself, but for the prefix of a wrapper, which is told of the model."""
+    return tuple(one for one in tensors.findings if one.code != "names.prefix" or not known.prefix)
+
+
 def family(name: str) -> Family:
     """The family called `name`. Raises `CheckpointError` with the nearest name."""
     for one in FAMILIES:
