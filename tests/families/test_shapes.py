@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from maskgraft.errors import CheckpointError
 from maskgraft.families import chainer, identify, matterport, paddle, paddle_config, recognise, tensorpack
 from maskgraft.families.class_names import numbered
 from maskgraft.links import check
@@ -89,9 +90,21 @@ def test_a_file_tells_its_model(case: str) -> None:
     tensors = drawn(Spec(family=name, arch=arch, numerics=numerics, classes=numbered(arch.classes)), era)
     ranking = recognise(tensors)
     assert (ranking[0][0], ranking[0][1].name) == (1.0, name)
-    assert max(likeness for likeness, family, _, _ in ranking if family.name != name) < 0.5
+    detectors = [(likeness, family.name) for likeness, family, _, _ in ranking if family.whole]
+    assert max(likeness for likeness, family in detectors if family != name) < 0.5
     known = identify(tensors)
     assert (known.spec.arch, known.spec.numerics, known.era) == (arch, numerics, era)
     theirs = {key: array.shape for key, array in known.tensors.items()}
     assert check(known.links, canonical_shapes(known.spec), theirs) == []
     assert not known.findings
+
+
+def test_a_detector_without_a_head_is_no_backbone() -> None:
+    """Matterport's trunk has the very names of the ResNet-50 that it started from."""
+    name, arch, numerics, era = CASES["matterport one class"]
+    whole = drawn(Spec(family=name, arch=arch, numerics=numerics, classes=numbered(arch.classes)), era)
+    assert recognise(whole)[1][1].name == "keras-applications"
+    cut = replace(whole, arrays={key: array for key, array in whole.items() if "mrcnn_mask" not in key})
+    assert recognise(cut)[0][1].name == name
+    with pytest.raises(CheckpointError, match="has no tensor"):
+        identify(cut)

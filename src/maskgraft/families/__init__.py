@@ -54,11 +54,13 @@ FAMILIES: tuple[Family, ...] = (
     tf_extractors.FAMILY,
 )
 
-# What training wrappers put before every name: DataParallel and DDP, Lightning and plain attributes, torch.compile.
 _MOST = 0.9  # of the names begin with a wrapper's prefix; what is left is the wrapper's own
+# What training wrappers put before every name: DataParallel and DDP, Lightning and plain attributes, torch.compile.
 WRAPPERS = ("module.", "_orig_mod.", "model.", "detector.", "net.", "student.", "ema.")
 # What PyTorch puts between the parts of a name, where a part of a model was compiled, sharded or checkpointed.
 INNER_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+
+_ENOUGH = 0.5  # of a family's landmarks make a file one of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,7 @@ def _misshapen(tensors: Tensors, found: Family, error: Exception) -> Finding:
 def recognise(tensors: Tensors, *, on_request: bool = False) -> list[tuple[float, Family, str, Tensors]]:
     """Likeness of the file to each family, best first: (0..1, family, prefix, tensors without it).
 
+    A detector that a file has most landmarks of comes before the backbone that is in it, of which it may have all.
     `on_request`: to those too that are taken only by name.
     """
     candidates = [
@@ -164,7 +167,7 @@ def recognise(tensors: Tensors, *, on_request: bool = False) -> list[tuple[float
         for family in FAMILIES
         if on_request or not family.on_request
     ]
-    return sorted(candidates, key=lambda candidate: -candidate[0])
+    return sorted(candidates, key=lambda one: (not (one[1].whole and one[0] >= _ENOUGH), -one[0]))
 
 
 def identify(tensors: Tensors, *, config: str | Path | None = None, family_name: str | None = None) -> Identified:
@@ -179,7 +182,7 @@ def identify(tensors: Tensors, *, config: str | Path | None = None, family_name:
         wanted = family(family_name)
         candidates = [candidate for candidate in candidates if candidate[1] is wanted]
     likeness, found, prefix, plain = candidates[0]
-    if likeness < 0.5 and family_name is None:
+    if likeness < _ENOUGH and family_name is None:
         other = other_network(tensors)
         raise CheckpointError(_another(tensors, other) if other else _unknown(tensors, likeness, found))
     path = Path(config) if config is not None else configs.find(tensors.path, found.configs)
