@@ -37,6 +37,10 @@ FILES: dict[str, tuple[tuple[Spec, str], str]] = {
         "config.yaml",
     ),
     "detectron": (slim("detectron"), "config.yaml"),
+    "detectron c4": (
+        slim("detectron", neck="c4", box_head="res5", anchors_per_cell=15, mask_convs=0),
+        "config.yaml",
+    ),
     "mmdet": (slim("mmdet"), "config.py"),
     "paddle": (slim("paddle"), "config.yml"),
     "garden": (slim("model garden"), "params.yaml"),
@@ -263,6 +267,11 @@ OBEYED: list[tuple[str, str, dict[str, Any]]] = [
         "detectron",
         "TEST: {RPN_PRE_NMS_TOP_N: 0, RPN_NMS_THRESH: 0.0, RPN_POST_NMS_TOP_N: 7, DETECTIONS_PER_IM: 0}",
         {"rpn_pre_nms": None, "rpn_nms_threshold": 2.0, "max_detections": 7 * 3},
+    ),
+    (
+        "detectron c4",
+        "TEST: {RPN_PRE_NMS_TOP_N: 500, RPN_NMS_THRESH: 0.0, RPN_POST_NMS_TOP_N: 7}",
+        {"rpn_nms_threshold": 2.0, "rpn_post_nms": 500, "rpn_post_nms_train": 12000},
     ),
     ("detectron", "MRCNN: {WEIGHT_LOSS_MASK: 2.0}", {"loss_weights": (1, 1, 1, 1, 2)}),
     ("benchmark", "MODEL: {ROI_MASK_HEAD: {POSTPROCESS_MASKS_THRESHOLD: 0.4}}", {"mask_threshold": 0.5}),

@@ -48,6 +48,9 @@ def _overlap(threshold: Any) -> float:
     return float(threshold) if threshold > 0 else NO_SUPPRESSION
 
 
+_MANY = 1 << 20  # more proposals than a map has
+
+
 # Field of Numerics ← (key of Detectron's config, how its value reads)
 _FROM_CONFIG: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("min_size", "TEST.SCALE", int),
@@ -166,8 +169,20 @@ def numerics_of(
     changes = changes_from(config, _FROM_CONFIG, how, defaults)
     anchors = _settings_of(arch, whole)
     how |= learned("Detectron's config", "read", [f"numerics.{name}" for name in anchors])
-    numerics = limited(replace(of_arch(NUMERICS, arch), **{**changes, **anchors}), arch, least=1)
+    numerics = replace(of_arch(NUMERICS, arch), **{**changes, **anchors})
+    if arch.neck == "c4" and numerics.rpn_nms_threshold == NO_SUPPRESSION:
+        numerics = _uncounted(numerics)
+    numerics = limited(numerics, arch, least=1)
     return numerics, how, list(not_taken_up(config, _OF_TRAINING))
+
+
+def _uncounted(numerics: Numerics) -> Numerics:
+    """Proposals of one map that are not suppressed are not counted either (`ops/generate_proposals.py`)."""
+    return replace(
+        numerics,
+        rpn_post_nms=numerics.rpn_pre_nms or _MANY,
+        rpn_post_nms_train=numerics.rpn_pre_nms_train or _MANY,
+    )
 
 
 def _own_config(tensors: Tensors) -> Config:
