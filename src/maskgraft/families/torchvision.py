@@ -4,6 +4,7 @@ Conventions: torchvision 0.29 `models/detection/` (transform.py, anchor_utils.py
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from maskgraft import mobilenet_v3
@@ -80,14 +81,16 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
         raise unsupported(tensors, "torchvision", "a pyramid with extra blocks (LastLevelP6P7)")
     era = "2022" if "rpn.head.conv.0.0.weight" in names else "2019"
     arch = _arch(tensors, era)
-    classes = COCO_90 if arch.classes == 90 else numbered(arch.classes)
+    classes, said_of_classes = numbered(arch.classes), "the file has no class names"
+    if arch.classes == len(COCO_90):
+        classes, said_of_classes = COCO_90, "91 rows: COCO category ids"
     eps, how = _eps(tensors, arch, era)
     said, read_how, findings = torchvision_modules.numerics_of(tensors)
     changes = {"norm_eps": eps} | ({"anchor_sizes": _mobile_anchors(arch)} if mobile else {}) | said
     spec = Spec(
         family="torchvision",
         arch=arch,
-        numerics=Numerics(**{name: getattr(NUMERICS, name) for name in NUMERICS_FIELDS} | changes),
+        numerics=replace(NUMERICS, **changes),
         classes=classes,
         learned={
             **learned("tensor names and shapes", "implied", [f"arch.{name}" for name in Arch.__dataclass_fields__]),
@@ -98,9 +101,7 @@ def read(tensors: Tensors, config: Config | None) -> Reading:
                 ["numerics.min_size", "numerics.max_size", "numerics.score_threshold", "numerics.anchor_sizes"],
             ),
             "numerics.norm_eps": how,
-            "classes": Learned("assumed", "91 rows: COCO category ids")
-            if arch.classes == 90
-            else Learned("assumed", "the file has no class names"),
+            "classes": Learned("assumed", said_of_classes),
             **read_how,
         },
     )
