@@ -273,6 +273,7 @@ OBEYED: list[tuple[str, str, dict[str, Any]]] = [
         "TEST: {RPN_PRE_NMS_TOP_N: 500, RPN_NMS_THRESH: 0.0, RPN_POST_NMS_TOP_N: 7}",
         {"rpn_nms_threshold": 2.0, "rpn_post_nms": 500, "rpn_post_nms_train": 12000},
     ),
+    ("detectron c4", "TEST: {RPN_POST_NMS_TOP_N: 0}", {"rpn_post_nms": 6000, "rpn_post_nms_train": 2000}),
     ("detectron", "MRCNN: {WEIGHT_LOSS_MASK: 2.0}", {"loss_weights": (1, 1, 1, 1, 2)}),
     ("benchmark", "MODEL: {ROI_MASK_HEAD: {POSTPROCESS_MASKS_THRESHOLD: 0.4}}", {"mask_threshold": 0.5}),
     (

@@ -170,19 +170,24 @@ def numerics_of(
     anchors = _settings_of(arch, whole)
     how |= learned("Detectron's config", "read", [f"numerics.{name}" for name in anchors])
     numerics = replace(of_arch(NUMERICS, arch), **{**changes, **anchors})
-    if arch.neck == "c4" and numerics.rpn_nms_threshold == NO_SUPPRESSION:
+    if arch.neck == "c4":
         numerics = _uncounted(numerics)
     numerics = limited(numerics, arch, least=1)
     return numerics, how, list(not_taken_up(config, _OF_TRAINING))
 
 
 def _uncounted(numerics: Numerics) -> Numerics:
-    """Proposals of one map that are not suppressed are not counted either (`ops/generate_proposals.py`)."""
-    return replace(
-        numerics,
-        rpn_post_nms=numerics.rpn_pre_nms or _MANY,
-        rpn_post_nms_train=numerics.rpn_pre_nms_train or _MANY,
-    )
+    """Proposals of one map are not counted where they are not suppressed, or the count is 0 or less
+    (`ops/generate_proposals.py`)."""
+    counts = {
+        "rpn_post_nms": (numerics.rpn_post_nms, numerics.rpn_pre_nms),
+        "rpn_post_nms_train": (numerics.rpn_post_nms_train, numerics.rpn_pre_nms_train),
+    }
+    every = numerics.rpn_nms_threshold == NO_SUPPRESSION
+    changes: dict[str, Any] = {
+        name: candidates or _MANY for name, (most, candidates) in counts.items() if every or most <= 0
+    }
+    return replace(numerics, **changes)
 
 
 def _own_config(tensors: Tensors) -> Config:
