@@ -218,7 +218,7 @@ def suppress(
     `flat_last`: once a box of no area is kept, it is kept again and again until there are `most`, of its label or,
     where all go together, of all labels: so a label keeps nothing more, but for boxes of the same score.
     """
-    boxes = found.boxes
+    boxes, given = found.boxes, threshold
     if inclusive:  # moved by one, the far sides give the same areas and intersections
         boxes = boxes + boxes.new_tensor((0, 0, 1, 1))
     if at_threshold:
@@ -234,7 +234,7 @@ def suppress(
         these = boxes[of_label], found.scores[of_label]
         if tiled:
             order = these[1].sort(descending=True, stable=True).indices
-            stay = order[stays_in_tiles(boxes[of_label[order]], threshold)]
+            stay = order[stays_in_tiles(boxes[of_label[order]], given)]
         elif _as_a_heap(*these, ties, flat_last):
             stay = suppressed_from_heap(*these, torch.zeros_like(of_label), threshold, most=most, flat_again=flat_last)
         else:

@@ -1,7 +1,10 @@
 """Suppression in tiles, as TF Model Garden does it: of low thresholds, what is suppressed may suppress others."""
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from maskgraft.torchvision_ops import nms
 
 _TILE = 512
 _HALF = 0.5  # the home framework's, whatever the threshold is
@@ -20,6 +23,8 @@ def stays_in_tiles(boxes: Tensor, threshold: float) -> Tensor:
     TF Model Garden, `official/vision/ops/nms.py`, `sorted_non_max_suppression_padded`, of one image: of a batch, it
     goes on in all images until nothing changes in any.
     """
+    if threshold > _HALF:
+        return _stays_greedily(boxes, threshold)
     boxes = boxes.clone()
     for start in range(0, len(boxes), _TILE):
         tile = boxes[start : start + _TILE]
@@ -36,8 +41,16 @@ def stays_in_tiles(boxes: Tensor, threshold: float) -> Tensor:
     return (boxes > 0).any(1)
 
 
+def _stays_greedily(boxes: Tensor, threshold: float) -> Tensor:
+    """The same above a half, where nothing that is suppressed suppresses, in a fraction of the time."""
+    falling = torch.arange(len(boxes), 0, -1, dtype=torch.float32, device=boxes.device)
+    stays = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+    stays[nms(boxes, falling, float(np.nextafter(np.float32(threshold), np.float32(-1))))] = True
+    return stays & (boxes > 0).any(1)
+
+
 def _overlaps(boxes: Tensor, others: Tensor) -> Tensor:
-    """Intersection over union of boxes [N, 4] and others [M, 4]: [N, M]."""
+    """Intersection over union of boxes [N, 4] and others [M, 4]: [N, M]; the 1e-8 is the home framework's."""
     one = boxes[:, None]
     wide, high = (
         (torch.minimum(one[..., far], others[:, far]) - torch.maximum(one[..., near], others[:, near])).clamp(min=0)
